@@ -1,0 +1,296 @@
+"""Every fault of a case table and its images, each with row and remedy, rather than only the first.
+
+Three levels: `quick` looks at the table and at each file's size and first bytes; `decode` also reads every
+image; `deep` also looks for the same or nearly the same picture under two patients.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from agfnet.data import duplicates
+from agfnet.data.images import DEFAULT_LIMITS, CodedImageError, ImageLimits, read_image, sniff
+from agfnet.data.locate import locate_images
+from agfnet.data.table import infer_views, structural_faults
+from agfnet.data.tablefile import Fault, RawTable, load_table
+
+__all__ = ["Fault", "Level", "Report", "check_table"]
+
+Level = Literal["quick", "decode", "deep"]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a check found.
+
+    Attributes:
+        path: the table.
+        level: how far it was checked.
+        faults: in the order of rows; those of the whole table first.
+        cases: number of rows that could be read.
+        patients: number of patients.
+        images: view -> number of images listed.
+        classes: label -> number of cases.
+        parts: part of the split -> number of cases.
+    """
+
+    path: Path
+    level: Level
+    faults: list[Fault]
+    cases: int = 0
+    patients: int = 0
+    images: Mapping[str, int] = field(default_factory=dict)
+    classes: Mapping[str, int] = field(default_factory=dict)
+    parts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no fault."""
+        return not self.faults
+
+
+def check_table(
+    path: str | Path,
+    *,
+    views: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
+    extra_labels: Sequence[str] = (),
+    data_root: str | Path | None = None,
+    level: Level = "decode",
+    min_patients_per_class: int = 4,
+    progress: Progress | None = None,
+    need_labels: bool = False,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    workers: int | None = None,
+) -> Report:
+    """Check a case table and the images that it names.
+
+    Args:
+        path: the table, .csv or .parquet.
+        views: the view columns; None infers them.
+        classes: the labels that are known; None: any label is.
+        extra_labels: columns that are further labels.
+        data_root: see `agfnet.data.table.read_cases`.
+        level: `quick`, `decode` or `deep`. Deep results are kept in `<table>.hashes.sqlite` beside the table,
+            so that a run that was stopped goes on where it was.
+        min_patients_per_class: fewest patients of a class, where the table has labels; four parts need four.
+            At 0 classes are not counted, as is right for a table to predict or evaluate.
+        progress: called with (images done, images in all) at levels `decode` and `deep`.
+        need_labels: whether every row must have a label.
+        limits: what an image may be.
+        workers: threads that decode; None takes one per core.
+
+    Returns:
+        Every fault, and counts.
+
+    Raises:
+        ConfigError: level `deep` without the imagehash package.
+        TableError: level `deep`, and its results cannot be kept beside the table.
+    """
+    path = Path(path)
+    raw, faults = load_table(path)
+    if raw is None:
+        return Report(path=path, level=level, faults=faults)
+    views = infer_views(raw.frame) if views is None else tuple(views)
+    faults += structural_faults(raw, views, extra_labels)
+    images, outside = locate_images(raw, views, path.parent, data_root)
+    faults += outside
+    faults += _absent_faults(raw, views, images, {fault.row for fault in outside})
+    faults += _label_faults(raw, classes, min_patients_per_class, need_labels)
+    uses = _with_ids(raw, images)
+    faults += _repeat_faults(uses)
+    faults += _file_faults(
+        uses, path, level, limits, workers=workers or os.cpu_count() or 1, progress=progress
+    )
+    frame = raw.frame
+    return Report(
+        path=path,
+        level=level,
+        faults=sorted(faults, key=lambda fault: fault.row or 0),
+        cases=frame.height,
+        patients=frame["patient_id"].drop_nulls().n_unique() if "patient_id" in frame.columns else 0,
+        images={view: images.filter(pl.col("view") == view).height for view in views},
+        classes=_counts(frame, "label"),
+        parts=_counts(frame, "split"),
+    )
+
+
+def _counts(frame: pl.DataFrame, column: str) -> dict[str, int]:
+    if column not in frame.columns:
+        return {}
+    return dict(frame[column].drop_nulls().value_counts().sort(column).rows())
+
+
+def _absent_faults(
+    raw: RawTable, views: Sequence[str], images: pl.DataFrame, outside: set[int | None]
+) -> list[Fault]:
+    if not any(view in raw.frame.columns for view in views):
+        return []
+    seen = set(images["row"]) | outside
+    remedy = f"Give it an image in at least one of: {', '.join(views)}; or delete the row."
+    return [
+        Fault(cause="all-views-absent", message="the case has no image", remedy=remedy, row=row)
+        for row in raw.rows.tolist()
+        if row not in seen
+    ]
+
+
+def _label_faults(
+    raw: RawTable, classes: Sequence[str] | None, min_patients: int, need_labels: bool
+) -> list[Fault]:
+    faults: list[Fault] = []
+    if "label" not in raw.frame.columns:
+        if need_labels:
+            remedy = "Add the column with the diagnosis of every case."
+            message = "there is no column label"
+            fault = Fault(cause="missing-column", message=message, remedy=remedy, row=1, column="label")
+            faults.append(fault)
+        return faults
+    labels = pl.DataFrame({"row": raw.rows, "label": raw.frame["label"]})
+    if need_labels:
+        remedy = "Write the diagnosis, or delete the row."
+        for row in labels.filter(pl.col("label").is_null())["row"]:
+            message = "the case has no label"
+            faults.append(
+                Fault(cause="missing-label", message=message, remedy=remedy, row=row, column="label")
+            )
+    known = labels.drop_nulls()
+    if classes is not None:
+        for row, label in known.filter(~pl.col("label").is_in(list(classes))).rows():
+            folded = {name.casefold(): name for name in classes}
+            close = [folded[name] for name in difflib.get_close_matches(label.casefold(), folded)]
+            remedy = f"Did you mean {close[0]!r}?" if close else f"Write one of: {', '.join(classes)}."
+            message = f"{label!r} is no known class"
+            faults.append(
+                Fault(cause="unknown-label", message=message, remedy=remedy, row=row, column="label")
+            )
+    if min_patients > 0 and known.height and "patient_id" in raw.frame.columns:
+        faults += _class_size_faults(raw.frame, min_patients)
+    return faults
+
+
+def _class_size_faults(frame: pl.DataFrame, min_patients: int) -> list[Fault]:
+    faults: list[Fault] = []
+    sizes = frame.drop_nulls("label").group_by("label").agg(pl.col("patient_id").drop_nulls().n_unique())
+    for label, size in sizes.filter(pl.col("patient_id") < min_patients).sort("label").rows():
+        message = f"class {label!r} has {size} patient(s), fewer than the {min_patients} that splitting needs"
+        remedy = "Add patients, merge the class with another, or correct the label if it is a slip."
+        faults.append(Fault(cause="few-patients", message=message, remedy=remedy, column="label"))
+    if sizes.height == 1:
+        message = f"every label is {sizes['label'][0]!r}"
+        remedy = "A classifier needs cases of two classes or more."
+        faults.append(Fault(cause="one-class", message=message, remedy=remedy, column="label"))
+    return faults
+
+
+def _with_ids(raw: RawTable, images: pl.DataFrame) -> pl.DataFrame:
+    """The lines of `images` with case, patient and split (null where there is no such column)."""
+    ids = pl.DataFrame(
+        {
+            name: raw.frame[column]
+            if column in raw.frame.columns
+            else pl.Series([None] * raw.frame.height, dtype=pl.String)
+            for name, column in (("case", "case_id"), ("patient", "patient_id"), ("split", "split"))
+        }
+    ).with_row_index("index")
+    return images.join(ids, on="index", how="left", maintain_order="left")
+
+
+def _repeat_faults(uses: pl.DataFrame) -> list[Fault]:
+    """One path twice in a case, or under two patients."""
+    faults: list[Fault] = []
+    first = pl.col("row", "patient").first().over("path").name.prefix("first_")
+    uses = uses.with_columns(first, nth=pl.int_range(pl.len()).over("index", "path"))
+    for row, view, path in uses.filter(pl.col("nth") > 0).select("row", "view", "path").rows():
+        message, remedy = f"{path} is listed twice in this case", "List each image once."
+        faults.append(Fault(cause="duplicate-image", message=message, remedy=remedy, row=row, column=view))
+    shared = uses.filter(pl.col("patient") != pl.col("first_patient"))
+    for row, view, path, patient, first_row, first_patient in shared.select(
+        "row", "view", "path", "patient", "first_row", "first_patient"
+    ).rows():
+        message = (
+            f"{path} is listed for patient {patient!r} here and for {first_patient!r} in row {first_row}"
+        )
+        remedy = "Correct the path or the patient_id: one image shows one patient."
+        faults.append(
+            Fault(cause="image-of-two-patients", message=message, remedy=remedy, row=row, column=view)
+        )
+    return faults
+
+
+def _file_faults(
+    uses: pl.DataFrame,
+    table: Path,
+    level: Level,
+    limits: ImageLimits,
+    *,
+    workers: int,
+    progress: Progress | None,
+) -> list[Fault]:
+    paths: list[str] = uses["path"].unique(maintain_order=True).to_list()
+    errors = {path: error for path in paths if (error := _sniff_error(path, limits)) is not None}
+    readable = [path for path in paths if path not in errors]
+    shared: list[Fault] = []
+    if level == "decode":
+        errors |= _decode_errors(readable, limits, workers, progress)
+    elif level == "deep":
+        store = table.with_name(f"{table.name}.hashes.sqlite")
+        hashes, failed = duplicates.hash_images(
+            readable, store, limits=limits, workers=workers, progress=progress
+        )
+        errors |= failed
+        first = uses.unique("path", keep="first", maintain_order=True)
+        first_uses = {
+            path: duplicates.Use(*rest)
+            for path, *rest in first.select("path", "row", "view", "case", "patient", "split").rows()
+        }
+        shared = duplicates.duplicate_faults(hashes, first_uses)
+    return shared + [
+        Fault(
+            cause=errors[path].cause,
+            message=f"{path}: {errors[path].problem}",
+            remedy=errors[path].remedy,
+            row=row,
+            column=view,
+        )
+        for row, view, path in uses.select("row", "view", "path").rows()
+        if path in errors
+    ]
+
+
+def _sniff_error(path: str, limits: ImageLimits) -> CodedImageError | None:
+    try:
+        sniff(path, limits=limits)
+    except CodedImageError as error:
+        return error
+    return None
+
+
+def _decode_errors(
+    paths: Sequence[str], limits: ImageLimits, workers: int, progress: Progress | None
+) -> dict[str, CodedImageError]:
+    def decode(path: str) -> CodedImageError | None:
+        try:
+            read_image(path, limits=limits, at_least=duplicates.DECODE_SIDE)
+        except CodedImageError as error:
+            return error
+        return None
+
+    errors: dict[str, CodedImageError] = {}
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(paths), duplicates.BATCH):
+            batch = paths[start : start + duplicates.BATCH]
+            found = zip(batch, pool.map(decode, batch), strict=True)
+            errors |= {path: error for path, error in found if error is not None}
+            if progress is not None:
+                progress(start + len(batch), len(paths))
+    return errors

@@ -1,0 +1,179 @@
+"""Patient-disjoint parts and folds, stratified by label: one deterministic mechanism for both.
+
+Within each class the patients are ordered by a keyed hash of their id, so the result depends on the seed and
+the ids alone, not on the order of rows. Classes are dealt out rarest first; what rounding gives one part too
+much in a class is made good in the next, so the sizes of the parts stay right over all classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from agfnet.data.table import PARTS
+from agfnet.types import Case, ConfigError, TableError
+
+DEFAULT_FRACTIONS: Mapping[str, float] = {
+    "train": 0.6,
+    "validation": 0.15,
+    "calibration": 0.1,
+    "test": 0.15,
+}
+
+
+def split_table(
+    table: pl.DataFrame | Sequence[Case],
+    *,
+    fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
+    seed: int = 0,
+) -> list[str]:
+    """Give every row its part, so that no patient is in two and every class is in each.
+
+    A patient with several labels counts by the one that the fewest patients have. Rows without a label are
+    split too, as a class of their own that need not be in every part.
+
+    Args:
+        table: a frame with `patient_id` and, optionally, `label`; or cases.
+        fractions: part -> share of the patients; shares are over 0 and sum to 1.
+        seed: of the draw.
+
+    Returns:
+        The part of each row, in the table's order.
+
+    Raises:
+        ConfigError: the fractions are not as they must be.
+        TableError: a class has too few patients to be in every part, or a row has no patient.
+    """
+    unknown = set(fractions) - set(PARTS)
+    if unknown or not fractions:
+        message = f"fractions name {sorted(unknown) or 'nothing'}. Name some of: {', '.join(PARTS)}."
+        raise ConfigError(message)
+    if min(fractions.values()) <= 0 or not math.isclose(sum(fractions.values()), 1, abs_tol=1e-6):
+        message = (
+            f"fractions {dict(fractions)} must each be over 0 and sum to 1. Leave out a part not wanted."
+        )
+        raise ConfigError(message)
+    patients, labels = _columns(table)
+    parts = [part for part in PARTS if part in fractions]
+    shares = np.array([fractions[part] for part in parts])
+    places = _deal(patients, labels, shares / shares.sum(), seed, "parts")
+    return [parts[places[patient]] for patient in patients]
+
+
+def patient_folds(cases: Sequence[Case], k: int, seed: int = 0) -> list[NDArray[np.int64]]:
+    """Cut cases into k folds, so that no patient is in two and every class is in each.
+
+    Args:
+        cases: labelled cases.
+        k: number of folds, 2 or more.
+        seed: of the draw.
+
+    Returns:
+        k arrays of indices into `cases`, each sorted; together they hold each index once.
+
+    Raises:
+        ConfigError: k is under 2.
+        TableError: a class has fewer than k patients.
+    """
+    if k < 2:
+        message = f"{k} folds are not possible. Ask for 2 or more."
+        raise ConfigError(message)
+    patients, labels = _columns(cases)
+    places = _deal(patients, labels, np.full(k, 1 / k), seed, "folds")
+    fold_of = np.array([places[patient] for patient in patients], dtype=np.int64)
+    return [np.flatnonzero(fold_of == fold).astype(np.int64) for fold in range(k)]
+
+
+def _columns(table: pl.DataFrame | Sequence[Case]) -> tuple[list[str], list[str | None]]:
+    if isinstance(table, pl.DataFrame):
+        if "patient_id" not in table.columns:
+            message = "the table has no column patient_id, which a split keeps together. Add it."
+            raise TableError(message)
+        text = table.select(pl.all().cast(pl.String))
+        patients = text["patient_id"].to_list()
+        labels = text["label"].to_list() if "label" in table.columns else [None] * table.height
+        rows = range(2, table.height + 2)
+    else:
+        patients, labels = [case.patient_id for case in table], [case.label for case in table]
+        rows = [case.row for case in table]  # type: ignore[assignment]
+    for row, patient in zip(rows, patients, strict=True):
+        if not patient:
+            message = (
+                f"row {row} has no patient_id, which a split keeps together. Give every row its patient."
+            )
+            raise TableError(message)
+    if not patients:
+        message = "the table holds no cases. Give it one row per case."
+        raise TableError(message)
+    return patients, [label or None for label in labels]
+
+
+def _deal(
+    patients: Sequence[str],
+    labels: Sequence[str | None],
+    shares: NDArray[np.float64],
+    seed: int,
+    what: str,
+) -> dict[str, int]:
+    """Patient -> index of its part or fold."""
+    labels_of: dict[str, set[str]] = defaultdict(set)
+    for patient, label in zip(patients, labels, strict=True):
+        labels_of[patient] |= {label} if label else set()
+    sizes = Counter(label for own in labels_of.values() for label in own)
+    strata: dict[str, list[str]] = defaultdict(list)
+    for patient, own in labels_of.items():
+        strata[min(own, key=lambda label: (sizes[label], label), default="")].append(patient)
+
+    for label, size in sorted(sizes.items()):
+        if size < len(shares):
+            raise _too_few(label, size, len(shares), what)
+    places: dict[str, int] = {}
+    owed = np.zeros(len(shares))
+    for label in sorted(strata, key=lambda name: (len(strata[name]), name)):
+        members = sorted(strata[label], key=lambda patient: _draw(seed, patient))
+        wanted = len(members) * shares
+        counts = _whole(wanted, owed, at_least=int(bool(label) and len(members) >= len(shares)))
+        owed += wanted - counts
+        places.update(zip(members, np.repeat(np.arange(len(shares)), counts).tolist(), strict=True))
+
+    reached: dict[str, set[int]] = defaultdict(set)
+    for patient, own in labels_of.items():
+        for label in own:
+            reached[label].add(places[patient])
+    for label, size in sorted(sizes.items()):
+        if len(reached[label]) < len(shares):
+            raise _too_few(label, size, len(shares), what)
+    return places
+
+
+def _whole(wanted: NDArray[np.float64], owed: NDArray[np.float64], at_least: int) -> NDArray[np.int64]:
+    """Whole numbers near `wanted`, with the same sum and each `at_least`; ties go to who is owed most."""
+    counts = np.maximum(np.floor(wanted + 1e-9), at_least).astype(np.int64)
+    total = round(float(wanted.sum()))
+    while counts.sum() < total:
+        counts[np.argmax(wanted - counts + owed)] += 1
+    while counts.sum() > total:
+        surplus = np.where(counts > at_least, counts - wanted - owed, -np.inf)
+        counts[np.argmax(surplus)] -= 1
+    return counts
+
+
+def _draw(seed: int, patient: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{patient}".encode()).digest()
+
+
+def _too_few(label: str, size: int, needed: int, what: str) -> TableError:
+    remedy = "merge it with another class" + (
+        f" or ask for at most {size} folds" if what == "folds" and size > 1 else ""
+    )
+    shared = " that can be told apart from rarer classes" if size >= needed else ""
+    return TableError(
+        f"class {label!r} has {size} patient(s), too few{shared} to be in each of {needed} {what}. "
+        f"Add patients, or {remedy}."
+    )

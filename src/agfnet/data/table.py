@@ -1,0 +1,222 @@
+"""The case table: one row per lesion; what its columns mean, and the faults that make it unusable.
+
+Columns: `case_id`, `patient_id`, `label` (optional), one per view with image paths (absolute, or relative to
+the table's folder; empty where the view is absent; several joined by `;`), and optionally `split`, `site`,
+`reference_standard` and `<view>_mm_per_pixel`. Every further column is a free attribute, or a further label
+where the caller names it so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from agfnet.data.images import IMAGE_SUFFIXES
+from agfnet.data.locate import locate_images
+from agfnet.data.tablefile import Fault, RawTable, load_table, table_sha256, write_table
+from agfnet.types import Case, TableError
+
+__all__ = ["KNOWN_VIEWS", "PARTS", "infer_views", "read_cases", "table_sha256", "write_table"]
+
+PARTS = ("train", "validation", "calibration", "test")
+KNOWN_VIEWS = ("clinical", "ultrasound", "dermoscopy")
+RESERVED = ("case_id", "patient_id", "label", "split", "site", "reference_standard")
+SCALE_SUFFIX = "_mm_per_pixel"
+# From confocal microscopy to a photo of a whole back; pixels per mm and micrometres by mistake lie outside.
+MM_PER_PIXEL_RANGE = (0.0005, 2.0)
+_SHOWN_FAULTS = 5
+
+
+def read_cases(
+    path: str | Path,
+    *,
+    views: Sequence[str] | None = None,
+    extra_labels: Sequence[str] = (),
+    data_root: str | Path | None = None,
+) -> list[Case]:
+    """Read a case table. Images are not opened; `agfnet.data.checks.check_table` does that.
+
+    Args:
+        path: the table, .csv or .parquet.
+        views: the view columns; None infers them with `infer_views`.
+        extra_labels: columns that are further labels.
+        data_root: the folder that every image must lie in, absolute paths included. Without it, relative
+            paths must lie in the table's folder and absolute ones may lie anywhere. Relative paths start from
+            the table's folder either way.
+
+    Returns:
+        One case per row, in the table's order; image paths are absolute, with symbolic links resolved.
+
+    Raises:
+        TableError: the table cannot be used; the message names the first faults with row and remedy.
+    """
+    path = Path(path)
+    raw, faults = load_table(path)
+    if raw is None:
+        raise table_error(path, faults)
+    views = infer_views(raw.frame) if views is None else tuple(views)
+    faults += structural_faults(raw, views, extra_labels)
+    images, path_faults = locate_images(raw, views, path.parent, data_root)
+    faults += path_faults
+    if faults:
+        raise table_error(path, faults)
+    return _cases(raw, views, tuple(extra_labels), images)
+
+
+def infer_views(frame: pl.DataFrame) -> tuple[str, ...]:
+    """Tell which columns are views, in the table's order.
+
+    A column is a view when most of its non-empty values end in a known image suffix, when it has one of the
+    names in `KNOWN_VIEWS`, or when there is a `<column>_mm_per_pixel`.
+
+    Args:
+        frame: the table; only columns of type String are looked at.
+    """
+    views = []
+    for name, dtype in frame.schema.items():
+        if dtype != pl.String or name in RESERVED or name.endswith(SCALE_SUFFIX):
+            continue
+        named = name in KNOWN_VIEWS or f"{name}{SCALE_SUFFIX}" in frame.columns
+        pattern = "(?i)(" + "|".join(suffix.replace(".", r"\.") for suffix in IMAGE_SUFFIXES) + r")[\s;]*$"
+        if named or (frame[name].drop_nulls().str.contains(pattern).mean() or 0.0) > 0.5:  # type: ignore[operator]
+            views.append(name)
+    return tuple(views)
+
+
+def table_error(path: Path, faults: Sequence[Fault]) -> TableError:
+    """The error for a table with these faults, showing the first of them."""
+    lines = [f"  {fault}" for fault in faults[:_SHOWN_FAULTS]]
+    if len(faults) > _SHOWN_FAULTS:
+        lines.append(f"  and {len(faults) - _SHOWN_FAULTS} more; `agfnet check {path}` lists them all")
+    return TableError("\n".join([f"{path}: the case table has {len(faults)} fault(s)", *lines]))
+
+
+def structural_faults(raw: RawTable, views: Sequence[str], extra_labels: Sequence[str]) -> list[Fault]:
+    """Faults of columns, ids, splits and scales: those that no reader of the table can work around."""
+    frame = raw.frame
+    faults = _column_faults(frame, views, extra_labels)
+    if "case_id" in frame.columns:
+        faults += _id_faults(raw, "case_id")
+        ids = pl.DataFrame({"id": frame["case_id"], "row": raw.rows}).drop_nulls("id")
+        ids = ids.with_columns(first=pl.col("row").min().over("id"))
+        for name, row, first in ids.filter(pl.col("row") != pl.col("first")).rows():
+            message = f"case {name!r} stands in row {first} already"
+            remedy = "Give each lesion its own case_id; join several images of a view with `;` in one row."
+            faults.append(
+                Fault(cause="duplicate-case", message=message, remedy=remedy, row=row, column="case_id")
+            )
+    if "patient_id" in frame.columns:
+        faults += _id_faults(raw, "patient_id")
+    if "split" in frame.columns:
+        faults += _split_faults(raw)
+    for view in views:
+        if f"{view}{SCALE_SUFFIX}" in frame.columns:
+            faults += _scale_faults(raw, f"{view}{SCALE_SUFFIX}")
+    return faults
+
+
+def _column_faults(frame: pl.DataFrame, views: Sequence[str], extra_labels: Sequence[str]) -> list[Fault]:
+    def missing(name: str, what: str) -> Fault:
+        remedy = f"Add the column, or correct its name; the table has: {', '.join(frame.columns)}."
+        if len(frame.columns) == 1 and (";" in frame.columns[0] or "\t" in frame.columns[0]):
+            remedy = "Separate the columns with commas, not with semicolons or tabs."
+        return Fault(cause="missing-column", message=f"there is no {what}", remedy=remedy, row=1, column=name)
+
+    faults = [
+        missing(name, f"column {name}") for name in ("case_id", "patient_id") if name not in frame.columns
+    ]
+    faults += [missing(view, f"view column {view}") for view in views if view not in frame.columns]
+    faults += [missing(name, f"label column {name}") for name in extra_labels if name not in frame.columns]
+    for name in frame.columns:
+        view = name.removesuffix(SCALE_SUFFIX)
+        if view != name and view not in frame.columns:
+            faults.append(missing(view, f"view column {view} for {name}"))
+    if not views:
+        remedy = f"Add a column of image paths, for example `{KNOWN_VIEWS[0]}`, or name the view columns."
+        message = "no column holds image paths"
+        faults.append(Fault(cause="no-view-column", message=message, remedy=remedy, row=1))
+    return faults
+
+
+def _id_faults(raw: RawTable, column: str) -> list[Fault]:
+    what = "case" if column == "case_id" else "patient"
+    remedy = (
+        "Give every row an id." if what == "case" else "Give every row its patient; lesions of one share it."
+    )
+    return [
+        Fault(cause="missing-id", message=f"the {what} has no id", remedy=remedy, row=row, column=column)
+        for row in raw.rows[raw.frame[column].is_null().to_numpy()].tolist()
+    ]
+
+
+def _split_faults(raw: RawTable) -> list[Fault]:
+    faults = []
+    splits = pl.DataFrame({"row": raw.rows, "split": raw.frame["split"]})
+    for row, split in splits.filter(~pl.col("split").is_in(PARTS)).rows():
+        message, remedy = (
+            f"{split!r} is no part of a split",
+            f"Write one of: {', '.join(PARTS)}; or leave it empty.",
+        )
+        faults.append(Fault(cause="unknown-split", message=message, remedy=remedy, row=row, column="split"))
+    if "patient_id" in raw.frame.columns:
+        splits = splits.with_columns(patient=raw.frame["patient_id"]).drop_nulls()
+        first = pl.all().sort_by("row").first().over("patient").name.prefix("first_")
+        torn = splits.with_columns(first).filter(pl.col("split") != pl.col("first_split"))
+        for row, split, patient, first_row, first_split in torn.select(
+            "row", "split", "patient", "first_row", "first_split"
+        ).rows():
+            message = f"patient {patient!r} is in {split} here and in {first_split} in row {first_row}"
+            remedy = "Put all rows of a patient in one part; `agfnet split` does so."
+            faults.append(
+                Fault(cause="patient-in-two-splits", message=message, remedy=remedy, row=row, column="split")
+            )
+    return faults
+
+
+def _scale_faults(raw: RawTable, column: str) -> list[Fault]:
+    low, high = MM_PER_PIXEL_RANGE
+    scales = pl.DataFrame({"row": raw.rows, "text": raw.frame[column]}).drop_nulls("text")
+    scales = scales.with_columns(value=pl.col("text").cast(pl.Float64, strict=False))
+    good = pl.col("value").is_not_null() & pl.col("value").is_between(low, high)
+    remedy = f"Write millimetres per pixel with a decimal point, {low} to {high}; not pixels per mm."
+    return [
+        Fault(
+            cause="bad-mm-per-pixel", message=f"{text!r} is no scale", remedy=remedy, row=row, column=column
+        )
+        for row, text in scales.filter(~good).select("row", "text").rows()
+    ]
+
+
+def _cases(
+    raw: RawTable, views: Sequence[str], extra_labels: Sequence[str], images: pl.DataFrame
+) -> list[Case]:
+    files: list[dict[str, list[Path]]] = [{view: [] for view in views} for _ in range(raw.frame.height)]
+    for index, view, path in images.select("index", "view", "path").rows():
+        files[index][view].append(Path(path))
+    scales = {view: f"{view}{SCALE_SUFFIX}" for view in views if f"{view}{SCALE_SUFFIX}" in raw.frame.columns}
+    taken = {*RESERVED, *views, *extra_labels, *scales.values()}
+    free = [name for name in raw.frame.columns if name not in taken]
+    return [
+        Case(
+            case_id=record["case_id"] or "",
+            patient_id=record["patient_id"] or "",
+            row=row,
+            views={view: tuple(paths) for view, paths in files[index].items()},
+            label=record.get("label"),
+            extra_labels=_some(record, extra_labels),
+            mm_per_pixel={view: float(text) for view, name in scales.items() if (text := record[name])},
+            split=record.get("split"),
+            site=record.get("site"),
+            reference_standard=record.get("reference_standard"),
+            attributes=_some(record, free),
+        )
+        for index, (row, record) in enumerate(
+            zip(raw.rows.tolist(), raw.frame.iter_rows(named=True), strict=True)
+        )
+    ]
+
+
+def _some(record: Mapping[str, str | None], names: Iterable[str]) -> dict[str, str | None]:
+    return {name: record[name] for name in names}

@@ -1,0 +1,241 @@
+"""The case table as a file: CSV or Parquet in and out, as text, with every fault of the file itself.
+
+Every value is read as text and stripped of surrounding blanks, so that an id such as 007 stays what it is and
+`P1 ` is not a second patient; an empty cell is null. Meaning is given to the columns in `table.py`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from agfnet.types import TableError
+
+_SUFFIXES = {".csv": "CSV", ".parquet": "Parquet", ".pq": "Parquet"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """One thing that is wrong with a case table.
+
+    Attributes:
+        cause: short code such as `missing-file`; the same cause has the same code everywhere.
+        message: what is wrong, with the values concerned.
+        remedy: what to do about it.
+        row: the row as a spreadsheet counts (the header is row 1), or None where it concerns the whole table.
+        column: the column, or None.
+    """
+
+    cause: str
+    message: str
+    remedy: str
+    row: int | None = None
+    column: str | None = None
+
+    def __str__(self) -> str:
+        where = [f"row {self.row}"] if self.row is not None else []
+        where += [f"column {self.column}"] if self.column is not None else []
+        place = ", ".join(where)
+        return f"{place + ': ' if place else ''}{self.message}. {self.remedy} [{self.cause}]"
+
+
+@dataclass(frozen=True, slots=True)
+class RawTable:
+    """A case table as text.
+
+    Attributes:
+        frame: N rows, all columns of type String; empty cells are null.
+        rows: (N,) int64, the row of each in the file, the header being row 1.
+    """
+
+    frame: pl.DataFrame
+    rows: NDArray[np.int64]
+
+
+def load_table(path: str | Path) -> tuple[RawTable | None, list[Fault]]:
+    """Read a table file and list what is wrong with the file.
+
+    Args:
+        path: a .csv (UTF-8, with or without byte-order mark) or .parquet file.
+
+    Returns:
+        The table without the rows and columns that cannot be used, or None where nothing can be read; and the
+        faults. A table that comes with no faults is complete.
+    """
+    path = Path(path)
+    kind = _SUFFIXES.get(path.suffix.lower())
+    if kind is None:
+        remedy = "Save the table as .csv (UTF-8) or .parquet."
+        return None, [
+            Fault(cause="unknown-format", message=f"{path.name} is not CSV or Parquet", remedy=remedy)
+        ]
+    try:
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        message = f"the table {path} cannot be opened ({reason})"
+        return None, [Fault(cause="missing-table", message=message, remedy="Correct the path of the table.")]
+    if not content.strip():
+        return None, [_empty(path)]
+    raw, faults = _from_csv(content) if kind == "CSV" else _from_parquet(content)
+    if raw is not None and raw.frame.height == 0 and not faults:
+        faults.append(_empty(path))
+    return raw, faults
+
+
+def write_table(frame: pl.DataFrame, path: str | Path) -> None:
+    """Write a table under a temporary name, then rename it, so that no half-written table is ever seen.
+
+    Args:
+        frame: the table.
+        path: ends in .csv or .parquet.
+
+    Raises:
+        TableError: the suffix is neither, or the file cannot be written.
+    """
+    path = Path(path)
+    kind = _SUFFIXES.get(path.suffix.lower())
+    if kind is None:
+        message = f"{path}: a table is written as .csv or .parquet. Choose a name with one of these endings."
+        raise TableError(message)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        if kind == "CSV":
+            frame.write_csv(temporary)
+        else:
+            frame.write_parquet(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        message = f"{path}: the table cannot be written ({error}). Choose a folder that may be written to."
+        raise TableError(message) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def table_sha256(path: str | Path) -> str:
+    """SHA-256 of the table's bytes, 64 hexadecimal digits, to be recorded with every run.
+
+    Raises:
+        TableError: the file cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        message = f"the table {path} cannot be opened ({error.strerror}). Correct the path of the table."
+        raise TableError(message) from error
+
+
+def _empty(path: Path) -> Fault:
+    return Fault(
+        cause="empty-table",
+        message=f"{path.name} holds no cases",
+        remedy="Give it a header and one row per case.",
+    )
+
+
+def _from_csv(content: bytes) -> tuple[RawTable | None, list[Fault]]:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        message = "the table is written in UTF-16, not UTF-8"
+        return None, [Fault(cause="wrong-encoding", message=message, remedy="Save it as `CSV UTF-8`.")]
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        row = content[: error.start].count(b"\n") + 1
+        message = f"byte 0x{content[error.start]:02x} is not UTF-8; the table has another encoding"
+        return None, [
+            Fault(cause="wrong-encoding", message=message, remedy="Save it as `CSV UTF-8`.", row=row)
+        ]
+    faults: list[Fault] = []
+    records: list[list[str]] = []
+    try:
+        records.extend(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error as error:
+        remedy = 'Close every quote, write a quote inside quotes as "", and save the table again.'
+        row = len(records) + 1
+        faults.append(Fault(cause="malformed-csv", message=f"broken CSV ({error})", remedy=remedy, row=row))
+    header = [name.strip() for name in records[0]] if records else []
+    if not any(header):
+        remedy = "Begin the table with a header of column names in row 1."
+        return None, faults or [Fault(cause="missing-header", message="row 1 is empty", remedy=remedy, row=1)]
+    kept: list[list[str]] = []
+    rows: list[int] = []
+    for row, record in enumerate(records[1:], start=2):
+        if len(record) == len(header):
+            kept.append(record)
+            rows.append(row)
+        elif record:  # a blank line is no case, but is counted as a row
+            message = f"{len(record)} cells where the header has {len(header)}"
+            remedy = "Add or remove commas; put a value that holds a comma in quotes."
+            faults.append(Fault(cause="ragged-row", message=message, remedy=remedy, row=row))
+    columns = list(zip(*kept, strict=True)) if kept else [()] * len(header)
+    used, name_faults = _usable_columns(header, [any(cell.strip() for cell in column) for column in columns])
+    frame = pl.DataFrame(
+        [pl.Series(header[index], columns[index], dtype=pl.String) for index in used],
+    )
+    return RawTable(_stripped(frame), np.array(rows, dtype=np.int64)), faults + name_faults
+
+
+def _usable_columns(header: list[str], filled: list[bool]) -> tuple[list[int], list[Fault]]:
+    """Positions of the columns to keep; unnamed empty ones are dropped without a fault."""
+    used: list[int] = []
+    faults: list[Fault] = []
+    for index, name in enumerate(header):
+        if not name:
+            if filled[index]:
+                message = f"column {index + 1} has values but no name"
+                remedy = "Name it in row 1, or delete it."
+                faults.append(Fault(cause="unnamed-column", message=message, remedy=remedy, row=1))
+        elif name in header[:index]:
+            message = "the name stands twice in the header"
+            remedy = "Rename or delete one of the two columns."
+            faults.append(Fault(cause="duplicate-column", message=message, remedy=remedy, row=1, column=name))
+        else:
+            used.append(index)
+    return used, faults
+
+
+def _from_parquet(content: bytes) -> tuple[RawTable | None, list[Fault]]:
+    if not (content.startswith(b"PAR1") and content.endswith(b"PAR1")):
+        return None, [_no_parquet("it lacks Parquet's signature")]
+    try:
+        frame = pl.read_parquet(io.BytesIO(content))
+        nested = [name for name, dtype in frame.schema.items() if dtype.is_nested() or dtype == pl.Binary]
+        faults = [
+            Fault(
+                cause="nested-column",
+                message=f"its values are of type {frame.schema[name]}, not text or numbers",
+                remedy="Write one plain value per cell; join several image paths with `;`.",
+                column=name,
+            )
+            for name in nested
+        ]
+        plain = frame.drop(nested).rename(str.strip)
+        text = plain.select(pl.all().cast(pl.String))
+    except (
+        pl.exceptions.PolarsError,
+        pl.exceptions.PanicException,
+        OSError,
+        ValueError,
+        MemoryError,
+    ) as error:
+        return None, [_no_parquet(str(error).partition("\n")[0] or type(error).__name__)]
+    return RawTable(_stripped(text), np.arange(2, text.height + 2, dtype=np.int64)), faults
+
+
+def _no_parquet(reason: str) -> Fault:
+    message = f"it is no Parquet file ({reason})"
+    return Fault(cause="malformed-parquet", message=message, remedy="Write the Parquet file again.")
+
+
+def _stripped(frame: pl.DataFrame) -> pl.DataFrame:
+    clean = pl.all().str.strip_chars()
+    return frame.with_columns(pl.when(clean != "").then(clean).otherwise(None).name.keep())

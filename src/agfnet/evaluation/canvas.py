@@ -1,0 +1,83 @@
+"""The sheet that pictures are drawn on: size, colours, the notice, and how a file is written.
+
+Only matplotlib's object interface is used: nothing global, no display. The colours are those of Okabe and Ito
+(2008), which stay apart for the colour-blind, with a brown in place of the yellow that is faint on white; past
+eight lines the dashes differ too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from agfnet.types import RESEARCH_USE
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D00")
+DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)))
+GREY = "#555555"
+NOTICE = 0.28  # inches at the bottom that are kept free for the notice
+
+
+def canvas(height: float) -> tuple[Figure, Axes]:
+    """One set of axes, `height` inches of 125 pixels high."""
+    figure, rows = canvases(height, (1,))
+    return figure, rows[0]
+
+
+def canvases(height: float, ratios: Sequence[float]) -> tuple[Figure, list[Axes]]:
+    """Rows of axes above each other that share x, on a sheet 1000 pixels wide with room for the notice.
+
+    Args:
+        height: of the sheet, in inches of 125 pixels.
+        ratios: relative heights of the rows.
+
+    Returns:
+        The figure and its rows, top first.
+    """
+    layout = ConstrainedLayoutEngine(rect=(0, NOTICE / height, 1, 0.985 - NOTICE / height))
+    figure = Figure(figsize=(8, height), dpi=125, layout=layout)
+    grid = figure.subplots(
+        len(ratios), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": list(ratios)}
+    )
+    rows = list(grid[:, 0])
+    for axes in rows:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#E5E5E5", linewidth=0.8)
+        axes.set_axisbelow(True)
+    return figure, rows
+
+
+def line(number: int) -> dict[str, Any]:
+    """Colour, dashes and width of the line with this number, counted from 0."""
+    return {
+        "color": PALETTE[number % len(PALETTE)],
+        "linestyle": DASHES[number // len(PALETTE) % len(DASHES)],
+        "linewidth": 1.8,
+    }
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write the figure, with the research-use notice, as a PNG.
+
+    Under a temporary name, then renamed: there is never half a picture under the final name.
+
+    Args:
+        figure: from `canvas` or `canvases`.
+        path: where the PNG goes.
+    """
+    figure.text(
+        0.5, 0.09 / figure.get_figheight(), RESEARCH_USE, ha="center", va="bottom", fontsize=8.5, color=GREY
+    )
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

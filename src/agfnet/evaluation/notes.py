@@ -1,0 +1,129 @@
+"""What a reader must know to read a scorecard rightly, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from agfnet.metrics.scores import HEADLINE, MALIGNANT, PER_CLASS
+from agfnet.metrics.statistics import Interval
+
+FEW_CASES = 10
+FEW_PATIENTS = 30
+RARELY_DEFINED = 0.95  # share of draws under which an interval speaks only for a part of them
+
+PREVALENCE = (
+    "PPV, NPV, accuracy and calibration hold for the mix of classes here; in another mix they differ."
+)
+ECE_BIAS = (
+    "ECE is above 0 for a perfectly calibrated model too: read it beside that model's. Its bootstrap "
+    "interval lies too high, because every draw repeats cases, which this figure takes for miscalibration."
+)
+
+
+def card_notes(
+    card: Mapping[str, Any], intervals: Mapping[str, Interval], *, patients_given: bool
+) -> list[str]:
+    """Notes on a scorecard, the most important first.
+
+    Args:
+        card: the scorecard without its notes.
+        intervals: what its figures come from.
+        patients_given: whether there are patient ids at all.
+
+    Returns:
+        Sentences.
+    """
+    return [
+        *_patient_notes(card, patients_given=patients_given),
+        *_class_notes(card),
+        *_interval_notes(card, intervals),
+        *_subgroup_notes(card),
+        PREVALENCE,
+        ECE_BIAS,
+    ]
+
+
+def _patient_notes(card: Mapping[str, Any], *, patients_given: bool) -> list[str]:
+    notes = []
+    if not patients_given:
+        notes.append(
+            "There are no patient ids: the case stands for the patient. If patients have several cases, the "
+            "intervals are too narrow."
+        )
+    elif card["n_patients"] == card["n_cases"]:
+        notes.append(
+            "Every case has a patient id of its own. Where such an id only repeats the case, the case "
+            "stands for the patient, and the intervals are too narrow if patients have several cases."
+        )
+    if card["n_patients"] < FEW_PATIENTS:
+        notes.append(
+            f"Only {card['n_patients']} patients: intervals from under {FEW_PATIENTS} tend to be too narrow."
+        )
+    return notes
+
+
+def _class_notes(card: Mapping[str, Any]) -> list[str]:
+    counts = {name: part["n_cases"] for name, part in card["per_class"].items()}
+    absent = [name for name, count in counts.items() if count == 0]
+    few = [f"{name} ({count})" for name, count in counts.items() if 0 < count < FEW_CASES]
+    commonest = max(counts, key=lambda name: counts[name])
+    notes = [
+        f"Always answering {commonest} would score an accuracy of {counts[commonest] / card['n_cases']:.3f}."
+    ]
+    if absent:
+        notes.append(
+            f"No case of {', '.join(absent)}: sensitivity, F1 and AUC are not defined there, and the means "
+            "over classes are over the others."
+        )
+    if few:
+        notes.append(f"Under {FEW_CASES} cases, so hardly more than an anecdote: {', '.join(few)}.")
+    return notes
+
+
+def _interval_notes(card: Mapping[str, Any], intervals: Mapping[str, Interval]) -> list[str]:
+    undefined, partly, certain = [], [], []
+    for name in (*HEADLINE, *MALIGNANT, *PER_CLASS):
+        if name not in intervals:
+            continue
+        found = intervals[name]
+        labels = [name] if name not in PER_CLASS else [f"{name} of {k}" for k in card["classes"]]
+        columns = (np.atleast_1d(part) for part in (found.value, found.low, found.high, found.defined))
+        for label, value, low, high, defined in zip(labels, *columns, strict=True):
+            if np.isnan(value):
+                undefined.append(label)
+            elif defined < RARELY_DEFINED:
+                partly.append(label)
+            if low == high:
+                certain.append(label)
+    notes = []
+    if undefined:
+        notes.append(f"Not defined on these cases: {', '.join(undefined)}.")
+    if partly:
+        notes.append(f"Defined in only a part of the draws, where the interval is from: {', '.join(partly)}.")
+    if certain:
+        notes.append(
+            "Every draw gave the same, which is not certainty, as a bootstrap cannot see beyond what "
+            f"occurred: {', '.join(certain)}."
+        )
+    return notes
+
+
+def _subgroup_notes(card: Mapping[str, Any]) -> list[str]:
+    notes = []
+    for column, values in card["subgroups"].items():
+        unstated = card["n_cases"] - sum(part["n_cases"] for part in values.values())
+        small = [value for value, part in values.items() if part["n_cases"] < FEW_CASES]
+        if unstated:
+            notes.append(f"{unstated} cases state no {column} and are in none of its subgroups.")
+        if small:
+            notes.append(
+                f"Subgroups of {column} under {FEW_CASES} cases, without figures: {', '.join(small)}."
+            )
+    if card["subgroups"]:
+        notes.append(
+            "Differences between subgroups are not tested, nor adjusted for what else differs between them."
+        )
+    return notes

@@ -1,0 +1,99 @@
+"""A scorecard as a page that is read in a minute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agfnet.types import RESEARCH_USE
+
+_TITLES = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "macro_f1": "Macro F1",
+    "macro_auc": "Macro AUC (one vs rest)",
+    "malignant_auc": "Malignant vs benign: AUC",
+    "malignant_sensitivity_at_90_specificity": "Malignant vs benign: sensitivity at 90 % specificity",
+    "nll": "Negative log-likelihood",
+    "brier": "Brier score (0 to 2)",
+    "ece": "ECE, 15 equal-mass bins",
+    "classwise_ece": "Classwise ECE",
+    "aurc": "AURC",
+    "augrc": "AUGRC",
+}
+_LOWER_IS_BETTER = ("nll", "brier", "ece", "classwise_ece", "aurc", "augrc")
+_RATES = {
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "auc": "AUC",
+}
+
+
+def summary_markdown(card: Mapping[str, Any]) -> str:
+    """The scorecard as Markdown, about one screen.
+
+    Args:
+        card: from `scorecard`, or read back from its JSON.
+
+    Returns:
+        Markdown with the research-use notice, the figures with their intervals, and the notes.
+    """
+    lines = [
+        "# Scorecard",
+        "",
+        f"**{RESEARCH_USE}**",
+        "",
+        (
+            f"{card['n_cases']} cases of {card['n_patients']} patients. In brackets: "
+            f"{100 * card['level']:.0f} % interval, bootstrap over patients, {card['draws']} draws."
+        ),
+        "",
+        "| Figure | Value |",
+        "|---|---|",
+        *(_headline_row(card, name, title) for name, title in _TITLES.items() if name in card["metrics"]),
+        "",
+        f"| Class | Cases | {' | '.join(_RATES.values())} |",
+        "|---|---|" + "---|" * len(_RATES),
+        *(_class_row(name, part) for name, part in card["per_class"].items()),
+    ]
+    for column, values in card["subgroups"].items():
+        lines += [
+            "",
+            f"| {_cell(column)} | Cases | Accuracy | Balanced accuracy | Macro AUC |",
+            "|---|---|---|---|---|",
+            *(_subgroup_row(value, part) for value, part in values.items()),
+        ]
+    return "\n".join([*lines, "", *(f"- {_cell(note)}" for note in card["notes"])]) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Names come from the user's table: a bar in one would break the row."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _figure(entry: Mapping[str, float | None]) -> str:
+    if entry["value"] is None:
+        return "not defined"
+    if entry["low"] is None or entry["high"] is None:
+        return f"{entry['value']:.3f} (no interval)"
+    return f"{entry['value']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"
+
+
+def _headline_row(card: Mapping[str, Any], name: str, title: str) -> str:
+    text = _figure(card["metrics"][name])
+    reference = card["calibration"]["if_calibrated"].get(name)
+    if reference:
+        text += f"; a calibrated model: {_figure({**reference, 'value': reference['mean']})}"
+    return f"| {title}{', lower is better' if name in _LOWER_IS_BETTER else ''} | {text} |"
+
+
+def _class_row(name: str, part: Mapping[str, Any]) -> str:
+    return f"| {_cell(name)} | {part['n_cases']} | {' | '.join(_figure(part[rate]) for rate in _RATES)} |"
+
+
+def _subgroup_row(value: str, part: Mapping[str, Any]) -> str:
+    names = ("accuracy", "balanced_accuracy", "macro_auc")
+    figures = [_figure(part["metrics"][name]) if "metrics" in part else "too few" for name in names]
+    return f"| {_cell(value)} | {part['n_cases']} | {' | '.join(figures)} |"

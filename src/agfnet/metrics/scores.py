@@ -1,0 +1,80 @@
+"""Every figure that is reported of a model on one set of cases, by name, in one pass.
+
+The functions themselves are in `classification`, `ranking`, `calibration` and `selective`; this is the list
+of what a scorecard, a comparison or a monitor computes, so that all of them mean the same by a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from numpy.typing import ArrayLike
+
+from agfnet.metrics.calibration import brier, classwise_ece, ece, nll
+from agfnet.metrics.classification import confusion_matrix, scores_from_confusion
+from agfnet.metrics.ranking import binary_auc, malignancy, one_vs_rest_auc, sensitivity_at_specificity
+from agfnet.metrics.selective import augrc, aurc
+from agfnet.metrics.weighting import FloatArray, mean_of_defined
+
+PER_CLASS = ("sensitivity", "specificity", "ppv", "npv", "f1", "auc")
+HEADLINE = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "macro_auc",
+    "nll",
+    "brier",
+    "ece",
+    "classwise_ece",
+    "aurc",
+    "augrc",
+)
+MALIGNANT = ("malignant_auc", "malignant_sensitivity_at_90_specificity")
+
+
+def all_scores(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
+    malignant: Sequence[int] | None = None,
+) -> dict[str, FloatArray]:
+    """Every reported figure.
+
+    Args:
+        labels: (n,) integers in 0 .. K-1.
+        probabilities: (n, K) floats, rows with sum 1.
+        weights: None, (n,) or (D, n), not negative.
+        malignant: indices of the malignant classes; the names in `MALIGNANT` are there only if they are
+            given.
+
+    Returns:
+        The names in `HEADLINE` (and `MALIGNANT`): scalars or (D,); the names in `PER_CLASS`: (K,) or (D, K).
+        NaN where a figure is not defined.
+
+    Raises:
+        ValueError: the input is not as described.
+
+    >>> figures = all_scores([0, 1, 1], [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]], malignant=[1])
+    >>> round(float(figures["accuracy"]), 4), figures["sensitivity"].tolist(), float(figures["malignant_auc"])
+    (0.6667, [1.0, 0.5], 1.0)
+    """
+    figures = scores_from_confusion(confusion_matrix(labels, probabilities, weights))
+    figures["auc"] = one_vs_rest_auc(labels, probabilities, weights)
+    figures["macro_auc"] = mean_of_defined(figures["auc"])
+    for name, score in {
+        "nll": nll,
+        "brier": brier,
+        "ece": ece,
+        "classwise_ece": classwise_ece,
+        "aurc": aurc,
+        "augrc": augrc,
+    }.items():
+        figures[name] = score(labels, probabilities, weights)
+    if malignant is not None:
+        positive, suspicion = malignancy(labels, probabilities, malignant)
+        figures["malignant_auc"] = binary_auc(positive, suspicion, weights)
+        figures["malignant_sensitivity_at_90_specificity"] = sensitivity_at_specificity(
+            positive, suspicion, 0.9, weights
+        )
+    return figures

@@ -1,0 +1,1 @@
+"""The network: encoders, local and global fusion, their peers."""

@@ -1,0 +1,68 @@
+"""The signature that every fusion module has, and AGFnet's own: ALL, then AGL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from torch import Tensor, nn
+
+from agfnet.models.global_fusion import GlobalFusion
+from agfnet.models.local_fusion import LocalFusion
+from agfnet.models.shapes import AttentionMap, Pooled, Presence, Pyramid
+
+
+class Fused(NamedTuple):
+    """What a fusion module gives.
+
+    Attributes:
+        features: (B, out_features), read by the heads.
+        attention: per view, per scale, (B, 1, H, W) in (0, 1); empty for a method without attention maps.
+    """
+
+    features: Tensor
+    attention: list[list[AttentionMap]]
+
+
+class Fusion(Protocol):
+    """A fusion module: the pyramids and pooled encoder vectors of all views to one feature vector."""
+
+    out_features: int
+
+    def __call__(self, pyramids: Sequence[Pyramid], pooled: Sequence[Pooled], present: Presence) -> Fused:
+        """Maps (B, C_s, H_s, W_s) and vectors (B, C_m) per view, presence (B, M); absent rows hold zeros."""
+        ...
+
+
+class AttentionGuidedFusion(nn.Module):
+    """AL: attention-guided local (ALL), then global (AGL) learning.
+
+    Args:
+        channels: modality -> channels of its maps, finest first.
+        width: fusion width D.
+        heads: attention heads.
+        local_depth, global_depth: blocks of ALL and of AGL.
+        queries: learned queries of AGL.
+    """
+
+    def __init__(
+        self,
+        channels: Mapping[str, Sequence[int]],
+        *,
+        width: int = 128,
+        heads: int = 4,
+        local_depth: int = 1,
+        global_depth: int = 2,
+        queries: int = 4,
+    ) -> None:
+        super().__init__()
+        self.local_fusion = LocalFusion(channels, width=width, heads=heads, depth=local_depth)
+        self.global_fusion = GlobalFusion(
+            [c[-1] for c in channels.values()], width=width, heads=heads, queries=queries, depth=global_depth
+        )
+        self.out_features = self.global_fusion.out_features
+
+    def forward(self, pyramids: Sequence[Pyramid], pooled: Sequence[Pooled], present: Presence) -> Fused:
+        """See `Fusion`."""
+        local = self.local_fusion(pyramids, present)
+        return Fused(self.global_fusion(local, pooled, present), local.attention)

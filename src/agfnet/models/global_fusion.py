@@ -1,0 +1,102 @@
+"""AGL, attention-guided global learning: one vector for the case from all local evidence.
+
+That global information is fused under guidance of attention is the paper's; the design is this project's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from agfnet.models.local_fusion import LocalFeatures
+from agfnet.models.shapes import Pooled, Presence
+
+
+class GlobalBlock(nn.Module):
+    """Pre-norm decoder block: the queries read the context, then a feed-forward part."""
+
+    def __init__(self, width: int, heads: int, ratio: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.merge = nn.Linear(width, width)
+        self.feed = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, ratio * width), nn.GELU("tanh"), nn.Linear(ratio * width, width)
+        )
+
+    def forward(self, queries: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
+        """Queries (B, Q, D), key and value (B, heads, T, d), seen (B, 1, 1, T) -> (B, Q, D)."""
+        B, Q, D = queries.shape
+        query = self.query(self.norm(queries)).view(B, Q, self.heads, -1).transpose(1, 2)
+        read = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        queries = queries + self.merge(read.transpose(1, 2).reshape(B, Q, D))
+        return queries + self.feed(queries)
+
+
+class GlobalFusion(nn.Module):
+    """Attention-guided global learning (AGL).
+
+    A few learned queries attend to every map's descriptor, every map's mean and the coarsest positions of all present
+    views. The vector that they give, z, also recalibrates each view's pooled encoder vector, channel by channel.
+
+    Args:
+        channels: channels of each view's pooled encoder vector.
+        scales: number of scales.
+        width: D.
+        heads: attention heads.
+        queries: number of learned queries Q.
+        depth: number of decoder blocks.
+        ratio: feed-forward ratio.
+
+    Attributes:
+        out_features: length of the vector that `forward` gives: Q * D + sum of `channels`.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        *,
+        scales: int = 3,
+        width: int = 128,
+        heads: int = 4,
+        queries: int = 4,
+        depth: int = 2,
+        ratio: int = 2,
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.kinds = nn.Parameter(torch.randn(2 * len(channels) * scales + len(channels), width) * 0.02)
+        self.queries = nn.Parameter(torch.randn(1, queries, width) * 0.5)
+        self.null = nn.Parameter(torch.zeros(1, 1, width))
+        self.norm_context = nn.LayerNorm(width)
+        self.keys = nn.Linear(width, 2 * depth * width)  # keys and values of all blocks in one product
+        self.blocks = nn.ModuleList(GlobalBlock(width, heads, ratio) for _ in range(depth))
+        self.norm_out = nn.LayerNorm(queries * width)
+        self.gate = nn.Linear(queries * width, sum(channels))
+        self.channels = tuple(channels)
+        self.out_features = queries * width + sum(channels)
+
+    def forward(self, local: LocalFeatures, pooled: Sequence[Pooled], present: Presence) -> Tensor:
+        """The case's feature vector (B, out_features) from ALL's output and each view's pooled vector (B, C_m)."""
+        B = present.shape[0]
+        views, maps = len(self.channels), local.descriptors.shape[1]
+        where = torch.arange(maps, device=present.device) // (maps // views)
+        owner = torch.cat([where, where, local.place.coarsest_view])
+        kind = torch.cat([torch.arange(2 * maps, device=present.device), 2 * maps + local.place.coarsest_view])
+        context = torch.cat([local.descriptors, local.averages, local.coarsest], dim=1) + self.kinds[kind]
+        context = torch.cat([context, self.null.expand(B, -1, -1).to(context.dtype)], dim=1)
+        seen = torch.cat([present[:, owner], torch.ones_like(present[:, :1])], dim=1)[:, None, None]
+
+        keys = self.keys(self.norm_context(context)).view(B, context.shape[1], 2 * len(self.blocks), self.heads, -1)
+        keys = keys.permute(2, 0, 3, 1, 4)
+        queries = self.queries.expand(B, -1, -1)
+        for i, block in enumerate(self.blocks):
+            queries = block(queries, keys[2 * i], keys[2 * i + 1], seen)
+        z = self.norm_out(queries.flatten(1))
+        shown = present.repeat_interleave(torch.tensor(self.channels, device=present.device), dim=1)
+        vectors = torch.cat(list(pooled), dim=1) * torch.sigmoid(self.gate(z)) * shown.to(z.dtype)
+        return torch.cat([z, vectors], dim=1)

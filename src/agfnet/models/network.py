@@ -1,0 +1,174 @@
+"""AGFNet: encoders, fusion and heads put together, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from agfnet.models.encoders import Encoder
+from agfnet.models.peers import FUSIONS
+from agfnet.models.shapes import AttentionMap, Evidence, Images, Logits, Presence, Pyramid, ViewLogits
+
+
+class Output(NamedTuple):
+    """What the network says.
+
+    Attributes:
+        logits: (B, K) log-probabilities of the combined opinions: the diagnosis.
+        fused_logits: (B, K) of the fused head.
+        view_logits: (B, M, K) of each view's own head; rows of absent views mean nothing.
+        weights: (B, 1 + M) share of the fused and of each view's opinion in `logits`; absent views have 0.
+        extra_logits: (B, sum of extra classes) of the further label columns, one after the other.
+        view_extra_logits: (B, M, sum of extra classes).
+        attention: per view, per scale, (B, 1, H, W) in (0, 1).
+        evidence: per view (B, K, H, W): the view head applied position by position; its mean over positions plus the
+            head's bias is the view's logit.
+    """
+
+    logits: Logits
+    fused_logits: Logits
+    view_logits: ViewLogits
+    weights: Tensor
+    extra_logits: Tensor
+    view_extra_logits: Tensor
+    attention: list[list[AttentionMap]]
+    evidence: list[Evidence]
+
+
+class AGFNet(nn.Module):
+    """Diagnosis from any number of views of one lesion.
+
+    Works alone in anyone's training loop:
+
+        net = agfnet.AGFNet(num_classes=5, modalities=["clinical", "ultrasound"])
+        out = net({"clinical": photos, "ultrasound": scans})   # normalised (B, 3, H, W); sizes may differ per view
+        loss = torch.nn.functional.nll_loss(out.logits, labels)
+
+    Args:
+        num_classes: K.
+        modalities: names of the views, in the order of every (B, M) tensor.
+        encoder: timm backbone, one name for all views or one per modality.
+        pretrained: False, True (weights package or hub), or a local weights file.
+        fusion: name in `agfnet.models.peers.FUSIONS`; "agf" is AGFnet's ALL + AGL.
+        fusion_options: arguments of that fusion.
+        extra_classes: number of classes of each further label column.
+        dropout: on the features that the heads read.
+        drop_path: stochastic depth of the encoders.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        modalities: Sequence[str],
+        encoder: str | Mapping[str, str] = "tf_efficientnet_lite0",
+        *,
+        pretrained: bool | Path = False,
+        fusion: str = "agf",
+        fusion_options: Mapping[str, Any] | None = None,
+        extra_classes: Sequence[int] = (),
+        dropout: float = 0.3,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.modalities = tuple(modalities)
+        self.num_classes = num_classes
+        self.extra_classes = tuple(extra_classes)
+        names = {m: encoder if isinstance(encoder, str) else encoder[m] for m in modalities}
+        self.encoders = nn.ModuleDict(
+            {m: Encoder(name, pretrained=pretrained, drop_path=drop_path) for m, name in names.items()}
+        )
+        channels = {m: e.channels for m, e in self.encoders.items()}
+        self.fusion = FUSIONS[fusion](channels, **(fusion_options or {}))
+        self.dropout = nn.Dropout(dropout)
+        targets = num_classes + sum(extra_classes)
+        self.head = nn.Linear(self.fusion.out_features, targets)
+        self.view_heads = nn.ModuleDict({m: nn.Linear(c[-1], targets) for m, c in channels.items()})
+        self.opinion = nn.Linear(self.fusion.out_features, 1 + len(self.modalities))
+        for layer in (self.head, *self.view_heads.values(), self.opinion):
+            nn.init.trunc_normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.opinion.weight)  # starts as the plain mean of the opinions
+
+    def forward(self, images: Mapping[str, Images], present: Presence | None = None) -> Output:
+        """Diagnose.
+
+        Args:
+            images: modality -> normalised images (B, 3, H, W); rows of absent views may hold anything finite. A
+                modality that is not given is absent for the whole batch.
+            present: (B, M); by default every view that is given is there.
+        """
+        given = next(iter(images.values()))
+        if present is None:
+            row = torch.tensor([m in images for m in self.modalities], device=given.device)
+            present = row.expand(given.shape[0], -1)
+        missing = {m: torch.zeros_like(given) for m in self.modalities if m not in images}
+        return self.fuse(self.encode({**images, **missing}, present), present)
+
+    def encode(self, images: Mapping[str, Images], present: Presence) -> list[Pyramid]:
+        """Per modality its maps, finest first.
+
+        In training the rows of absent views are zero and give no gradient; in evaluation they hold what the encoder
+        makes of the image given there, and nothing after this reads them.
+        """
+        return [self._encode_view(m, images[m], present[:, i]) for i, m in enumerate(self.modalities)]
+
+    def _encode_view(self, modality: str, images: Tensor, present: Tensor) -> Pyramid:
+        encoder = self.encoders[modality]
+        if not self.training or bool(present.all()):
+            return encoder(images)  # type: ignore[no-any-return]
+        if bool(present.any()):  # batch statistics come from the views that are there
+            rows = present.nonzero()[:, 0]
+            return [m.new_zeros(len(images), *m.shape[1:]).index_copy(0, rows, m) for m in encoder(images[rows])]
+        # Keeps every parameter in the graph, with zero gradient: distributed training waits for all of them.
+        with _frozen_statistics(encoder):
+            return [m * 0.0 for m in encoder(images)]
+
+    def fuse(self, pyramids: Sequence[Pyramid], present: Presence) -> Output:
+        """Everything after the encoders, from the maps that `encode` gives."""
+        pooled = [maps[-1].mean((2, 3)) for maps in pyramids]
+        fused = self.fusion(pyramids, pooled, present)
+        features = self.dropout(fused.features)
+        K = self.num_classes
+        whole = self.head(features)
+        views = torch.stack(
+            [head(self.dropout(v)) for head, v in zip(self.view_heads.values(), pooled, strict=True)], dim=1
+        )
+        seen = torch.cat([torch.ones_like(present[:, :1]), present], dim=1)
+        weights = self.opinion(fused.features).masked_fill(~seen, -1e4).softmax(-1)
+        opinions = torch.cat([whole[:, None, :K], views[..., :K]], dim=1).float().log_softmax(-1)
+        logits = (weights.float()[..., None] * opinions).sum(1).log_softmax(-1)
+        return Output(
+            logits=logits,
+            fused_logits=whole[:, :K],
+            view_logits=views[..., :K],
+            weights=weights,
+            extra_logits=whole[:, K:],
+            view_extra_logits=views[..., K:],
+            attention=fused.attention,
+            evidence=self.evidence(pyramids),
+        )
+
+    def evidence(self, pyramids: Sequence[Pyramid]) -> list[Evidence]:
+        """Class evidence of each position of each view's coarsest map, (B, K, H, W), in logits."""
+        heads = (head.weight[: self.num_classes, :, None, None] for head in self.view_heads.values())
+        return [F.conv2d(maps[-1], weight) for maps, weight in zip(pyramids, heads, strict=True)]
+
+
+@contextmanager
+def _frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Batch normalisation by its running statistics, unchanged."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    try:
+        for norm in norms:
+            norm.eval()
+        yield
+    finally:
+        for norm in norms:
+            norm.train()

@@ -1,0 +1,30 @@
+"""The fusion methods that AGFnet is compared with; same signature, same encoders, same heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from agfnet.models.fusion import AttentionGuidedFusion, Fused, Fusion
+from agfnet.models.shapes import Pooled, Presence, Pyramid
+
+
+class Concatenation(nn.Module):
+    """Pooled encoder vectors side by side; an absent view is zero."""
+
+    def __init__(self, channels: Mapping[str, Sequence[int]]) -> None:
+        super().__init__()
+        self.out_features = sum(c[-1] for c in channels.values())
+
+    def forward(self, pyramids: Sequence[Pyramid], pooled: Sequence[Pooled], present: Presence) -> Fused:  # noqa: ARG002
+        """See `Fusion`; the pyramids are not used."""
+        shown = [v * present[:, i : i + 1].to(v.dtype) for i, v in enumerate(pooled)]
+        return Fused(torch.cat(shown, dim=1), [])
+
+
+FUSIONS: Mapping[str, Callable[..., Fusion]] = {
+    "agf": AttentionGuidedFusion,
+    "concatenation": Concatenation,
+}

@@ -1,0 +1,92 @@
+"""The few records and errors that cross the package's rooms. NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESEARCH_USE = "Research use only. Not a medical device: no output may guide the care of a patient."
+
+
+class AgfnetError(Exception):
+    """Something the user can put right; the message names what, where and the remedy."""
+
+
+class TableError(AgfnetError):
+    """The case table itself cannot be used."""
+
+
+class ImageError(AgfnetError):
+    """An image file cannot be read; the message names the file."""
+
+
+class ConfigError(AgfnetError):
+    """The configuration does not fit itself, the table or the machine."""
+
+
+class BundleError(AgfnetError):
+    """A run folder or exported bundle cannot be used."""
+
+
+class AgfnetWarning(UserWarning):
+    """Something that does not stop the work but changes what its result means."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One lesion of one patient, as a row of the case table says it.
+
+    Attributes:
+        case_id: unique in the table.
+        patient_id: what splits keep together.
+        row: the row in the file, counted as a spreadsheet does (the header is row 1).
+        views: modality -> image files of that view; an absent view has an empty tuple.
+        label: the diagnosis, or None where it is not known.
+        extra_labels: further label column -> value, or None where it is not known.
+        mm_per_pixel: modality -> size of a pixel in mm, where the table gives it.
+        split: train, validation, calibration or test, where the table gives it.
+        site: where the case comes from, where the table gives it.
+        reference_standard: how the diagnosis was made (histology, clinical, ...), where the table gives it.
+        attributes: free columns, for subgroups.
+    """
+
+    case_id: str
+    patient_id: str
+    row: int
+    views: Mapping[str, tuple[Path, ...]]
+    label: str | None = None
+    extra_labels: Mapping[str, str | None] = field(default_factory=dict)
+    mm_per_pixel: Mapping[str, float] = field(default_factory=dict)
+    split: str | None = None
+    site: str | None = None
+    reference_standard: str | None = None
+    attributes: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What the network says of one case.
+
+    Attributes:
+        case_id: the case.
+        probabilities: (K,) float, sums to 1.
+        view_probabilities: modality -> (K,) float: what that view says alone; absent views are not in it.
+        view_weights: "fused" and each present modality -> weight of its opinion in the result, sums to 1.
+        views_present: the modalities that were there.
+        attention: modality -> (H, W) float in (0, 1), where maps were asked for.
+        evidence: modality -> (K, H, W) float in logits, where maps were asked for.
+        extra_probabilities: further label column -> (K',) float.
+    """
+
+    case_id: str
+    probabilities: NDArray[np.float64]
+    view_probabilities: Mapping[str, NDArray[np.float64]]
+    view_weights: Mapping[str, float]
+    views_present: tuple[str, ...]
+    attention: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    evidence: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    extra_probabilities: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)

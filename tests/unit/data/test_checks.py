@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import builtins
+import sqlite3
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from broken import BROKEN, HEADER, Broken, encoded, good_lines, picture, write
+
+from agfnet.data import duplicates
+from agfnet.data.checks import check_table
+from agfnet.data.duplicates import near_pairs
+from agfnet.types import ConfigError, TableError
+
+
+def test_list_of_broken_tables_is_wide_enough():
+    assert len(BROKEN) >= 30
+    assert len({case.cause for case in BROKEN}) >= 15
+    assert len({case.name for case in BROKEN}) == len(BROKEN)
+
+
+@pytest.mark.parametrize("case", BROKEN, ids=lambda case: case.name)
+def test_each_broken_table_is_named_by_cause_row_and_remedy(case: Broken, tmp_path, monkeypatch):
+    path = case.build(tmp_path)
+    monkeypatch.chdir(path.parent)
+    report = check_table(path, **case.check)
+    assert not report.ok
+    found = [fault for fault in report.faults if fault.cause == case.cause]
+    assert found, [str(fault) for fault in report.faults]
+    assert case.row is None or case.row in {fault.row for fault in found}
+    for fault in report.faults:
+        assert fault.message
+        assert fault.remedy.endswith((".", "?"))
+        assert fault.row is None or f"row {fault.row}" in str(fault)
+
+
+@pytest.mark.parametrize("level", ["quick", "decode", "deep"])
+def test_good_table_has_no_fault(level, tmp_path):
+    report = check_table(
+        write(tmp_path, good_lines(tmp_path)), level=level, need_labels=True, classes=["A", "B"]
+    )
+    assert report.ok, [str(fault) for fault in report.faults]
+    assert (report.cases, report.patients) == (8, 8)
+    assert report.images == {"clinical": 8, "ultrasound": 8}
+    assert report.classes == {"A": 4, "B": 4}
+    assert report.parts == {}
+
+
+def test_every_fault_is_found_not_only_the_first(tmp_path):
+    lines = good_lines(tmp_path)
+    lines[1] = lines[1].replace("c0.jpg", "gone.jpg")
+    lines[3] = lines[3].replace("L2", "L1")
+    lines[5] = lines[5].replace("u4.png", "../u4.png")
+    lines[6] += ",surplus"
+    (tmp_path / "c7.jpg").write_bytes(b"")
+    report = check_table(write(tmp_path, lines))
+    assert [(fault.row, fault.cause) for fault in report.faults if fault.row] == [
+        (2, "missing-file"), (4, "duplicate-case"), (6, "path-outside"), (7, "ragged-row"), (9, "empty-file"),
+    ]  # fmt: skip
+
+
+def test_close_matches_are_offered_for_an_unknown_label(tmp_path):
+    path = write(tmp_path, ["case_id,patient_id,label,clinical", "1,1,melanma,a.jpg"])
+    (fault,) = (
+        f for f in check_table(path, classes=["melanoma", "naevus"]).faults if f.cause == "unknown-label"
+    )
+    assert "melanoma" in fault.remedy
+
+
+def test_quick_does_not_decode(tmp_path):
+    lines = good_lines(tmp_path)
+    (tmp_path / "c1.jpg").write_bytes((tmp_path / "c1.jpg").read_bytes()[:200])
+    path = write(tmp_path, lines)
+    assert check_table(path, level="quick").ok
+    assert not check_table(path, level="decode").ok
+
+
+def test_images_of_one_patient_may_be_alike(tmp_path):
+    lines = good_lines(tmp_path)
+    lines.append("L8,P0,A,again.png,")
+    picture(0).save(tmp_path / "again.png")
+    assert check_table(write(tmp_path, lines), level="deep").ok
+
+
+def test_deep_check_resumes_and_notices_changed_files(tmp_path, monkeypatch):
+    path = write(tmp_path, good_lines(tmp_path))
+    monkeypatch.setattr(duplicates, "BATCH", 4)
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        assert total == 16
+        if done >= 8:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        check_table(path, level="deep", progress=stop)
+    read = []
+    real = duplicates.read_image
+    monkeypatch.setattr(duplicates, "read_image", lambda path, **kw: read.append(path) or real(path, **kw))
+    calls = []
+    assert check_table(path, level="deep", progress=lambda *at: calls.append(at)).ok
+    assert len(read) == 8
+    assert calls == [(12, 16), (16, 16)]
+    read.clear()
+    picture(99, (60, 50)).save(tmp_path / "c3.jpg")
+    assert check_table(path, level="deep").ok
+    assert [Path(one).name for one in read] == ["c3.jpg"]
+
+
+def test_damaged_store_is_an_error_with_remedy(tmp_path):
+    path = write(tmp_path, good_lines(tmp_path))
+    (tmp_path / "cases.csv.hashes.sqlite").write_bytes(b"no database" * 100)
+    with pytest.raises(TableError, match="Delete the file"):
+        check_table(path, level="deep")
+
+
+def test_store_holds_no_images(tmp_path):
+    path = write(tmp_path, good_lines(tmp_path))
+    check_table(path, level="deep")
+    with sqlite3.connect(tmp_path / "cases.csv.hashes.sqlite") as database:
+        assert database.execute("SELECT count(*), max(length(fine)) FROM hashes_v1").fetchone() == (16, 32)
+
+
+def test_deep_without_imagehash_names_the_extra(tmp_path, monkeypatch):
+    path = write(tmp_path, good_lines(tmp_path))
+    real = builtins.__import__
+
+    def no_imagehash(name, *args, **kwargs):
+        if name == "imagehash":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", no_imagehash)
+    with pytest.raises(ConfigError, match=r"agfnet\[train\]"):
+        check_table(path, level="deep")
+
+
+@pytest.mark.parametrize("threshold", [0, 1, 4, 6, 10])
+def test_near_pairs_agrees_with_comparing_all(threshold):
+    rng = np.random.default_rng(threshold)
+    centres = rng.integers(0, 2**63, 20, dtype=np.uint64)
+    flips = (rng.random((400, 64)) < 0.06) @ (np.uint64(1) << np.arange(64, dtype=np.uint64))
+    hashes = np.unique(centres[rng.integers(0, 20, 400)] ^ flips)
+    i, j = np.triu_indices(len(hashes), 1)
+    near = np.bitwise_count(hashes[i] ^ hashes[j]) <= threshold
+    expected = np.stack([i[near], j[near]], axis=1)
+    np.testing.assert_array_equal(near_pairs(hashes, threshold), expected)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_near_pairs_of_few_hashes(count):
+    assert near_pairs(np.zeros(count, dtype=np.uint64)).shape == (0, 2)
+
+
+@pytest.mark.full
+def test_near_pairs_is_not_quadratic():
+    hashes = np.unique(np.random.default_rng(0).integers(0, 2**63, 200_000, dtype=np.uint64))
+    start = time.perf_counter()
+    near_pairs(hashes)
+    assert time.perf_counter() - start < 20
+
+
+def _large_table(folder: Path, rows: int) -> Path:
+    """Every image is a file of its own, spread over folders as in an archive."""
+    jpeg, png = encoded(picture(0), "JPEG"), encoded(picture(1), "PNG")
+    lines = [HEADER]
+    for row in range(rows):
+        place = folder / f"{row // 1000:03d}"
+        if row % 1000 == 0:
+            place.mkdir()
+        (place / f"{row}.jpg").write_bytes(jpeg)
+        (place / f"{row}.png").write_bytes(png)
+        lines.append(f"{row},{row},{'AB'[row % 2]},{place.name}/{row}.jpg,{place.name}/{row}.png")
+    return write(folder, lines)
+
+
+@pytest.mark.parametrize(
+    ("rows", "seconds"), [(5_000, 5.0), pytest.param(100_000, 20.0, marks=pytest.mark.full)]
+)
+def test_quick_check_is_quick(rows, seconds, tmp_path):
+    path = _large_table(tmp_path, rows)
+    start = time.perf_counter()
+    report = check_table(path, level="quick")
+    assert time.perf_counter() - start < seconds
+    assert report.ok
+    assert report.images == {"clinical": rows, "ultrasound": rows}
+
+
+def test_near_duplicate_within_a_split_of_two_patients(tmp_path):
+    path = write(tmp_path, good_lines(tmp_path))
+    picture(4, (400, 300)).save(tmp_path / "c2.jpg")
+    picture(4, (400, 300)).save(tmp_path / "c5.jpg", quality=40)
+    (fault,) = check_table(path, level="deep").faults
+    assert (fault.cause, fault.row) == ("near-duplicate-of-two-patients", 7)
+    assert "row 4" in fault.message
