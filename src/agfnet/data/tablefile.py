@@ -10,6 +10,8 @@ import csv
 import hashlib
 import io
 import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,10 @@ from numpy.typing import NDArray
 from agfnet.types import TableError
 
 _SUFFIXES = {".csv": "CSV", ".parquet": "Parquet", ".pq": "Parquet"}
+_PARQUET_TO_ARROW = (
+    "import io, sys, polars;"
+    "polars.read_parquet(io.BytesIO(sys.stdin.buffer.read())).write_ipc(sys.stdout.buffer)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,28 +212,27 @@ def _usable_columns(header: list[str], filled: list[bool]) -> tuple[list[int], l
 def _from_parquet(content: bytes) -> tuple[RawTable | None, list[Fault]]:
     if not (content.startswith(b"PAR1") and content.endswith(b"PAR1")):
         return None, [_no_parquet("it lacks Parquet's signature")]
+    # A damaged file can make the reader abort the whole process, so it is read in one of its own.
+    command = [sys.executable, "-P", "-c", _PARQUET_TO_ARROW]
+    result = subprocess.run(command, input=content, capture_output=True, check=False)  # noqa: S603  fixed command
+    if result.returncode != 0:
+        lines = result.stderr.decode(errors="replace").strip().splitlines()
+        return None, [_no_parquet(lines[-1] if lines and result.returncode > 0 else "reading it crashed")]
+    frame = pl.read_ipc(io.BytesIO(result.stdout))
+    nested = [name for name, dtype in frame.schema.items() if dtype.is_nested() or dtype == pl.Binary]
+    faults = [
+        Fault(
+            cause="nested-column",
+            message=f"its values are of type {frame.schema[name]}, not text or numbers",
+            remedy="Write one plain value per cell; join several image paths with `;`.",
+            column=name,
+        )
+        for name in nested
+    ]
     try:
-        frame = pl.read_parquet(io.BytesIO(content))
-        nested = [name for name, dtype in frame.schema.items() if dtype.is_nested() or dtype == pl.Binary]
-        faults = [
-            Fault(
-                cause="nested-column",
-                message=f"its values are of type {frame.schema[name]}, not text or numbers",
-                remedy="Write one plain value per cell; join several image paths with `;`.",
-                column=name,
-            )
-            for name in nested
-        ]
-        plain = frame.drop(nested).rename(str.strip)
-        text = plain.select(pl.all().cast(pl.String))
-    except (
-        pl.exceptions.PolarsError,
-        pl.exceptions.PanicException,
-        OSError,
-        ValueError,
-        MemoryError,
-    ) as error:
-        return None, [_no_parquet(str(error).partition("\n")[0] or type(error).__name__)]
+        text = frame.drop(nested).rename(str.strip).select(pl.all().cast(pl.String))
+    except pl.exceptions.PolarsError as error:
+        return None, [_no_parquet(str(error).partition("\n")[0])]
     return RawTable(_stripped(text), np.arange(2, text.height + 2, dtype=np.int64)), faults
 
 

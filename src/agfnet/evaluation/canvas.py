@@ -1,8 +1,8 @@
 """The sheet that pictures are drawn on: size, colours, the notice, and how a file is written.
 
-Only matplotlib's object interface is used: nothing global, no display. The colours are those of Okabe and Ito
-(2008), which stay apart for the colour-blind, with a brown in place of the yellow that is faint on white; past
-eight lines the dashes differ too.
+Only matplotlib's object interface is used: nothing global, no display. The colours are those of Okabe and
+Ito (2008), which stay apart for the colour-blind, with a brown in place of the yellow that is faint on
+white; past eight lines the dashes differ too.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from broken import BROKEN, Broken, good_lines, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agfnet.data import tablefile
 from agfnet.data.table import infer_views, read_cases, table_sha256, write_table
 from agfnet.types import AgfnetError, Case, TableError
 
@@ -195,7 +196,7 @@ def test_any_bytes_give_cases_or_a_table_error(content, suffix, tmp_path):
     assert str(path) in str(result) if isinstance(result, AgfnetError) else result
 
 
-@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damaged_parquet_gives_cases_or_a_table_error(tmp_path, data):
     path = tmp_path / "fuzz.parquet"
@@ -208,6 +209,14 @@ def test_damaged_parquet_gives_cases_or_a_table_error(tmp_path, data):
     path.write_bytes(content)
     result = read_or_error(path)
     assert str(path) in str(result) if isinstance(result, AgfnetError) else result
+
+
+def test_parquet_that_aborts_its_reader_is_an_error(tmp_path, monkeypatch):
+    path = tmp_path / "cases.parquet"
+    pl.DataFrame({"case_id": ["1"], "patient_id": ["1"], "clinical": ["a.jpg"]}).write_parquet(path)
+    monkeypatch.setattr(tablefile, "_PARQUET_TO_ARROW", "import os; os.abort()")
+    with pytest.raises(TableError, match="crashed"):
+        read_cases(path)
 
 
 def test_good_table_is_read(tmp_path):

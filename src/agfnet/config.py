@@ -1,0 +1,259 @@
+"""The configuration: frozen models, one YAML file, unknown keys are errors."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from agfnet.types import ConfigError
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+Positive = Annotated[int, Field(gt=0)]
+Side = Annotated[int, Field(ge=64, le=2048)]
+
+
+class Section(BaseModel):
+    """A part of the configuration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ViewConfig(Section):
+    """One view.
+
+    Attributes:
+        kind: what its images are; decides augmentation and test-time flips (ultrasound is never turned upside down).
+        size: height and width of the network's input, in pixels; images are padded to it, never squashed.
+        mm_per_pixel: a fixed scale that images of known scale are resampled to; None fits each image to the input.
+    """
+
+    kind: Literal["photo", "dermoscopy", "ultrasound"]
+    size: tuple[Side, Side] = (224, 224)
+    mm_per_pixel: Annotated[float, Field(gt=0.0)] | None = None
+
+
+class DataConfig(Section):
+    """The case table and how it is read.
+
+    Attributes:
+        table: the case table; relative paths start from the working directory.
+        views: the modalities in the network's order; each is a column of the table.
+        classes: the classes in the order of every output; None: the labels of the training part, sorted.
+        malignant: the classes that count as malignant, for malignant-against-benign figures.
+        extra_labels: further label columns, trained as extra heads.
+        train, validation: the parts (column `split`) used for each; a table without `split` needs `--folds`.
+        data_root: folder that every image must lie in.
+        skip_bad: leave out cases with an unreadable image, count and list them, instead of stopping.
+        cache: folder for decoded images; None: `cache` in the run folder.
+        workers: processes that load images.
+    """
+
+    table: Path
+    views: Annotated[dict[str, ViewConfig], Field(min_length=1)]
+    classes: tuple[str, ...] | None = None
+    malignant: tuple[str, ...] = ()
+    extra_labels: tuple[str, ...] = ()
+    train: tuple[str, ...] = ("train",)
+    validation: tuple[str, ...] = ("validation",)
+    data_root: Path | None = None
+    skip_bad: bool = False
+    cache: Path | None = None
+    workers: Annotated[int, Field(ge=0)] = 0
+
+
+class ModelConfig(Section):
+    """The network; see `agfnet.models.network.AGFNet`.
+
+    Attributes:
+        encoder: a timm backbone, for all views or per modality.
+        pretrained: start from pretrained weights.
+        weights: a local file of them; otherwise an installed weights package, then the hub.
+        fusion: "agf" (ALL + AGL) or a peer.
+        fusion_options: arguments of the fusion module.
+        dropout: on the features that the heads read.
+        drop_path: stochastic depth of the encoders.
+    """
+
+    encoder: str | dict[str, str] = "tf_efficientnet_lite0"
+    pretrained: bool = True
+    weights: Path | None = None
+    fusion: str = "agf"
+    fusion_options: dict[str, Any] = {}
+    dropout: Fraction = 0.3
+    drop_path: Fraction = 0.0
+
+
+class ReconstructionConfig(Section):
+    """FRL, feature reconstruction learning.
+
+    Attributes:
+        enabled: train with it.
+        hide: share of the positions that are hidden.
+        policy: which positions: those with the most evidence for the true class, random ones, or those with the least.
+        reconstruction: weight of the cosine loss of the hidden features.
+        second_view: weight of the diagnosis loss on the completed maps.
+        consistency: weight of the symmetric KL divergence between the two diagnoses.
+        focus: weight of the agreement of the attention maps before and after.
+        start: share of the training after which FRL sets in.
+    """
+
+    enabled: bool = True
+    hide: Annotated[float, Field(gt=0.0, lt=0.9)] = 0.3
+    policy: Literal["top", "random", "bottom"] = "top"
+    reconstruction: Weight = 0.5
+    second_view: Weight = 0.5
+    consistency: Weight = 0.5
+    focus: Weight = 0.1
+    start: Fraction = 0.0
+
+
+class TrainingConfig(Section):
+    """The recipe.
+
+    Attributes:
+        epochs: length of the schedule.
+        batch_size: cases a step, over all devices.
+        learning_rate: peak rate of the fusion and heads.
+        encoder_rate: factor on it for the encoders.
+        weight_decay: AdamW's, on weight matrices only.
+        warmup: share of the steps over which the rate rises, before the cosine fall.
+        ema: decay of the averaged weights, a step; 0 keeps the raw weights.
+        class_weights: "none", "sqrt" (inverse square root of class frequency) or "balanced" (inverse frequency).
+        label_smoothing: of the diagnosis and the extra labels.
+        view_loss: weight of each view's own head (deep supervision).
+        extra_loss: weight of the further labels.
+        modality_dropout: chance that a view of a training case is left out (never all of them).
+        early_stopping: epochs without a better validation NLL after which training stops; None: the whole schedule.
+        precision: "auto" takes bfloat16 where the processor has it.
+        augmentation: strength; 0 turns it off, 1 is the recipe of each kind of image.
+        clip: largest norm of the gradient.
+        seed: of every random draw.
+        devices, nodes: for Lightning.
+    """
+
+    epochs: Positive = 30
+    batch_size: Positive = 16
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    encoder_rate: Annotated[float, Field(ge=0.0)] = 0.3
+    weight_decay: Weight = 0.05
+    warmup: Fraction = 0.1
+    ema: Fraction = 0.99
+    class_weights: Literal["none", "sqrt", "balanced"] = "none"
+    label_smoothing: Fraction = 0.05
+    view_loss: Weight = 0.5
+    extra_loss: Weight = 0.5
+    modality_dropout: Fraction = 0.15
+    early_stopping: Positive | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    augmentation: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
+    clip: Annotated[float, Field(gt=0.0)] = 5.0
+    seed: Annotated[int, Field(ge=0)] = 0
+    devices: Positive = 1
+    nodes: Positive = 1
+
+
+class PredictionConfig(Section):
+    """How the exported network is asked.
+
+    Attributes:
+        flips: average over left-right flips (photos also upside down).
+    """
+
+    flips: bool = True
+
+
+class Config(Section):
+    """Everything that makes a run."""
+
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    reconstruction: ReconstructionConfig = ReconstructionConfig()
+    training: TrainingConfig = TrainingConfig()
+    prediction: PredictionConfig = PredictionConfig()
+
+    @model_validator(mode="after")
+    def _encoders_fit_views(self) -> Config:
+        encoder = self.model.encoder
+        if isinstance(encoder, dict) and set(encoder) != set(self.data.views):
+            raise ValueError(f"model.encoder names {sorted(encoder)}, data.views {sorted(self.data.views)}")
+        return self
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file and apply `section.key=value` overrides (values are YAML).
+
+    Raises:
+        ConfigError: no such file, no YAML, an unknown key (with the nearest known one) or a value out of range.
+    """
+    path = Path(path)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}). Give an existing file.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: holds no configuration; it needs at least data.table and data.views.")
+    for override in overrides:
+        _override(tree, override)
+    return parse_config(tree, str(path))
+
+
+def parse_config(tree: Mapping[str, Any], source: str) -> Config:
+    """A configuration from a nested mapping; errors name `source`, the key and what is wrong."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or '(top)'}: {_explain(e)}" for e in error.errors()]
+        raise ConfigError(f"{source}: {len(lines)} faults in the configuration\n" + "\n".join(lines)) from error
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write as YAML, by a temporary name."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, sign, value = override.partition("=")
+    if not sign:
+        raise ConfigError(f"override {override!r} is not of the form section.key=value.")
+    *parents, last = key.strip().split(".")
+    node = tree
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"override {override!r}: {parent!r} is a value, not a section.")
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not YAML.") from error
+
+
+def _explain(error: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
+    if error["type"] != "extra_forbidden":
+        return str(error["msg"])
+    known = _keys_at(error["loc"][:-1])
+    near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+    return "unknown key" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}")
+
+
+def _keys_at(path: Sequence[str | int]) -> list[str]:
+    section: type[BaseModel] = Config
+    for name in path:
+        field = section.model_fields.get(str(name))
+        if field is None:
+            break
+        kind = ViewConfig if name == "views" else field.annotation
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            return []
+        section = kind
+    return list(section.model_fields)

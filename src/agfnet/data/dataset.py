@@ -1,0 +1,229 @@
+"""Cases to batches, with the presence mask. Every random draw is keyed by (seed, epoch, case)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from agfnet.data import augment
+from agfnet.data.images import read_image
+from agfnet.data.preprocess import ViewSpec, fit, normalise
+from agfnet.types import Case, ImageError
+
+UNKNOWN = -1
+"""Index of a label that is not known; every loss leaves it out."""
+
+
+class Batch(NamedTuple):
+    """A batch of cases.
+
+    Attributes:
+        images: modality -> (B, 3, H, W) float32, normalised; zero where the view is absent.
+        present: (B, M) bool.
+        label: (B,) int64, UNKNOWN where it is not known.
+        extra: (B, E) int64, further labels.
+        index: (B,) int64, the case's place in the data set.
+    """
+
+    images: dict[str, Tensor]
+    present: Tensor
+    label: Tensor
+    extra: Tensor
+    index: Tensor
+
+
+class Item(NamedTuple):
+    """One case before it is put into a batch."""
+
+    frames: dict[str, NDArray[np.uint8]]
+    draws: dict[str, augment.Draw]
+    present: list[bool]
+    label: int
+    extra: list[int]
+    index: int
+
+
+class FrameCache:
+    """Decoded and resized images on disk: one .npy per image and frame, written by a temporary name.
+
+    Args:
+        folder: where they lie; made when first used.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, path: Path, spec: ViewSpec, mm_per_pixel: float | None, enlarge: float) -> NDArray[np.uint8]:
+        """The frame (H, W, 3) of an image file, from the cache or made now."""
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise ImageError(f"{path}: cannot be read ({error.strerror}).") from error
+        what = (str(path), stat.st_size, stat.st_mtime_ns, spec, mm_per_pixel, enlarge)
+        file = self.folder / f"{hashlib.sha256(repr(what).encode()).hexdigest()[:32]}.npy"
+        if file.exists():
+            return np.load(file)  # type: ignore[no-any-return]
+        frame = fit(
+            read_image(path, at_least=round(2 * enlarge * max(spec.size))), spec, mm_per_pixel=mm_per_pixel, enlarge=enlarge
+        )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(f".{os.getpid()}.tmp")
+        with temporary.open("wb") as stream:
+            np.save(stream, frame)
+        os.replace(temporary, file)
+        return frame
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseDataset(Dataset[Item]):
+    """Cases as items.
+
+    Attributes:
+        cases: the cases.
+        specs: modality -> how its pixels become input, in the network's order.
+        classes: the diagnoses in order.
+        extra_classes: further label column -> its values in order.
+        cache: decoded images.
+        training: draw augmentation, modality dropout and one image of several; otherwise the first image, unchanged.
+        strength: of the augmentation.
+        modality_dropout: chance that a present view is left out, never all.
+        seed: of every draw.
+    """
+
+    cases: Sequence[Case]
+    specs: Mapping[str, ViewSpec]
+    classes: Sequence[str]
+    extra_classes: Mapping[str, Sequence[str]]
+    cache: FrameCache
+    training: bool = False
+    strength: float = 1.0
+    modality_dropout: float = 0.0
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, key: tuple[int, int]) -> Item:
+        """The item of (epoch, index)."""
+        epoch, index = key
+        case = self.cases[index]
+        rng = np.random.default_rng([self.seed, epoch, *hashlib.sha256(case.case_id.encode()).digest()[:8]])
+        present = [bool(case.views.get(m)) for m in self.specs]
+        frames, draws = {}, {}
+        for (modality, spec), there in zip(self.specs.items(), present, strict=True):
+            enlarge = augment.ENLARGE if self.training else 1.0
+            if there:
+                paths = case.views[modality]
+                path = paths[int(rng.integers(len(paths)))] if self.training else paths[0]
+                frames[modality] = self.cache.get(path, spec, case.mm_per_pixel.get(modality), enlarge)
+            else:
+                height, width = (round(enlarge * side) for side in spec.size)
+                frames[modality] = np.zeros((height, width, 3), dtype=np.uint8)
+            if self.training:
+                recipe = augment.RECIPES[spec.kind]
+                draws[modality] = augment.draw(recipe, rng, spec.size[1] / spec.size[0], self.strength)
+        if self.training:
+            present = _dropped(present, self.modality_dropout, rng)
+        return Item(
+            frames=frames,
+            draws=draws,
+            present=present,
+            label=_index(case.label, self.classes),
+            extra=[_index(case.extra_labels.get(c), values) for c, values in self.extra_classes.items()],
+            index=index,
+        )
+
+    def collate(self, items: Sequence[Item]) -> Batch:
+        """Items to a batch; augmentation is applied here, to the whole batch at once."""
+        present = torch.tensor([item.present for item in items])
+        images = {}
+        for i, (modality, spec) in enumerate(self.specs.items()):
+            frames = np.stack([item.frames[modality] for item in items])
+            if self.training:
+                x = augment.apply(torch.from_numpy(frames), [item.draws[modality] for item in items], spec)
+                mean, std = torch.tensor(spec.mean)[:, None, None], torch.tensor(spec.std)[:, None, None]
+                x = (x - mean) / std
+            else:
+                x = torch.from_numpy(normalise(frames, spec))
+            images[modality] = (x * present[:, i, None, None, None]).contiguous(memory_format=torch.channels_last)
+        return Batch(
+            images=images,
+            present=present,
+            label=torch.tensor([item.label for item in items]),
+            extra=torch.tensor([item.extra for item in items], dtype=torch.int64).reshape(len(items), -1),
+            index=torch.tensor([item.index for item in items]),
+        )
+
+
+def _dropped(present: list[bool], rate: float, rng: np.random.Generator) -> list[bool]:
+    kept = [there and bool(rng.uniform() >= rate) for there in present]
+    return kept if any(kept) else present
+
+
+def _index(value: str | None, values: Sequence[str]) -> int:
+    return UNKNOWN if value is None or value not in values else list(values).index(value)
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Yields (epoch, index); the order of an epoch depends on (seed, epoch) alone, whatever ran before.
+
+    Args:
+        size: number of cases.
+        shuffle: a new order each epoch.
+        seed: of the order.
+        rank, replicas: this process and how many there are; each takes every replicas-th case. In training the last
+            cases of an uneven epoch are repeated so that all ranks take as many steps.
+    """
+
+    def __init__(self, size: int, *, shuffle: bool, seed: int = 0, rank: int = 0, replicas: int = 1) -> None:
+        self.size, self.shuffle, self.seed, self.rank, self.replicas = size, shuffle, seed, rank, replicas
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.size // self.replicas) if self.shuffle else len(range(self.rank, self.size, self.replicas))
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.arange(self.size)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+            order = np.resize(order, len(self) * self.replicas)
+        yield from ((self.epoch, int(i)) for i in order[self.rank :: self.replicas])
+
+
+def warm(dataset: CaseDataset, progress: Callable[[int, int], None], *, skip_bad: bool) -> list[tuple[Case, str]]:
+    """Decode every image once into the cache.
+
+    Returns:
+        The cases that cannot be read, each with its error; empty unless `skip_bad`.
+
+    Raises:
+        ImageError: an image cannot be read and `skip_bad` is off; the message names file and row.
+    """
+    bad = []
+    enlarge = augment.ENLARGE if dataset.training else 1.0
+    for i, case in enumerate(dataset.cases):
+        try:
+            for modality, spec in dataset.specs.items():
+                for path in case.views.get(modality, ()):
+                    dataset.cache.get(path, spec, case.mm_per_pixel.get(modality), enlarge)
+        except ImageError as error:
+            message = f"row {case.row}, case {case.case_id}: {error}"
+            if not skip_bad:
+                raise ImageError(f"{message} Or leave such cases out with data.skip_bad=true.") from error
+            bad.append((case, message))
+        progress(i + 1, len(dataset.cases))
+    return bad

@@ -1,0 +1,80 @@
+"""Pixels to model input: deterministic, NumPy and Pillow only; shared by training, prediction and serving."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+@dataclass(frozen=True, slots=True)
+class ViewSpec:
+    """How one view's pixels become the network's input.
+
+    Attributes:
+        kind: photo, dermoscopy or ultrasound.
+        size: (height, width) in pixels.
+        mean, std: per channel, of pixels in [0, 1].
+        mm_per_pixel: the fixed scale of the input, or None to fit each image.
+    """
+
+    kind: str
+    size: tuple[int, int]
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    mm_per_pixel: float | None = None
+
+    @property
+    def padding(self) -> tuple[int, int, int]:
+        """What fills the frame beside the image: black beside a scan, the normalisation's mean beside a photo."""
+        if self.kind == "ultrasound":
+            return (0, 0, 0)
+        r, g, b = (round(255 * m) for m in self.mean)
+        return (r, g, b)
+
+    @property
+    def flips(self) -> tuple[tuple[int, ...], ...]:
+        """The test-time flips, as axes of (H, W, 3): a scan keeps its skin side up."""
+        return ((), (1,)) if self.kind == "ultrasound" else ((), (1,), (0,), (0, 1))
+
+
+def fit(
+    pixels: NDArray[np.uint8], spec: ViewSpec, *, mm_per_pixel: float | None = None, enlarge: float = 1.0
+) -> NDArray[np.uint8]:
+    """Resize with the aspect kept, and pad to the input's frame.
+
+    Where the image's and the input's scale in mm are both known, the image is resampled to that scale and cut or
+    padded: from the sides evenly, from the bottom (a scan's skin side is at the top; of a photo, evenly).
+
+    Args:
+        pixels: (H, W, 3) uint8.
+        spec: the view.
+        mm_per_pixel: the image's scale, where known.
+        enlarge: factor on the frame, for a cache that is later cut by augmentation.
+
+    Returns:
+        (enlarge * height, enlarge * width, 3) uint8.
+    """
+    height, width = (round(enlarge * side) for side in spec.size)
+    h, w = pixels.shape[:2]
+    if spec.mm_per_pixel is not None and mm_per_pixel is not None:
+        scale = enlarge * mm_per_pixel / spec.mm_per_pixel
+    else:
+        scale = min(height / h, width / w)
+    new_h, new_w = max(1, round(h * scale)), max(1, round(w * scale))
+    image = Image.fromarray(pixels)
+    if (new_h, new_w) != (h, w):
+        image = image.resize((new_w, new_h), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    top = 0 if spec.kind == "ultrasound" else (height - new_h) // 2
+    frame = Image.new("RGB", (width, height), spec.padding)
+    frame.paste(image, ((width - new_w) // 2, top))
+    return np.asarray(frame)
+
+
+def normalise(pixels: NDArray[np.uint8], spec: ViewSpec) -> NDArray[np.float32]:
+    """(..., H, W, 3) uint8 to (..., 3, H, W) float32 with the mean and deviation of the encoder's training."""
+    scale = np.float32(1.0) / (np.float32(255.0) * np.asarray(spec.std, np.float32))
+    offset = np.asarray(spec.mean, np.float32) / np.asarray(spec.std, np.float32)
+    return np.ascontiguousarray(np.moveaxis(pixels.astype(np.float32) * scale - offset, -1, -3))

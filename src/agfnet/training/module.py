@@ -1,0 +1,171 @@
+"""The LightningModule: one training step, one validation step, the optimiser."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.aggregation import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
+
+from agfnet.config import ReconstructionConfig, TrainingConfig
+from agfnet.data.dataset import UNKNOWN, Batch
+from agfnet.models.network import AGFNet, Output
+from agfnet.training.losses import DiagnosisLoss
+from agfnet.training.reconstruction import (
+    FeatureReconstruction,
+    choose_hidden,
+    class_evidence,
+    consistency_loss,
+    focus_loss,
+)
+
+
+class LesionModule(pl.LightningModule):
+    """Trains an AGFNet, with FRL where the configuration says so.
+
+    Args:
+        network: what is trained.
+        training: the recipe.
+        reconstruction: FRL's settings.
+        class_weights: (K,) or None.
+    """
+
+    def __init__(
+        self,
+        network: AGFNet,
+        training: TrainingConfig,
+        reconstruction: ReconstructionConfig,
+        class_weights: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.recipe = training
+        self.frl = reconstruction
+        self.loss = DiagnosisLoss(
+            network.extra_classes,
+            class_weights=class_weights,
+            label_smoothing=training.label_smoothing,
+            view_loss=training.view_loss,
+            extra_loss=training.extra_loss,
+        )
+        channels = {m: e.channels for m, e in network.encoders.items()}
+        self.decoder = FeatureReconstruction(channels) if reconstruction.enabled else None
+        K = network.num_classes
+        self.figures = MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(K, average="micro"),
+                "balanced_accuracy": MulticlassAccuracy(K, average="macro"),
+                "auc": MulticlassAUROC(K, average="macro"),
+            },
+            prefix="val_",
+        )
+        self.val_loss = MeanMetric()
+
+    def on_train_epoch_start(self) -> None:
+        """An epoch's random numbers (dropout, random hiding) depend on seed, epoch and rank alone.
+
+        So a resumed run repeats what the run that was not stopped would have drawn.
+        """
+        torch.manual_seed(hash((self.recipe.seed, self.current_epoch, self.global_rank)))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        """The loss of one batch; its parts are logged."""
+        pyramids = self.network.encode(batch.images, batch.present)
+        begun = self.trainer.global_step >= self.frl.start * self.trainer.estimated_stepping_batches
+        if self.decoder is None or not begun:
+            output = self.network.fuse(pyramids, batch.present)
+            parts = {"diagnosis": self.loss(output, batch.label, batch.extra, batch.present)}
+        else:
+            parts = self._reconstructed(pyramids, batch)
+        total = torch.stack(list(parts.values())).sum()
+        size = len(batch.label)
+        self.log("train_loss", total, on_epoch=True, on_step=False, batch_size=size, sync_dist=True)
+        self.log_dict(
+            {f"train_{k}": v for k, v in parts.items()}, on_epoch=True, on_step=False, batch_size=size, sync_dist=True
+        )
+        return total
+
+    def _reconstructed(self, pyramids: list[list[Tensor]], batch: Batch) -> dict[str, Tensor]:
+        """FRL: both passes go through fusion and heads as one batch; the encoders have run once."""
+        assert self.decoder is not None  # noqa: S101
+        present, label, frl = batch.present, batch.label, self.frl
+        evidence = [class_evidence(e, label) for e in self.network.evidence(pyramids)]
+        hidden = [choose_hidden(e, frl.hide, frl.policy) for e in evidence]
+        completed = self.decoder(pyramids, hidden, present)
+        both = [
+            [torch.cat([a, b]) for a, b in zip(old, new, strict=True)]
+            for old, new in zip(pyramids, completed.pyramids, strict=True)
+        ]
+        output = self.network.fuse(both, present.repeat(2, 1))
+        first, second = halves(output)
+        return {
+            "diagnosis": self.loss(first, label, batch.extra, present),
+            "second": frl.second_view * self.loss(second, label, batch.extra, present),
+            "reconstruction": frl.reconstruction * completed.loss,
+            "consistency": frl.consistency * consistency_loss(first.logits, second.logits),
+            "focus": frl.focus * focus_loss(first, second, evidence, present),
+        }
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """Figures over the whole validation part, exact also over several processes."""
+        output = self.network(batch.images, batch.present)
+        known = batch.label != UNKNOWN
+        if bool(known.any()):
+            logits, label = output.logits[known].float(), batch.label[known]
+            self.figures.update(logits.softmax(-1), label)
+            self.val_loss.update(nn.functional.cross_entropy(logits, label, reduction="none"))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the figures and start anew."""
+        self.log_dict({"val_loss": self.val_loss.compute(), **self.figures.compute()}, sync_dist=False)
+        self.val_loss.reset()
+        self.figures.reset()
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW; no decay on norms, biases and codes; a lower rate for pretrained encoders; warm-up, then cosine."""
+        recipe = self.recipe
+        groups = [
+            {
+                "params": [p for n, p in self._named() if n.startswith("network.encoders") == inside and decays(p) == d],
+                "lr": recipe.learning_rate * (recipe.encoder_rate if inside else 1.0),
+                "weight_decay": recipe.weight_decay if d else 0.0,
+            }
+            for inside in (True, False)
+            for d in (True, False)
+        ]
+        optimizer = torch.optim.AdamW([g for g in groups if g["params"]])
+        steps = int(self.trainer.estimated_stepping_batches)
+        warmup = max(1, round(recipe.warmup * steps))
+
+        def rate(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((n, p) for n, p in self.named_parameters() if p.requires_grad)
+
+
+def decays(parameter: nn.Parameter) -> bool:
+    """Weight decay is for weight matrices and kernels."""
+    return parameter.ndim >= 2 and 1 not in parameter.shape[:2]
+
+
+def halves(output: Output) -> tuple[Output, Output]:
+    """The outputs of the two halves of a batch."""
+    size = len(output.logits) // 2
+
+    def part(value: object, where: slice) -> object:
+        return value[where] if isinstance(value, Tensor) else [part(v, where) for v in value]  # type: ignore[attr-defined]
+
+    first, second = slice(None, size), slice(size, None)
+    return Output(*(part(v, first) for v in output)), Output(*(part(v, second) for v in output))  # type: ignore[arg-type]

@@ -1,0 +1,180 @@
+"""FRL, feature reconstruction learning: hide features, reconstruct them, and diagnose again from what was completed.
+
+That features are reconstructed in training so that the network finds more evidence, looks in the right place and is
+more certain is the paper's; the design is this project's. Nothing of this file is in the exported network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from agfnet.models.encoders import STRIDES
+from agfnet.models.network import Output
+from agfnet.models.shapes import Presence, Pyramid
+
+Policy = Literal["top", "random", "bottom"]
+
+
+def class_evidence(evidence: Tensor, label: Tensor) -> Tensor:
+    """Evidence (B, H, W) for each case's class, without gradient; an unknown label takes the strongest class.
+
+    Args:
+        evidence: (B, K, H, W), see `Output.evidence`.
+        label: (B,), negative where it is not known.
+    """
+    likely = torch.where(label >= 0, label, evidence.mean((2, 3)).argmax(1))
+    return evidence.detach().gather(1, likely[:, None, None, None].expand(-1, 1, *evidence.shape[2:]))[:, 0]
+
+
+def choose_hidden(evidence: Tensor, fraction: float, policy: Policy) -> Tensor:
+    """The positions to hide, (B, H, W) bool: the same number, at least one, in each case.
+
+    Args:
+        evidence: (B, H, W).
+        fraction: share of the positions.
+        policy: "top" hides those with the most evidence, "bottom" the least, "random" any.
+    """
+    score = {"top": evidence, "bottom": -evidence, "random": torch.rand_like(evidence)}[policy].flatten(1)
+    count = max(1, round(fraction * score.shape[1]))
+    hidden = torch.zeros_like(score, dtype=torch.bool)
+    hidden.scatter_(1, score.topk(count, dim=1).indices, True)  # noqa: FBT003
+    return hidden.view(evidence.shape)
+
+
+def at_scale(hidden: Tensor, shape: Sequence[int]) -> Tensor:
+    """Positions of the coarsest map, (B, h, w), as positions (B, 1, H, W) of a finer one; odd sides are cut."""
+    ratio = -(-shape[-2] // hidden.shape[1])
+    finer = hidden.repeat_interleave(ratio, 1).repeat_interleave(ratio, 2)
+    return finer[:, None, : shape[-2], : shape[-1]]
+
+
+class Completed(NamedTuple):
+    """What the reconstruction gives.
+
+    Attributes:
+        pyramids: the maps with the hidden positions replaced by what was reconstructed.
+        loss: 1 - cosine similarity at the hidden positions of present views, mean over scales and views.
+    """
+
+    pyramids: list[Pyramid]
+    loss: Tensor
+
+
+class FeatureReconstruction(nn.Module):
+    """Light decoder: one attention block over the visible coarsest positions of all views.
+
+    Each hidden cell of the coarsest map is written anew at every scale, as many finer positions as it covers, so that
+    finer maps cannot give away what is hidden.
+
+    Args:
+        channels: modality -> channels of its maps, finest first.
+        width: decoder width.
+        heads: attention heads.
+    """
+
+    def __init__(self, channels: Mapping[str, Sequence[int]], *, width: int = 128, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.ratios = tuple(STRIDES[-1] // s for s in STRIDES)
+        self.channels = {m: tuple(cs) for m, cs in channels.items()}
+        self.enter = nn.ModuleDict({m: nn.Conv2d(cs[-1], width, 1) for m, cs in channels.items()})
+        self.hidden_token = nn.Parameter(torch.randn(width) * 0.02)
+        self.view_code = nn.Parameter(torch.randn(len(channels), width) * 0.02)
+        self.position = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, 3 * width)
+        self.merge = nn.Linear(width, width)
+        self.feed = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU("tanh"), nn.Linear(2 * width, width)
+        )
+        self.leave = nn.ModuleDict(
+            {
+                m: nn.Conv2d(width, sum(c * r * r for c, r in zip(cs, self.ratios, strict=True)), 1)
+                for m, cs in channels.items()
+            }
+        )
+
+    def forward(self, pyramids: Sequence[Pyramid], hidden: Sequence[Tensor], present: Presence) -> Completed:
+        """Reconstruct.
+
+        Args:
+            pyramids: per view its maps, finest first.
+            hidden: per view (B, h, w) bool over its coarsest map.
+            present: (B, M).
+        """
+        tokens = []
+        for i, (enter, maps, mask) in enumerate(zip(self.enter.values(), pyramids, hidden, strict=True)):
+            x = torch.where(mask[:, None], self.hidden_token[:, None, None], enter(maps[-1]))
+            x = x + self.position(x) + self.view_code[i][:, None, None]
+            tokens.append(x.flatten(2).transpose(1, 2))
+        visible = torch.cat([~m.flatten(1) & present[:, i : i + 1] for i, m in enumerate(hidden)], dim=1)
+        decoded = self._decode(torch.cat(tokens, dim=1), visible)
+        pieces = decoded.split([t.shape[1] for t in tokens], dim=1)
+        completed, losses = [], []
+        for i, (modality, maps) in enumerate(zip(self.leave, pyramids, strict=True)):
+            grid = pieces[i].transpose(1, 2).unflatten(2, maps[-1].shape[2:])
+            written = self._write(modality, grid, maps)
+            masks = [at_scale(hidden[i], m.shape) for m in maps]
+            completed.append([torch.where(k, w, m) for k, w, m in zip(masks, written, maps, strict=True)])
+            losses += [
+                _hidden_loss(w, m.detach(), k & present[:, i, None, None, None])
+                for k, w, m in zip(masks, written, maps, strict=True)
+            ]
+        return Completed(completed, torch.stack(losses).mean())
+
+    def _decode(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        B, N, D = tokens.shape
+        query, key, value = self.project(self.norm(tokens)).view(B, N, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        read = F.scaled_dot_product_attention(query, key, value, attn_mask=visible[:, None, None])
+        tokens = tokens + self.merge(read.transpose(1, 2).reshape(B, N, D))
+        return tokens + self.feed(tokens)
+
+    def _write(self, modality: str, grid: Tensor, maps: Pyramid) -> Pyramid:
+        """Decoded cells (B, D, h, w) to features at every scale, cut to the maps' sizes."""
+        channels = self.channels[modality]
+        pieces = self.leave[modality](grid).split(
+            [c * r * r for c, r in zip(channels, self.ratios, strict=True)], dim=1
+        )
+        return [
+            F.pixel_shuffle(p, r)[..., : m.shape[2], : m.shape[3]].to(m.dtype)
+            for p, r, m in zip(pieces, self.ratios, maps, strict=True)
+        ]
+
+
+def _hidden_loss(written: Tensor, target: Tensor, where: Tensor) -> Tensor:
+    """1 - cosine similarity over the channels, mean over the positions (B, 1, H, W) that were hidden."""
+    distance = 1.0 - F.cosine_similarity(written.float(), target.float(), dim=1, eps=1e-4)
+    weight = where[:, 0].to(distance.dtype)
+    return (distance * weight).sum() / weight.sum().clamp(min=1.0)
+
+
+def consistency_loss(first: Tensor, second: Tensor) -> Tensor:
+    """Symmetric KL divergence of two (B, K) logits, mean over cases, in nats."""
+    p, q = first.float().log_softmax(-1), second.float().log_softmax(-1)
+    return 0.5 * ((p.exp() - q.exp()) * (p - q)).sum(-1).mean()
+
+
+def focus_loss(before: Output, after: Output, evidence: Sequence[Tensor], present: Presence) -> Tensor:
+    """Mean difference of the attention maps inside the evidence region of each present view.
+
+    The region is where a position's evidence for the class is above its map's mean; the maps from before the
+    reconstruction are the target and get no gradient.
+
+    Args:
+        before, after: the network's output on the original and on the completed maps.
+        evidence: per view (B, h, w), see `class_evidence`.
+        present: (B, M).
+    """
+    terms = [before.logits.new_zeros(())]
+    for i, (old, new) in enumerate(zip(before.attention, after.attention, strict=True)):
+        region = (evidence[i] > evidence[i].mean((1, 2), keepdim=True)) & present[:, i, None, None]
+        for a, b in zip(old, new, strict=True):
+            weight = at_scale(region, a.shape).float()
+            difference = (b.float() - a.detach().float()).abs() * weight
+            terms.append(difference.sum() / weight.sum().clamp(min=1.0))
+    return torch.stack(terms).sum() / max(1, len(terms) - 1)
