@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from agfnet.files import write_text
 from agfnet.types import ConfigError
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -131,6 +131,7 @@ class TrainingConfig(Section):
         extra_loss: weight of the further labels.
         modality_dropout: chance that a view of a training case is left out (never all of them).
         early_stopping: epochs without a better validation NLL after which training stops; None: the whole schedule.
+        validate_every: epochs between two looks at the validation part.
         precision: "auto" takes bfloat16 where the processor has it.
         augmentation: strength; 0 turns it off, 1 is the recipe of each kind of image.
         clip: largest norm of the gradient.
@@ -151,6 +152,7 @@ class TrainingConfig(Section):
     extra_loss: Weight = 0.5
     modality_dropout: Fraction = 0.15
     early_stopping: Positive | None = None
+    validate_every: Positive = 1
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     augmentation: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
     clip: Annotated[float, Field(gt=0.0)] = 5.0
@@ -216,10 +218,8 @@ def parse_config(tree: Mapping[str, Any], source: str) -> Config:
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write as YAML, by a temporary name."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-    os.replace(temporary, path)
+    """Write as YAML."""
+    write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
 def _override(tree: dict[str, Any], override: str) -> None:

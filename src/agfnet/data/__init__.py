@@ -1,0 +1,1 @@
+"""From the case table to batches."""

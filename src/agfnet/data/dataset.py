@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch.utils.data import Dataset, Sampler
 from agfnet.data import augment
 from agfnet.data.images import read_image
 from agfnet.data.preprocess import ViewSpec, fit, normalise
+from agfnet.files import write_atomically
 from agfnet.types import Case, ImageError
 
 UNKNOWN = -1
@@ -76,12 +76,13 @@ class FrameCache:
         frame = fit(
             read_image(path, at_least=round(2 * enlarge * max(spec.size))), spec, mm_per_pixel=mm_per_pixel, enlarge=enlarge
         )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}.tmp")
-        with temporary.open("wb") as stream:
-            np.save(stream, frame)
-        os.replace(temporary, file)
+        write_atomically(file, lambda temporary: _save(temporary, frame))
         return frame
+
+
+def _save(path: Path, frame: NDArray[np.uint8]) -> None:
+    with path.open("wb") as stream:  # given a name, np.save would add a suffix
+        np.save(stream, frame)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,16 @@ import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from agfnet.data.table import PARTS
+from agfnet.data.table import PARTS, infer_views, structural_faults, table_error
+from agfnet.data.tablefile import load_table, write_table
 from agfnet.types import Case, ConfigError, TableError
 
 DEFAULT_FRACTIONS: Mapping[str, float] = {
@@ -177,3 +181,37 @@ def _too_few(label: str, size: int, needed: int, what: str) -> TableError:
         f"class {label!r} has {size} patient(s), too few{shared} to be in each of {needed} {what}. "
         f"Add patients, or {remedy}."
     )
+
+
+def split_to_file(
+    path: Path, output: Path, *, fractions: Mapping[str, float] = DEFAULT_FRACTIONS, seed: int = 0
+) -> dict[str, int]:
+    """Split a table and write it with the column `split`; an older `split` column is replaced.
+
+    Where the output lies in another folder, relative image paths are made absolute, so that they still lead to the
+    same files.
+
+    Returns:
+        The number of cases of each part.
+
+    Raises:
+        TableError, ConfigError: see `read_cases` and `split_table`.
+    """
+    raw, faults = load_table(path)
+    if raw is None:
+        raise table_error(path, faults)
+    frame = raw.frame.drop("split", strict=False)
+    views = infer_views(frame)
+    faults += structural_faults(replace(raw, frame=frame), views, ())
+    if faults:
+        raise table_error(path, faults)
+    if output.resolve().parent != path.resolve().parent:
+        folder = path.resolve().parent
+        frame = frame.with_columns(pl.col(v).map_elements(partial(_absolute, folder), pl.String) for v in views)
+    parts = split_table(frame, fractions=fractions, seed=seed)
+    write_table(frame.with_columns(split=pl.Series(parts)), output)
+    return {part: parts.count(part) for part in PARTS if part in parts}
+
+
+def _absolute(folder: Path, cell: str) -> str:
+    return ";".join(str(folder / one.strip()) for one in cell.split(";"))

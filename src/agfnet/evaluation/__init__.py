@@ -1,0 +1,1 @@
+"""Honest comparison: scorecards, pictures, whole experiments."""

@@ -1,0 +1,1 @@
+"""Losses, feature reconstruction learning, and the training run."""

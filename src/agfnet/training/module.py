@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
@@ -72,7 +73,8 @@ class LesionModule(pl.LightningModule):
 
         So a resumed run repeats what the run that was not stopped would have drawn.
         """
-        torch.manual_seed(hash((self.recipe.seed, self.current_epoch, self.global_rank)))
+        key = np.random.SeedSequence([self.recipe.seed, self.current_epoch, self.global_rank])
+        torch.manual_seed(int(key.generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """The loss of one batch; its parts are logged."""

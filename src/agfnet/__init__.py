@@ -1,0 +1,42 @@
+"""agfnet: diagnosis of skin lesions from a clinical photo and a skin ultrasound image together. Research use only.
+
+Rooms, in the order in which a case passes them:
+
+- `types`, `config`, `files`: records, configuration, whole-or-nothing files
+- `data`: the case table, images, preprocessing, augmentation, batches
+- `metrics`: figures and their intervals, pure functions of arrays
+- `models`: encoders, local (ALL) and global (AGL) fusion, the network
+- `training`: losses, feature reconstruction learning (FRL), the run
+- `export`: a run to a bundle with its ONNX graph
+- `prediction`: the bundle and the one inference path, without torch
+- `evaluation`: scorecards, pictures, whole experiments
+- `cli`: the commands
+
+Public names are loaded when first used, so that `import agfnet` works where torch is not installed.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = {
+    "AGFNet": "agfnet.models.network",
+    "Case": "agfnet.types",
+    "Config": "agfnet.config",
+    "Prediction": "agfnet.types",
+    "Predictor": "agfnet.prediction.predictor",
+    "load_config": "agfnet.config",
+    "read_cases": "agfnet.data.table",
+}
+__all__ = sorted(_PUBLIC)  # noqa: PLE0605 - the names are the keys above
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'agfnet' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

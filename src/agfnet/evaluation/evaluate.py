@@ -1,0 +1,140 @@
+"""Honest figures of a bundle on the cases of a table."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from agfnet.data.table import table_sha256, write_table
+from agfnet.evaluation.figures import confusion_figure, reliability_figure, roc_figure
+from agfnet.evaluation.scorecard import scorecard
+from agfnet.evaluation.summary import summary_markdown
+from agfnet.files import write_json, write_text
+from agfnet.prediction.commands import cases_of, predict_cases
+from agfnet.prediction.output import outcome_table
+from agfnet.prediction.predictor import Outcome, Predictor
+from agfnet.types import Case, ImageError, TableError
+
+log = logging.getLogger("agfnet")
+
+
+def chosen_part(cases: Sequence[Case], part: str | None, *, include_test: bool, table: Path) -> list[Case]:
+    """The cases of one part, or all; test cases only where asked for.
+
+    Raises:
+        TableError: the part is empty, or `part="test"` without `include_test`.
+    """
+    if part == "test" and not include_test:
+        raise TableError(f"{table}: test cases are looked at once, at the end; say so with --include-test.")
+    kept = [c for c in cases if (part is None or c.split == part) and (include_test or c.split != "test")]
+    held_back = sum(c.split == "test" for c in cases) if not include_test else 0
+    if held_back:
+        log.info("%d test cases are held back (--include-test would use them)", held_back)
+    if not kept:
+        raise TableError(f"{table}: no case {'left' if part is None else f'with split {part}'} to evaluate.")
+    return kept
+
+
+def evaluate_outcomes(
+    outcomes: Sequence[Outcome],
+    predictor: Predictor,
+    folder: Path,
+    *,
+    skip_bad: bool = False,
+    subgroups: Sequence[str] = (),
+    draws: int = 2000,
+    facts: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Scorecard, summary, predictions and pictures of outcomes with known labels, written into a folder.
+
+    Raises:
+        ImageError: a case could not be read and `skip_bad` is off.
+        TableError: no labelled case, or a label that the bundle does not know.
+    """
+    bad = [o for o in outcomes if o.prediction is None]
+    if bad and not skip_bad:
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        raise ImageError(f"{bad[0].error}{more} Or leave such cases out with --skip-bad.")
+    if bad:
+        rows = {"case_id": [o.case.case_id for o in bad], "error": [o.error for o in bad]}
+        write_table(pl.DataFrame(rows), folder / "bad_cases.csv")
+        log.warning("%d cases with unreadable images are left out; see %s", len(bad), folder / "bad_cases.csv")
+    kept = [o for o in outcomes if o.prediction is not None and o.case.label is not None]
+    for o in kept:
+        if o.case.label not in predictor.classes:
+            raise TableError(
+                f"row {o.case.row}, case {o.case.case_id}: label {o.case.label!r} is none of the network's classes "
+                f"{list(predictor.classes)}."
+            )
+    if not kept:
+        raise TableError("no case with a label; an evaluation needs them. To predict only: `agfnet predict`.")
+    labels = np.array([predictor.classes.index(str(o.case.label)) for o in kept])
+    probabilities = np.stack([o.prediction.probabilities for o in kept if o.prediction is not None])
+    card = scorecard(
+        labels,
+        probabilities,
+        [o.case.patient_id for o in kept],
+        predictor.classes,
+        malignant=predictor.bundle.facts["malignant"] or None,
+        draws=draws,
+        subgroups={name: [_attribute(o.case, name) for o in kept] for name in subgroups} or None,
+    )
+    card |= {
+        "bundle_sha256": predictor.bundle.sha256,
+        "left_out": {"unreadable": len(bad), "unlabelled": len(outcomes) - len(bad) - len(kept)},
+        "views_present": _counts([";".join(o.prediction.views_present) for o in kept if o.prediction is not None]),
+        **(facts or {}),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_table(
+        outcome_table(outcomes, predictor.classes, predictor.specs, predictor.bundle.extra_classes),
+        folder / "predictions.csv",
+    )
+    write_json(folder / "scorecard.json", card)
+    write_text(folder / "summary.md", summary_markdown(card))
+    confusion_figure(card, folder / "confusion.png")
+    roc_figure(card, folder / "roc.png")
+    reliability_figure(card, folder / "reliability.png")
+    return card
+
+
+def evaluate(
+    source: Path,
+    table: Path,
+    folder: Path,
+    *,
+    part: str | None = None,
+    include_test: bool = False,
+    skip_bad: bool = False,
+    subgroups: Sequence[str] = (),
+    draws: int = 2000,
+    threads: int = 0,
+    data_root: Path | None = None,
+) -> dict[str, Any]:
+    """Evaluate a run or bundle on a table; see `evaluate_outcomes` for what is written and raised."""
+    predictor = Predictor(source, threads=threads)
+    cases = chosen_part(cases_of(table, predictor, data_root=data_root), part, include_test=include_test, table=table)
+    missing = [s for s in subgroups if _attribute(cases[0], s) is None and s not in cases[0].attributes]
+    if missing:
+        raise TableError(f"{table}: no column {', '.join(missing)} for --subgroup.")
+    outcomes = predict_cases(predictor, cases)
+    facts = {"table": str(table), "table_sha256": table_sha256(table), "part": part, "include_test": include_test}
+    return evaluate_outcomes(
+        outcomes, predictor, folder, skip_bad=skip_bad, subgroups=subgroups, draws=draws, facts=facts
+    )
+
+
+def _attribute(case: Case, name: str) -> str | None:
+    if name in ("site", "split", "reference_standard"):
+        value: str | None = getattr(case, name)
+        return value
+    return case.attributes.get(name)
+
+
+def _counts(values: Sequence[str]) -> dict[str, int]:
+    return {v: values.count(v) for v in sorted(set(values))}

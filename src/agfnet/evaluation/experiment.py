@@ -1,0 +1,79 @@
+"""A whole experiment: train, export, evaluate; once, or fold by fold."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from agfnet.config import Config
+from agfnet.data.split import patient_folds
+from agfnet.evaluation.evaluate import evaluate_outcomes
+from agfnet.evaluation.figures import training_curves
+from agfnet.export.onnx import export_run
+from agfnet.prediction.bundle import BUNDLE
+from agfnet.prediction.commands import predict_cases
+from agfnet.prediction.predictor import Outcome, Predictor
+from agfnet.training.run import parts, read_table, train
+from agfnet.types import Case
+
+log = logging.getLogger("agfnet")
+
+
+def run(config: Config, folder: Path, *, resume: bool = False) -> dict[str, Any]:
+    """Train on the training part, export, and evaluate the exported file on the validation part.
+
+    Returns:
+        The scorecard of the validation part (`FOLDER/validation/`).
+    """
+    cases = parts(config, read_table(config))
+    outcomes = _run(config, folder, cases, resume=resume)
+    return _scored(outcomes, folder, folder / "validation", config, "validation")
+
+
+def run_folds(config: Config, folder: Path, folds: int, *, resume: bool = False) -> dict[str, Any]:
+    """Cross-validate by patient: each fold is a run of its own, and all held-out cases are scored together.
+
+    The cases are those of the training and validation parts (all, where the table has no `split`); test and
+    calibration cases are never among them.
+    """
+    wanted = {*config.data.train, *config.data.validation}
+    cases = [c for c in read_table(config) if c.split is None or c.split in wanted]
+    held_out = patient_folds(cases, folds, config.training.seed)
+    pooled: list[Outcome] = []
+    for k, rows in enumerate(held_out):
+        log.info("fold %d of %d", k + 1, folds)
+        held = set(rows.tolist())
+        split = [c for i, c in enumerate(cases) if i not in held], [cases[i] for i in sorted(held)]
+        pooled += _run(config, folder / f"fold-{k + 1}", split, resume=resume)
+    return _scored(pooled, folder / "fold-1", folder / "pooled", config, f"{folds} folds, pooled")
+
+
+def _run(
+    config: Config, folder: Path, cases: tuple[Sequence[Case], Sequence[Case]], *, resume: bool
+) -> list[Outcome]:
+    """Train and export unless that is done; then predict the second part from the exported file."""
+    fresh = not (folder / "run.json").exists()
+    train(
+        config,
+        folder,
+        resume=resume and not fresh,
+        cases=cases,
+        on_epoch=lambda history: training_curves(history, folder / "curves.png"),
+    )
+    if not (folder / BUNDLE).exists():
+        export_run(folder)
+    return predict_cases(Predictor(folder), cases[1])
+
+
+def _scored(outcomes: list[Outcome], run_folder: Path, out: Path, config: Config, part: str) -> dict[str, Any]:
+    facts = json.loads((run_folder / "run.json").read_text(encoding="utf-8"))
+    return evaluate_outcomes(
+        outcomes,
+        Predictor(run_folder),
+        out,
+        skip_bad=config.data.skip_bad,
+        facts={"table": facts["table"], "table_sha256": facts["table_sha256"], "part": part},
+    )

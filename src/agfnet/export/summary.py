@@ -1,0 +1,137 @@
+"""What the network costs: parameters, arithmetic and time of each part, and the fusion's share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from agfnet.export.onnx import Graph, example, export_graph
+from agfnet.models.network import AGFNet, Output
+from agfnet.models.shapes import Pyramid
+
+BUDGET = {1: 0.60, 16: 0.30}
+"""Largest time that fusion and heads may add to the encoders' forward time, by batch size."""
+PARAMETER_BUDGET = 3_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of the network.
+
+    Attributes:
+        name: what it is.
+        parameters: how many.
+        gflops: multiplications and additions of one case, in 1e9.
+    """
+
+    name: str
+    parameters: int
+    gflops: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Forward times at one batch size, in milliseconds (median).
+
+    Attributes:
+        batch: cases at once.
+        eager: PyTorch in float32, the whole network.
+        encoders: the exported encoders alone.
+        graph: the exported network.
+    """
+
+    batch: int
+    eager: float
+    encoders: float
+    graph: float
+
+    @property
+    def fusion_share(self) -> float:
+        """Time of everything after the encoders, over the encoders' time."""
+        return self.graph / self.encoders - 1.0
+
+    @property
+    def speedup(self) -> float:
+        """How many times as fast as eager PyTorch the graph is."""
+        return self.eager / self.graph
+
+
+class _EncodersOnly(AGFNet):
+    """The network without what comes after the encoders: the reference for the fusion's share."""
+
+    def fuse(self, pyramids: Sequence[Pyramid], present: Tensor) -> Output:
+        """Pooled maps in the places of the outputs, so that nothing is optimised away."""
+        pooled = [m.mean((2, 3)) for maps in pyramids for m in maps]
+        return Output(*(torch.cat(pooled, 1) for _ in range(2)), *pooled[:2], *pooled[2:4], [], [])  # type: ignore[call-arg]
+
+
+def part_costs(network: AGFNet, sizes: Mapping[str, tuple[int, int]]) -> list[Part]:
+    """Parameters and arithmetic of each part, from one case."""
+    parts: dict[str, nn.Module] = {f"encoder {m}": e for m, e in network.encoders.items()}
+    parts |= {f"fusion {name}": child for name, child in network.fusion.named_children()}
+    *images, present = example(network, sizes, 1)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        network.eval()(dict(zip(network.modalities, images, strict=True)), present)
+    counted = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+    names = {id(module): name for name, module in network.named_modules()}
+    rows = []
+    for title, module in parts.items():
+        flops = counted.get(f"{type(network).__name__}.{names[id(module)]}", 0)
+        rows.append(Part(title, sum(p.numel() for p in module.parameters()), flops / 1e9))
+    total = sum(p.numel() for p in network.parameters())
+    rows.append(Part("heads", total - sum(r.parameters for r in rows), counted["Global"] / 1e9 - sum(r.gflops for r in rows)))
+    return rows
+
+
+def timings(
+    network: AGFNet, sizes: Mapping[str, tuple[int, int]], *, threads: int = 2, batches: Sequence[int] = (1, 16)
+) -> list[Timing]:
+    """Eager PyTorch, the exported encoders and the exported network, measured in turn."""
+    bare = _bare(network)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    sessions = [
+        onnxruntime.InferenceSession(export_graph(net, sizes), options, providers=["CPUExecutionProvider"])
+        for net in (bare, network)
+    ]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return [_timing(network, sessions, example(network, sizes, batch)) for batch in batches]
+    finally:
+        torch.set_num_threads(before)
+
+
+def _bare(network: AGFNet) -> AGFNet:
+    bare = AGFNet.__new__(_EncodersOnly)
+    bare.__dict__ = network.__dict__
+    return bare
+
+
+def _timing(network: AGFNet, sessions: Sequence[onnxruntime.InferenceSession], inputs: tuple[Tensor, ...]) -> Timing:
+    graph = Graph(network).eval()
+    names = [*network.modalities, "present"]
+    feeds = dict(zip(names, (np.ascontiguousarray(t.numpy()) for t in inputs), strict=True))
+    batch = len(inputs[0])
+    times: list[list[float]] = [[], [], []]
+    with torch.inference_mode():
+        calls: list[Callable[[], object]] = [lambda: graph(*inputs)]
+        for session in sessions:
+            taken = {i.name: feeds[i.name] for i in session.get_inputs()}
+            calls.append(lambda s=session, t=taken: s.run(None, t))  # type: ignore[misc]
+        for turn in range(3 + max(7, 40 // batch)):
+            for own, call in zip(times, calls, strict=True):
+                start = time.perf_counter()
+                call()
+                if turn >= 3:
+                    own.append(1e3 * (time.perf_counter() - start))
+    return Timing(batch, *(median(own) for own in times))

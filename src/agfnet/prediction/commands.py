@@ -1,0 +1,74 @@
+"""Predictions for the command line: of a table, or of files named one by one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from agfnet.data.table import read_cases, write_table
+from agfnet.data.tablefile import load_table
+from agfnet.prediction.output import outcome_table
+from agfnet.prediction.predictor import Outcome, Predictor
+from agfnet.types import Case, ConfigError
+
+log = logging.getLogger("agfnet")
+
+
+def cases_of(table: Path, predictor: Predictor, *, data_root: Path | None = None) -> list[Case]:
+    """The cases of a table, with those view columns of the bundle that it has; the others are absent everywhere."""
+    raw, _ = load_table(table)
+    known = list(predictor.specs)
+    views = known if raw is None else [m for m in known if m in raw.frame.columns] or known
+    absent = [m for m in known if m not in views]
+    if absent:
+        log.warning("%s: no column %s; these views are absent in every case", table, ", ".join(absent))
+    return read_cases(table, views=views, data_root=data_root)
+
+
+def predict_cases(predictor: Predictor, cases: Sequence[Case]) -> list[Outcome]:
+    """Every outcome, with progress in the log."""
+    outcomes = []
+    for outcome in predictor.predict(cases):
+        outcomes.append(outcome)
+        if len(outcomes) % 100 == 0:
+            log.info("predicted %d of %d cases", len(outcomes), len(cases))
+    return outcomes
+
+
+def predict_table(
+    source: Path, table: Path, *, threads: int = 0, data_root: Path | None = None
+) -> tuple[Predictor, list[Outcome]]:
+    """Every case of a table."""
+    predictor = Predictor(source, threads=threads)
+    return predictor, predict_cases(predictor, cases_of(table, predictor, data_root=data_root))
+
+
+def predict_views(source: Path, views: Sequence[str], *, threads: int = 0) -> tuple[Predictor, list[Outcome]]:
+    """One case from `modality=file` arguments; a modality may come several times.
+
+    Raises:
+        ConfigError: an argument of another form, or a modality that the network does not know.
+    """
+    predictor = Predictor(source, threads=threads)
+    files: dict[str, tuple[Path, ...]] = {}
+    for argument in views:
+        modality, sign, file = argument.partition("=")
+        if not sign or not file:
+            raise ConfigError(f"--view {argument!r} is not of the form modality=file, such as clinical=photo.jpg.")
+        if modality not in predictor.specs:
+            raise ConfigError(f"--view {argument!r}: the network knows {', '.join(predictor.specs)}, not {modality!r}.")
+        files[modality] = (*files.get(modality, ()), Path(file))
+    return predictor, predict_cases(predictor, [Case(case_id="1", patient_id="1", row=1, views=files)])
+
+
+def show(predictor: Predictor, outcomes: Sequence[Outcome], output: Path | None, screen: TextIO) -> int:
+    """Write the outcomes to a table, or as CSV to the screen; returns how many have an error."""
+    frame = outcome_table(outcomes, predictor.classes, predictor.specs, predictor.bundle.extra_classes)
+    if output is None:
+        screen.write(frame.write_csv())
+    else:
+        write_table(frame, output)
+        log.info("%s: %d cases", output, len(outcomes))
+    return sum(o.error is not None for o in outcomes)

@@ -1,0 +1,64 @@
+"""Outcomes as rows of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import polars as pl
+
+from agfnet.prediction.predictor import Outcome
+from agfnet.types import RESEARCH_USE, Prediction
+
+
+def outcome_table(
+    outcomes: Iterable[Outcome],
+    classes: tuple[str, ...],
+    views: Iterable[str],
+    extra_classes: Mapping[str, tuple[str, ...]],
+) -> pl.DataFrame:
+    """One row per case.
+
+    Columns: case_id; prediction (top class) and probability; p_<class>; views_present; views_missing (a prediction
+    from fewer views than the network knows says so here); for each view <view>_prediction, <view>_p_<class> and
+    weight_<view>; weight_fused; <further label>_prediction; error; notice.
+    """
+    views = tuple(views)
+    schema: dict[str, type[pl.DataType]] = {"case_id": pl.String, "prediction": pl.String, "probability": pl.Float64}
+    schema |= {f"p_{c}": pl.Float64 for c in classes}
+    schema |= {"views_present": pl.String, "views_missing": pl.String, "weight_fused": pl.Float64}
+    for view in views:
+        schema |= {f"{view}_prediction": pl.String, **{f"{view}_p_{c}": pl.Float64 for c in classes}}
+        schema[f"weight_{view}"] = pl.Float64
+    schema |= {f"{column}_prediction": pl.String for column in extra_classes}
+    schema |= {"error": pl.String, "notice": pl.String}
+    rows = [
+        {
+            "case_id": o.case.case_id,
+            "error": o.error,
+            "notice": RESEARCH_USE,
+            **({} if o.prediction is None else _values(o.prediction, classes, views, extra_classes)),
+        }
+        for o in outcomes
+    ]
+    return pl.DataFrame(rows, schema=schema)
+
+
+def _values(
+    p: Prediction, classes: tuple[str, ...], views: tuple[str, ...], extra_classes: Mapping[str, tuple[str, ...]]
+) -> dict[str, object]:
+    top = int(p.probabilities.argmax())
+    values: dict[str, object] = {
+        "prediction": classes[top],
+        "probability": float(p.probabilities[top]),
+        **{f"p_{c}": float(v) for c, v in zip(classes, p.probabilities, strict=True)},
+        "views_present": ";".join(p.views_present),
+        "views_missing": ";".join(v for v in views if v not in p.views_present),
+        "weight_fused": p.view_weights["fused"],
+    }
+    for view, own in p.view_probabilities.items():
+        values[f"{view}_prediction"] = classes[int(own.argmax())]
+        values |= {f"{view}_p_{c}": float(v) for c, v in zip(classes, own, strict=True)}
+        values[f"weight_{view}"] = p.view_weights[view]
+    for column, names in extra_classes.items():
+        values[f"{column}_prediction"] = names[int(p.extra_probabilities[column].argmax())]
+    return values

@@ -1,0 +1,161 @@
+"""The one inference path: command line, evaluation, service and bulk prediction all come through here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from agfnet.data.images import read_image
+from agfnet.data.preprocess import fit, normalise
+from agfnet.prediction.bundle import Bundle, read_bundle
+from agfnet.types import Case, ImageError, Prediction
+
+Array = NDArray[np.float32]
+
+
+class Outcome(NamedTuple):
+    """What became of a case: a prediction, or the reason why there is none."""
+
+    case: Case
+    prediction: Prediction | None
+    error: str | None
+
+
+class Predictor:
+    """Predicts from a bundle with ONNX Runtime.
+
+    Args:
+        source: a run folder, a bundle file, or a bundle that was read.
+        threads: processor threads; 0 lets ONNX Runtime choose.
+        providers: ONNX Runtime's execution providers, in order of preference.
+
+    Raises:
+        BundleError: the source cannot be used.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | Bundle,
+        *,
+        threads: int = 0,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+    ) -> None:
+        self.bundle = source if isinstance(source, Bundle) else read_bundle(source)
+        self.specs = self.bundle.specs
+        self.classes = self.bundle.classes
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self.session = onnxruntime.InferenceSession(self.bundle.graph, options, providers=list(providers))
+        self.outputs = [output.name for output in self.session.get_outputs()]
+
+    def run(self, images: Mapping[str, Array], present: NDArray[np.bool_]) -> dict[str, Array]:
+        """The graph itself.
+
+        Args:
+            images: modality -> (B, 3, H, W) float32, normalised; zero where the view is absent.
+            present: (B, M).
+
+        Returns:
+            Name -> array of every output: logits (B, K) as log-probabilities, view_logits (B, M, K),
+            weights (B, 1 + M), extra_logits, attention_<modality>_<stride> (B, 1, h, w), evidence_<modality>
+            (B, K, h, w).
+        """
+        return dict(zip(self.outputs, self.session.run(None, {**images, "present": present}), strict=True))
+
+    def predict(self, cases: Iterable[Case], *, batch_size: int = 16, maps: bool = False) -> Iterator[Outcome]:
+        """One outcome per case, in order; a case that cannot be read gives its error.
+
+        A case with several images of a view is asked once per image (the other views' images in turn), and, where the
+        bundle says so, once per flip; log-probabilities are averaged. Maps are those of the first image, unflipped.
+
+        Args:
+            cases: the cases.
+            batch_size: looks that go through the network at once.
+            maps: also give attention and class-evidence maps.
+        """
+        with ThreadPoolExecutor(2) as pool:
+            source = iter(cases)
+            while group := list(islice(source, batch_size)):
+                ready = list(pool.map(self._looks, group))
+                looks = [look for made in ready if not isinstance(made, str) for look in made]
+                answers = [self._ask(looks[i : i + batch_size]) for i in range(0, len(looks), batch_size)]
+                joined = {n: np.concatenate([a[n] for a in answers]) for n in self.outputs} if answers else {}
+                first = 0
+                for case, made in zip(group, ready, strict=True):
+                    if isinstance(made, str):
+                        yield Outcome(case, None, made)
+                        continue
+                    own = {n: values[first : first + len(made)] for n, values in joined.items()}
+                    first += len(made)
+                    yield Outcome(case, self._prediction(case, own, maps=maps), None)
+
+    def _looks(self, case: Case) -> list[dict[str, Array]] | str:
+        """The inputs of one case: modality -> (3, H, W) for each combination of image and flip; or the error."""
+        frames: dict[str, list[NDArray[np.uint8]]] = {}
+        try:
+            for modality, spec in self.specs.items():
+                for path in case.views.get(modality, ()):
+                    pixels = read_image(path, at_least=2 * max(spec.size))
+                    frame = fit(pixels, spec, mm_per_pixel=case.mm_per_pixel.get(modality))
+                    flips = spec.flips if self.bundle.facts["flips"] else spec.flips[:1]
+                    frames.setdefault(modality, []).extend(np.flip(frame, flip) for flip in flips)
+        except ImageError as error:
+            return f"row {case.row}, case {case.case_id}: {error}"
+        if not frames:
+            return f"row {case.row}, case {case.case_id}: no image of {' or '.join(self.specs)}. Give at least one view."
+        count = max(map(len, frames.values()))
+        return [
+            {m: normalise(own[i % len(own)], self.specs[m]) for m, own in frames.items()} for i in range(count)
+        ]
+
+    def _ask(self, looks: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+        present = np.array([[m in look for m in self.specs] for look in looks])
+        images = {
+            m: np.stack([look.get(m, np.zeros((3, *spec.size), np.float32)) for look in looks])
+            for m, spec in self.specs.items()
+        }
+        return self.run(images, present)
+
+    def _prediction(self, case: Case, own: Mapping[str, Array], *, maps: bool) -> Prediction:
+        views = [m for m in self.specs if case.views.get(m)]
+        place = {m: i for i, m in enumerate(self.specs)}
+        weights = own["weights"].mean(0, dtype=np.float64)
+        extra, start = {}, 0
+        for column, values in self.bundle.extra_classes.items():
+            extra[column] = averaged(own["extra_logits"][:, start : start + len(values)])
+            start += len(values)
+        return Prediction(
+            case_id=case.case_id,
+            probabilities=averaged(own["logits"]),
+            view_probabilities={m: averaged(own["view_logits"][:, place[m]]) for m in views},
+            view_weights={"fused": float(weights[0]), **{m: float(weights[1 + place[m]]) for m in views}},
+            views_present=tuple(views),
+            attention={m: self._attention(m, own) for m in views} if maps else {},
+            evidence={m: own[f"evidence_{m}"][0] for m in views} if maps else {},
+            extra_probabilities=extra,
+        )
+
+    def _attention(self, modality: str, own: Mapping[str, Array]) -> Array:
+        """The mean over the scales of a view's attention maps, on the finest grid."""
+        scales = [own[n][0, 0] for n in self.outputs if n.startswith(f"attention_{modality}_")]
+        rows, columns = (max(side) for side in zip(*(a.shape for a in scales), strict=True))
+        index = [
+            np.ix_(np.arange(rows) * a.shape[0] // rows, np.arange(columns) * a.shape[1] // columns) for a in scales
+        ]
+        return np.mean([a[i] for a, i in zip(scales, index, strict=True)], axis=0, dtype=np.float32)
+
+
+def averaged(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Probabilities (K,) from the mean log-probabilities of several looks (L, K)."""
+    values = logits.astype(np.float64)
+    shifted = values - values.max(-1, keepdims=True)
+    log_p = (shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))).mean(0)
+    p = np.exp(log_p - log_p.max())
+    return np.asarray(p / p.sum())

@@ -1,0 +1,149 @@
+"""From a configuration and cases to the network and its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from agfnet.config import Config
+from agfnet.data.dataset import Batch, CaseDataset, EpochSampler, FrameCache
+from agfnet.data.preprocess import ViewSpec
+from agfnet.models.encoders import Encoder
+from agfnet.models.network import AGFNet
+from agfnet.types import Case, ConfigError, TableError
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is learnt.
+
+    Attributes:
+        classes: the diagnoses in order.
+        extra_classes: further label column -> its values in order.
+    """
+
+    classes: tuple[str, ...]
+    extra_classes: Mapping[str, tuple[str, ...]]
+
+
+def task_of(config: Config, train: Sequence[Case]) -> Task:
+    """The classes of the configuration, or of the training cases.
+
+    Raises:
+        TableError: fewer than two classes, a case without a label, or a label that the configuration does not know.
+        ConfigError: `data.malignant` names an unknown class.
+    """
+    for case in train:
+        if case.label is None:
+            raise TableError(f"row {case.row}, case {case.case_id}: no label; training needs one. Fill it in or drop the row.")
+    seen = sorted({str(case.label) for case in train})
+    classes = config.data.classes or tuple(seen)
+    unknown = [label for label in seen if label not in classes]
+    if unknown:
+        row = next(case.row for case in train if case.label == unknown[0])
+        raise TableError(f"row {row}: label {unknown[0]!r} is not one of data.classes {list(classes)}.")
+    if len(classes) < 2:
+        raise TableError(f"the training part has {len(classes)} class; a diagnosis needs two or more.")
+    strange = set(config.data.malignant) - set(classes)
+    if strange:
+        raise ConfigError(f"data.malignant names {sorted(strange)}, which is no class; classes: {list(classes)}.")
+    extra = {
+        column: tuple(sorted({v for case in train if (v := case.extra_labels.get(column)) is not None}))
+        for column in config.data.extra_labels
+    }
+    for column, values in extra.items():
+        if len(values) < 2:
+            raise TableError(f"column {column!r} has {len(values)} value in the training part; drop it from data.extra_labels.")
+    return Task(classes, extra)
+
+
+def build_network(config: Config, task: Task, *, pretrained: bool) -> AGFNet:
+    """The network of a configuration; `pretrained` false leaves the weights to be loaded by the caller."""
+    model = config.model
+    return AGFNet(
+        len(task.classes),
+        list(config.data.views),
+        model.encoder,
+        pretrained=(model.weights or True) if pretrained and model.pretrained else False,
+        fusion=model.fusion,
+        fusion_options=model.fusion_options,
+        extra_classes=[len(values) for values in task.extra_classes.values()],
+        dropout=model.dropout,
+        drop_path=model.drop_path,
+    )
+
+
+def view_specs(config: Config, network: AGFNet) -> dict[str, ViewSpec]:
+    """How each view becomes input: the configuration's sizes with the encoder's normalisation."""
+    specs = {}
+    for modality, view in config.data.views.items():
+        encoder = network.encoders[modality]
+        assert isinstance(encoder, Encoder)  # noqa: S101
+        specs[modality] = ViewSpec(view.kind, view.size, encoder.mean, encoder.std, view.mm_per_pixel)
+    return specs
+
+
+class CaseData(pl.LightningDataModule):
+    """Training and validation batches.
+
+    Args:
+        config: the configuration.
+        task: the classes.
+        specs: how each view becomes input.
+        train, validation: the cases; validation may be empty.
+        cache: folder of decoded images.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        task: Task,
+        specs: Mapping[str, ViewSpec],
+        train: Sequence[Case],
+        validation: Sequence[Case],
+        cache: Path,
+    ) -> None:
+        super().__init__()
+        self.recipe, self.workers = config.training, config.data.workers
+
+        def dataset(cases: Sequence[Case], *, training: bool) -> CaseDataset:
+            return CaseDataset(
+                cases=cases,
+                specs=specs,
+                classes=task.classes,
+                extra_classes=task.extra_classes,
+                cache=FrameCache(cache),
+                training=training,
+                strength=config.training.augmentation,
+                modality_dropout=config.training.modality_dropout,
+                seed=config.training.seed,
+            )
+
+        self.train = dataset(train, training=True)
+        self.validation = dataset(validation, training=False)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled by (seed, epoch); the last uneven batch of an epoch is left out where there are others."""
+        size = max(1, self.recipe.batch_size // (self.recipe.devices * self.recipe.nodes))
+        return self._loader(self.train, size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Every case once."""
+        return self._loader(self.validation, 2 * self.recipe.batch_size, shuffle=False)
+
+    def _loader(self, dataset: CaseDataset, batch_size: int, *, shuffle: bool) -> DataLoader[Batch]:
+        rank, replicas = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = EpochSampler(len(dataset), shuffle=shuffle, seed=self.recipe.seed, rank=rank, replicas=replicas)
+        return DataLoader(
+            dataset,  # type: ignore[arg-type]
+            batch_size=batch_size,
+            sampler=sampler,
+            collate_fn=dataset.collate,
+            drop_last=shuffle and len(sampler) >= batch_size,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+        )

@@ -1,0 +1,105 @@
+"""What happens around the epochs: the checkpoint, the history, one line of progress."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
+
+from agfnet.files import write_atomically, write_json
+
+log = logging.getLogger("agfnet")
+History = list[dict[str, float]]
+
+
+class EpochCheckpoint(Checkpoint):
+    """Keeps the last complete epoch, and the best one where training may stop early.
+
+    Args:
+        folder: holds `last.ckpt` and `best.ckpt`.
+        keep_best: also keep the epoch with the lowest validation NLL.
+    """
+
+    def __init__(self, folder: Path, *, keep_best: bool) -> None:
+        self.folder = folder
+        self.keep_best = keep_best
+        self.best = float("inf")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Write the checkpoint; every process takes part, the first one writes."""
+        loss = float(trainer.callback_metrics.get("val_loss", float("inf")))
+        improved = self.keep_best and loss < self.best
+        self.best = min(self.best, loss)
+        for name in ["best", "last"] if improved else ["last"]:
+            path = self.folder / f"{name}.ckpt"
+            if trainer.is_global_zero:
+                write_atomically(path, trainer.save_checkpoint)
+            else:
+                trainer.save_checkpoint(path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best loss so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.best = float(state_dict["best"])
+
+
+class EpochHistory(pl.Callback):
+    """Collects each epoch's figures, writes them, and says them in one line with the time left.
+
+    Args:
+        path: the JSON file, rewritten after each epoch.
+        on_epoch: called with the whole history after each epoch (draws the curves, say).
+    """
+
+    def __init__(self, path: Path, on_epoch: Callable[[Sequence[dict[str, float]]], None] | None = None) -> None:
+        self.path = path
+        self.on_epoch = on_epoch
+        self.rows: History = []
+        self.started = time.monotonic()
+        self.first = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Start the clock."""
+        self.started, self.first = time.monotonic(), trainer.current_epoch
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Add the epoch."""
+        epoch, total = trainer.current_epoch, trainer.max_epochs or 0
+        row = {"epoch": epoch + 1.0, "lr": float(trainer.optimizers[0].param_groups[-1]["lr"])}
+        names = [n for n in trainer.callback_metrics if n.startswith("train_") or _validated(trainer, n)]
+        row |= {n: float(trainer.callback_metrics[n]) for n in names}
+        self.rows.append(row)
+        if not trainer.is_global_zero:
+            return
+        each = (time.monotonic() - self.started) / (epoch + 1 - self.first)
+        left = each * (total - epoch - 1) / 60
+        figures = "  ".join(f"{n} {row[n]:.3f}" for n in _SHOWN if n in row)
+        log.info("epoch %d/%d  %s  %.0f s an epoch, %.0f min left", epoch + 1, total, figures, each, left)
+        write_json(self.path, self.rows)
+        if self.on_epoch is not None:
+            self.on_epoch(self.rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history so far; it travels with the checkpoint."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.rows = list(state_dict["rows"])
+
+
+_SHOWN = ("train_loss", "val_loss", "val_accuracy", "val_balanced_accuracy", "val_auc")
+
+
+def _validated(trainer: pl.Trainer, name: str) -> bool:
+    """Whether a validation figure is of this epoch: between two looks the old ones are still there."""
+    every = trainer.check_val_every_n_epoch or 1
+    return name.startswith("val_") and (trainer.current_epoch + 1) % every == 0

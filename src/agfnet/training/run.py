@@ -1,0 +1,250 @@
+"""One training run: from a configuration to a run folder. A stopped run goes on from its last complete epoch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import polars as pl_table
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, RichProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
+from safetensors.torch import load_file, save_file
+
+from agfnet.config import Config, load_config, save_config
+from agfnet.data.dataset import warm
+from agfnet.data.table import read_cases, table_sha256, write_table
+from agfnet.files import write_atomically, write_json
+from agfnet.models.network import AGFNet
+from agfnet.training.build import CaseData, Task, build_network, task_of, view_specs
+from agfnet.training.callbacks import EpochCheckpoint, EpochHistory
+from agfnet.training.losses import class_weights
+from agfnet.training.module import LesionModule
+from agfnet.training.precision import bfloat16_pays, depthwise_in_float32, keep_freed_memory
+from agfnet.types import RESEARCH_USE, BundleError, Case, ConfigError, TableError
+
+log = logging.getLogger("agfnet")
+
+CONFIG, FACTS, WEIGHTS, HISTORY, CHECKPOINTS = "config.yaml", "run.json", "weights.safetensors", "history.json", "checkpoints"
+PACKAGES = ("agfnet", "torch", "torchvision", "timm", "pytorch-lightning", "numpy", "Pillow", "onnx", "onnxruntime")
+
+
+def parts(config: Config, cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
+    """The training and the validation cases by the table's `split` column.
+
+    Raises:
+        TableError: the table has no split, or no case in a part.
+    """
+    chosen = []
+    for wanted, need in ((config.data.train, "train"), (config.data.validation, "validation")):
+        chosen.append([case for case in cases if case.split in wanted])
+        if not chosen[-1]:
+            raise TableError(
+                f"{config.data.table}: no case has split {' or '.join(wanted)} (data.{need}). Make the parts with "
+                f"`agfnet split {config.data.table} -o TABLE`, or train with --folds."
+            )
+    return chosen[0], chosen[1]
+
+
+def train(
+    config: Config,
+    folder: Path,
+    *,
+    resume: bool = False,
+    cases: tuple[Sequence[Case], Sequence[Case]] | None = None,
+    on_epoch: Callable[[Sequence[dict[str, float]]], None] | None = None,
+) -> Path:
+    """Train, and leave a run folder with config, facts, history, checkpoints and weights.
+
+    Args:
+        config: the configuration.
+        folder: the run folder; must be new unless `resume`.
+        resume: go on from the last complete epoch of this folder. A finished run is left as it is.
+        cases: training and validation cases; None takes them from the table's `split` column.
+        on_epoch: called with the history after each epoch.
+
+    Returns:
+        The weights file.
+
+    Raises:
+        ConfigError: the folder holds another run, or `resume` with another configuration or table.
+    """
+    facts = _begin(config, folder, resume=resume)
+    weights = folder / WEIGHTS
+    if weights.exists():
+        log.info("%s: training is already finished", folder)
+        return weights
+    if cases is None:
+        cases = parts(config, read_table(config))
+    task = task_of(config, cases[0])
+    pl.seed_everything(config.training.seed, workers=True, verbose=False)
+    network = build_network(config, task, pretrained=True)
+    specs = view_specs(config, network)
+    data = CaseData(config, task, specs, cases[0], cases[1], config.data.cache or folder / "cache")
+    if _decode(data, folder, skip_bad=config.data.skip_bad):
+        unread = set(pl_table.read_csv(folder / "bad_cases.csv")["case_id"].cast(str))
+        kept = tuple([case for case in part if case.case_id not in unread] for part in cases)
+        cases = (kept[0], kept[1])
+        data = CaseData(config, task, specs, kept[0], kept[1], config.data.cache or folder / "cache")
+    facts |= {
+        "classes": list(task.classes),
+        "extra_classes": {k: list(v) for k, v in task.extra_classes.items()},
+        "cases": {"train": _count(cases[0]), "validation": _count(cases[1])},
+    }
+    write_json(folder / FACTS, facts)
+
+    counts = [sum(case.label == name for case in cases[0]) for name in task.classes]
+    module = LesionModule(
+        network, config.training, config.reconstruction, class_weights(counts, config.training.class_weights)
+    )
+    module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trainer = _trainer(config, folder, on_epoch)
+    last = folder / CHECKPOINTS / "last.ckpt"
+    started = time.monotonic()
+    trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+    best = folder / CHECKPOINTS / "best.ckpt"
+    if config.training.early_stopping is not None and best.exists():
+        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+        module.load_state_dict(state)
+    if trainer.is_global_zero:
+        facts |= {"epochs": trainer.current_epoch, "minutes": round((time.monotonic() - started) / 60, 2)}
+        write_json(folder / FACTS, facts)
+        state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+        write_atomically(weights, lambda temporary: save_file(state, temporary))
+    return weights
+
+
+def read_table(config: Config) -> list[Case]:
+    """The cases of the configuration's table."""
+    data = config.data
+    return read_cases(data.table, views=list(data.views), extra_labels=data.extra_labels, data_root=data.data_root)
+
+
+def load_run(folder: Path) -> tuple[Config, Task, AGFNet, dict[str, Any]]:
+    """Configuration, classes, trained network (evaluation mode) and facts of a finished run.
+
+    Raises:
+        BundleError: the folder holds no finished run.
+    """
+    if not (folder / WEIGHTS).is_file():
+        raise BundleError(f"{folder}: holds no finished training run (no {WEIGHTS}). Train, or go on with --resume.")
+    config = load_config(folder / CONFIG)
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    task = Task(tuple(facts["classes"]), {k: tuple(v) for k, v in facts["extra_classes"].items()})
+    network = build_network(config, task, pretrained=False)
+    network.load_state_dict(load_file(folder / WEIGHTS))
+    return config, task, network.eval(), facts
+
+
+def _begin(config: Config, folder: Path, *, resume: bool) -> dict[str, Any]:
+    """Check or lay out the folder."""
+    table_hash = table_sha256(config.data.table)
+    if (folder / FACTS).exists():
+        if not resume:
+            raise ConfigError(f"{folder}: already holds a run. Go on with --resume, or choose another folder.")
+        facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        if load_config(folder / CONFIG) != config:
+            raise ConfigError(f"{folder}: the run was started with another configuration ({CONFIG}); resume with that one.")
+        if facts["table_sha256"] != table_hash:
+            raise ConfigError(f"{config.data.table}: has changed since the run was started; restore it or start anew.")
+        return facts
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(config, folder / CONFIG)
+    return {
+        "notice": RESEARCH_USE,
+        "table": str(config.data.table),
+        "table_sha256": table_hash,
+        "seed": config.training.seed,
+        "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "command": sys.argv,
+    }
+
+
+def _decode(data: CaseData, folder: Path, *, skip_bad: bool) -> int:
+    """Fill the cache of decoded images; list what cannot be read. Returns how many cases that are."""
+    shown = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal shown
+        if time.monotonic() - shown > 5.0:
+            shown = time.monotonic()
+            log.info("decoding images: case %d of %d", done, total)
+
+    bad = [b for part in (data.train, data.validation) for b in warm(part, progress, skip_bad=skip_bad)]
+    if bad:
+        listed = {"case_id": [c.case_id for c, _ in bad], "row": [c.row for c, _ in bad], "error": [e for _, e in bad]}
+        write_table(pl_table.DataFrame(listed), folder / "bad_cases.csv")
+        log.warning("%d cases with unreadable images are left out; see %s", len(bad), folder / "bad_cases.csv")
+    return len(bad)
+
+
+def _trainer(config: Config, folder: Path, on_epoch: Callable[[Sequence[dict[str, float]]], None] | None) -> pl.Trainer:
+    recipe = config.training
+    gpu = torch.cuda.is_available()
+    bfloat16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and bfloat16_pays())
+    callbacks: list[pl.Callback] = [
+        EpochHistory(folder / HISTORY, on_epoch),
+        EpochCheckpoint(folder / CHECKPOINTS, keep_best=recipe.early_stopping is not None),
+    ]
+    if recipe.ema:
+        callbacks.insert(0, EMAWeightAveraging(decay=recipe.ema))
+    if recipe.early_stopping is not None:
+        patience = max(1, recipe.early_stopping // recipe.validate_every)
+        callbacks.append(EarlyStopping("val_loss", patience=patience, check_on_train_epoch_end=False))
+    if sys.stderr.isatty():
+        callbacks.append(RichProgressBar(leave=False))
+    if not gpu:
+        keep_freed_memory()
+        if bfloat16:
+            callbacks.append(_DepthwiseInFloat32())
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*number of training batches.*")
+    return pl.Trainer(
+        default_root_dir=folder,
+        max_epochs=recipe.epochs,
+        accelerator="auto" if gpu else "cpu",
+        devices=recipe.devices,
+        num_nodes=recipe.nodes,
+        strategy="ddp" if recipe.devices * recipe.nodes > 1 else "auto",
+        precision="bf16-mixed" if bfloat16 else "32-true",
+        gradient_clip_val=recipe.clip,
+        check_val_every_n_epoch=recipe.validate_every,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_progress_bar=sys.stderr.isatty(),
+        enable_model_summary=False,
+        logger=TensorBoardLogger(str(folder), name="tensorboard", version=""),
+        callbacks=callbacks,
+    )
+
+
+class _DepthwiseInFloat32(pl.Callback):
+    """Applies `depthwise_in_float32` for the length of the training; averaged copies are made before it."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        depthwise_in_float32(pl_module)
+
+
+def _count(cases: Sequence[Case]) -> dict[str, Any]:
+    return {
+        "cases": len(cases),
+        "patients": len({case.patient_id for case in cases}),
+        "classes": dict(sorted(Counter(str(case.label) for case in cases).items())),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
