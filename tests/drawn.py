@@ -1,4 +1,4 @@
-"""Drawn cases: simple pictures in which colour and shape of the photo, and depth of the scan, tell the classes apart."""
+"""Drawn cases: simple pictures in which the photo's colour and the depth of the scan tell the classes apart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ def draw_photo(label: str, rng: np.random.Generator) -> Image.Image:
     """A skin-coloured picture with a spot: dark for a naevus, pale for cyst and lipoma alike."""
     image = Image.new("RGB", (96, 72), (222, 180, 160))
     x, y, r = rng.integers(30, 66), rng.integers(25, 47), rng.integers(10, 18)
-    ImageDraw.Draw(image).ellipse((x - r, y - r, x + r, y + r), fill=(90, 55, 40) if label == "naevus" else (235, 195, 175))
+    ImageDraw.Draw(image).ellipse(
+        (x - r, y - r, x + r, y + r), fill=(90, 55, 40) if label == "naevus" else (235, 195, 175)
+    )
     noise = rng.normal(0, 6, (72, 96, 3))
     return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
 
@@ -67,7 +69,8 @@ def small_config(table: Path, **training: object) -> dict[str, object]:
             "malignant": ["naevus"],
         },
         "model": {"encoder": "test_efficientnet", "pretrained": False, "fusion_options": {"width": 32}},
-        "training": {"epochs": 2, "batch_size": 8, "ema": 0.5, "precision": "float32", "learning_rate": 3e-3} | training,
+        "training": {"epochs": 2, "batch_size": 8, "ema": 0.5, "precision": "float32", "learning_rate": 3e-3}
+        | training,
     }
 
 

@@ -26,17 +26,21 @@ app = typer.Typer(
 
 {RESEARCH_USE}
 
-Example:  agfnet check cases.csv && agfnet split cases.csv -o parts.csv && agfnet train --config my.yaml --out runs/first""",
+Example:  agfnet check cases.csv && agfnet split cases.csv -o parts.csv && agfnet train -c my.yaml -o runs/first""",
 )
 out = Console()
 err = Console(stderr=True)
 
 TableArg = Annotated[Path, typer.Argument(metavar="TABLE", help="The case table, .csv or .parquet.")]
 SourceArg = Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A run folder or a bundle (model.agf).")]
-ViewsOpt = Annotated[str | None, typer.Option("--views", help="View columns, by commas; otherwise they are recognised.")]
+ViewsOpt = Annotated[
+    str | None, typer.Option("--views", help="View columns, by commas; otherwise they are recognised.")
+]
 RootOpt = Annotated[Path | None, typer.Option(help="Folder that every image must lie in.")]
 ThreadsOpt = Annotated[int, typer.Option(min=0, help="Processor threads; 0 lets ONNX Runtime choose.")]
-SkipOpt = Annotated[bool, typer.Option("--skip-bad", help="Leave out cases with unreadable images; count and list them.")]
+SkipOpt = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out cases with unreadable images; count and list them.")
+]
 
 
 @contextmanager
@@ -50,7 +54,10 @@ def errors_said() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("agfnet"):
             raise
-        err.print(f"[bold red]error[/]: this command needs {error.name}: pip install 'agfnet[train]'", soft_wrap=True)
+        err.print(
+            f"[bold red]error[/]: this command needs {error.name}: pip install 'agfnet[train]'",
+            soft_wrap=True,
+        )
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
         err.print("stopped; what was finished is kept.")
@@ -87,12 +94,19 @@ def check(
     table: TableArg,
     *,
     views: ViewsOpt = None,
-    classes: Annotated[str | None, typer.Option(help="The known diagnoses, by commas; any other label is a fault.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="The known diagnoses, by commas; any other label is a fault.")
+    ] = None,
     extra_labels: Annotated[str | None, typer.Option(help="Further label columns, by commas.")] = None,
     data_root: RootOpt = None,
     quick: Annotated[bool, typer.Option("--quick", help="Do not decode images.")] = False,
-    deep: Annotated[bool, typer.Option("--deep", help="Also look for copies and near-copies between patients and parts.")] = False,
-    predict: Annotated[bool, typer.Option("--predict", help="The table is for prediction: labels and class sizes do not matter.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also look for copies and near-copies between patients and parts.")
+    ] = False,
+    predict: Annotated[
+        bool,
+        typer.Option("--predict", help="The table is for prediction: labels and class sizes do not matter."),
+    ] = False,
 ) -> None:
     """Name every fault of a case table, with row and remedy; exit code 1 where there is one.
 
@@ -132,7 +146,9 @@ def check(
 def split(
     table: TableArg,
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The table with the column `split`, .csv or .parquet.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The table with the column `split`, .csv or .parquet.")
+    ],
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
     fractions: Annotated[
         str, typer.Option(help="Shares of train, validation, calibration and test.")
@@ -143,8 +159,8 @@ def split(
     Example:  agfnet split cases.csv -o parts.csv --seed 1
     """
     with errors_said():
-        from agfnet.data.table import PARTS
         from agfnet.data.split import split_to_file
+        from agfnet.data.table import PARTS
 
         try:
             shares = [float(f) for f in fractions.split(",")]
@@ -178,12 +194,16 @@ def derm7pt(
 
 @app.command()
 def train(
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Change the configuration.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Change the configuration.")
+    ] = None,
     *,
     config: Annotated[Path, typer.Option("--config", "-c", help="The configuration, YAML.")],
     folder: Annotated[Path, typer.Option("--out", "-o", help="The run folder to make.")],
     folds: Annotated[int | None, typer.Option(min=2, help="Cross-validate by patient with this many folds.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, from its last complete epoch.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, from its last complete epoch.")
+    ] = False,
 ) -> None:
     """Train, export, and evaluate the exported file on the validation part.
 
@@ -214,7 +234,9 @@ def evaluate(
     *,
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for figures, summary and pictures.")],
     part: Annotated[str | None, typer.Option(help="Only cases of this part (column `split`).")] = None,
-    include_test: Annotated[bool, typer.Option("--include-test", help="Also use test cases. Once, at the end.")] = False,
+    include_test: Annotated[
+        bool, typer.Option("--include-test", help="Also use test cases. Once, at the end.")
+    ] = False,
     subgroup: Annotated[list[str] | None, typer.Option(help="Also report by this column; may be repeated.")] = None,
     skip_bad: SkipOpt = False,
     draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = 2000,
@@ -240,10 +262,17 @@ def evaluate(
 @app.command()
 def predict(
     source: SourceArg,
-    table: Annotated[Path | None, typer.Argument(metavar="[TABLE]", help="Cases, .csv or .parquet; labels are not needed.")] = None,
+    table: Annotated[
+        Path | None, typer.Argument(metavar="[TABLE]", help="Cases, .csv or .parquet; labels are not needed.")
+    ] = None,
     *,
-    view: Annotated[list[str] | None, typer.Option(metavar="MODALITY=FILE", help="One case from files; may be repeated.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here, .csv or .parquet, instead of the screen.")] = None,
+    view: Annotated[
+        list[str] | None, typer.Option(metavar="MODALITY=FILE", help="One case from files; may be repeated.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write here, .csv or .parquet, instead of the screen."),
+    ] = None,
     skip_bad: SkipOpt = False,
     threads: ThreadsOpt = 0,
     data_root: RootOpt = None,
@@ -267,7 +296,10 @@ def predict(
             predictor, outcomes = predict_table(source, table, threads=threads, data_root=data_root)
         bad = show(predictor, outcomes, output, sys.stdout)
         if bad:
-            err.print(f"{bad} of {len(outcomes)} cases could not be predicted; see the column `error`", highlight=False)
+            err.print(
+                f"{bad} of {len(outcomes)} cases could not be predicted; see the column `error`",
+                highlight=False,
+            )
             if not skip_bad:
                 raise typer.Exit(1)
 
@@ -275,7 +307,9 @@ def predict(
 @app.command()
 def summary(
     *,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="A configuration; otherwise two views at 224 px.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="A configuration; otherwise two views at 224 px.")
+    ] = None,
     encoder: Annotated[str, typer.Option(help="Encoder, where no configuration is given.")] = "tf_efficientnet_lite0",
     threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 2,
     timing: Annotated[bool, typer.Option(help="Also export the network and measure it.")] = True,
@@ -297,7 +331,12 @@ def summary(
             model = settings.model
             network = AGFNet(5, list(views), model.encoder, fusion=model.fusion, fusion_options=model.fusion_options)
         rows = part_costs(network, views)
-        shown = Table("part", "parameters", "GFLOPs a case", title=", ".join(f"{m} {h}x{w}" for m, (h, w) in views.items()))
+        shown = Table(
+            "part",
+            "parameters",
+            "GFLOPs a case",
+            title=", ".join(f"{m} {h}x{w}" for m, (h, w) in views.items()),
+        )
         for row in rows:
             shown.add_row(row.name, f"{row.parameters:,}", f"{row.gflops:.3f}")
         out.print(shown)
@@ -305,7 +344,15 @@ def summary(
         out.print(f"fusion and heads: {own:,} parameters (budget {PARAMETER_BUDGET:,})", highlight=False)
         if not timing:
             return
-        shown = Table("batch", "PyTorch eager, ms", "exported, ms", "times as fast", "encoders alone, ms", "fusion adds", "budget")
+        shown = Table(
+            "batch",
+            "PyTorch eager, ms",
+            "exported, ms",
+            "times as fast",
+            "encoders alone, ms",
+            "fusion adds",
+            "budget",
+        )
         for t in timings(network, views, threads=threads):
             shown.add_row(
                 str(t.batch), f"{t.eager:.1f}", f"{t.graph:.1f}", f"{t.speedup:.2f}", f"{t.encoders:.1f}",

@@ -61,10 +61,7 @@ def test_patient_bootstrap_covers_clustered_data_and_naive_does_not(replicates, 
 def scores_of_two_models(rng, n, gain_a, gain_b, shared=0.5):
     y = np.arange(n) % 2 == 1
     common = rng.normal(size=n)
-    a, b = (
-        np.sqrt(shared) * common + np.sqrt(1 - shared) * rng.normal(size=n) + gain * y
-        for gain in (gain_a, gain_b)
-    )
+    a, b = (np.sqrt(shared) * common + np.sqrt(1 - shared) * rng.normal(size=n) + gain * y for gain in (gain_a, gain_b))
     return y, a, b
 
 
@@ -139,9 +136,7 @@ def test_intervals_over_seeds_cover_as_far_as_so_few_seeds_can():
     assert 0.83 < seed_coverage(400, 300, 5) < 0.95
 
 
-@pytest.mark.parametrize(
-    ("n", "replicates"), [(203, 200), pytest.param(1000, 2000, marks=FULL)], ids=["small", "full"]
-)
+@pytest.mark.parametrize(("n", "replicates"), [(203, 200), pytest.param(1000, 2000, marks=FULL)], ids=["small", "full"])
 def test_calibrated_model_scores_what_the_reference_says(n, replicates):
     rng = np.random.default_rng(23)
     observed, classwise, references, inside = [], [], [], 0

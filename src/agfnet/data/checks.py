@@ -108,9 +108,7 @@ def check_table(
     faults += _label_faults(raw, classes, min_patients_per_class, need_labels)
     uses = _with_ids(raw, images)
     faults += _repeat_faults(uses)
-    faults += _file_faults(
-        uses, path, level, limits, workers=workers or os.cpu_count() or 1, progress=progress
-    )
+    faults += _file_faults(uses, path, level, limits, workers=workers or os.cpu_count() or 1, progress=progress)
     frame = raw.frame
     return Report(
         path=path,
@@ -130,9 +128,7 @@ def _counts(frame: pl.DataFrame, column: str) -> dict[str, int]:
     return dict(frame[column].drop_nulls().value_counts().sort(column).rows())
 
 
-def _absent_faults(
-    raw: RawTable, views: Sequence[str], images: pl.DataFrame, outside: set[int | None]
-) -> list[Fault]:
+def _absent_faults(raw: RawTable, views: Sequence[str], images: pl.DataFrame, outside: set[int | None]) -> list[Fault]:
     if not any(view in raw.frame.columns for view in views):
         return []
     seen = set(images["row"]) | outside
@@ -144,9 +140,7 @@ def _absent_faults(
     ]
 
 
-def _label_faults(
-    raw: RawTable, classes: Sequence[str] | None, min_patients: int, need_labels: bool
-) -> list[Fault]:
+def _label_faults(raw: RawTable, classes: Sequence[str] | None, min_patients: int, need_labels: bool) -> list[Fault]:
     faults: list[Fault] = []
     if "label" not in raw.frame.columns:
         if need_labels:
@@ -160,9 +154,7 @@ def _label_faults(
         remedy = "Write the diagnosis, or delete the row."
         for row in labels.filter(pl.col("label").is_null())["row"]:
             message = "the case has no label"
-            faults.append(
-                Fault(cause="missing-label", message=message, remedy=remedy, row=row, column="label")
-            )
+            faults.append(Fault(cause="missing-label", message=message, remedy=remedy, row=row, column="label"))
     known = labels.drop_nulls()
     if classes is not None:
         for row, label in known.filter(~pl.col("label").is_in(list(classes))).rows():
@@ -170,9 +162,7 @@ def _label_faults(
             close = [folded[name] for name in difflib.get_close_matches(label.casefold(), folded)]
             remedy = f"Did you mean {close[0]!r}?" if close else f"Write one of: {', '.join(classes)}."
             message = f"{label!r} is no known class"
-            faults.append(
-                Fault(cause="unknown-label", message=message, remedy=remedy, row=row, column="label")
-            )
+            faults.append(Fault(cause="unknown-label", message=message, remedy=remedy, row=row, column="label"))
     if min_patients > 0 and known.height and "patient_id" in raw.frame.columns:
         faults += _class_size_faults(raw.frame, min_patients)
     return faults
@@ -217,13 +207,9 @@ def _repeat_faults(uses: pl.DataFrame) -> list[Fault]:
     for row, view, path, patient, first_row, first_patient in shared.select(
         "row", "view", "path", "patient", "first_row", "first_patient"
     ).rows():
-        message = (
-            f"{path} is listed for patient {patient!r} here and for {first_patient!r} in row {first_row}"
-        )
+        message = f"{path} is listed for patient {patient!r} here and for {first_patient!r} in row {first_row}"
         remedy = "Correct the path or the patient_id: one image shows one patient."
-        faults.append(
-            Fault(cause="image-of-two-patients", message=message, remedy=remedy, row=row, column=view)
-        )
+        faults.append(Fault(cause="image-of-two-patients", message=message, remedy=remedy, row=row, column=view))
     return faults
 
 
@@ -244,9 +230,7 @@ def _file_faults(
         errors |= _decode_errors(readable, limits, workers, progress)
     elif level == "deep":
         store = table.with_name(f"{table.name}.hashes.sqlite")
-        hashes, failed = duplicates.hash_images(
-            readable, store, limits=limits, workers=workers, progress=progress
-        )
+        hashes, failed = duplicates.hash_images(readable, store, limits=limits, workers=workers, progress=progress)
         errors |= failed
         first = uses.unique("path", keep="first", maintain_order=True)
         first_uses = {

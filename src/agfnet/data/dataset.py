@@ -32,14 +32,14 @@ class Batch(NamedTuple):
         present: (B, M) bool.
         label: (B,) int64, UNKNOWN where it is not known.
         extra: (B, E) int64, further labels.
-        index: (B,) int64, the case's place in the data set.
+        row: (B,) int64, the case's place in the data set.
     """
 
     images: dict[str, Tensor]
     present: Tensor
     label: Tensor
     extra: Tensor
-    index: Tensor
+    row: Tensor
 
 
 class Item(NamedTuple):
@@ -50,7 +50,7 @@ class Item(NamedTuple):
     present: list[bool]
     label: int
     extra: list[int]
-    index: int
+    row: int
 
 
 class FrameCache:
@@ -72,9 +72,12 @@ class FrameCache:
         what = (str(path), stat.st_size, stat.st_mtime_ns, spec, mm_per_pixel, enlarge)
         file = self.folder / f"{hashlib.sha256(repr(what).encode()).hexdigest()[:32]}.npy"
         if file.exists():
-            return np.load(file)  # type: ignore[no-any-return]
+            return np.load(file)
         frame = fit(
-            read_image(path, at_least=round(2 * enlarge * max(spec.size))), spec, mm_per_pixel=mm_per_pixel, enlarge=enlarge
+            read_image(path, at_least=round(2 * enlarge * max(spec.size))),
+            spec,
+            mm_per_pixel=mm_per_pixel,
+            enlarge=enlarge,
         )
         write_atomically(file, lambda temporary: _save(temporary, frame))
         return frame
@@ -141,7 +144,7 @@ class CaseDataset(Dataset[Item]):
             present=present,
             label=_index(case.label, self.classes),
             extra=[_index(case.extra_labels.get(c), values) for c, values in self.extra_classes.items()],
-            index=index,
+            row=index,
         )
 
     def collate(self, items: Sequence[Item]) -> Batch:
@@ -162,7 +165,7 @@ class CaseDataset(Dataset[Item]):
             present=present,
             label=torch.tensor([item.label for item in items]),
             extra=torch.tensor([item.extra for item in items], dtype=torch.int64).reshape(len(items), -1),
-            index=torch.tensor([item.index for item in items]),
+            row=torch.tensor([item.row for item in items]),
         )
 
 

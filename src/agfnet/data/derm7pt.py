@@ -133,9 +133,7 @@ def derm7pt_table(release: str | Path, out: str | Path, *, include_test: bool = 
         message = f"{meta}: the index files name {len(split_of)} cases, {len(wanted)} are there. {_REMEDY}"
         raise TableError(message)
     records = [
-        _record(
-            dict(zip(header, next(csv.reader([line])), strict=False)), meta, index + 2, split_of[index], root
-        )
+        _record(dict(zip(header, next(csv.reader([line])), strict=False)), meta, index + 2, split_of[index], root)
         for index, line in wanted
     ]
     frame = pl.DataFrame(records, infer_schema_length=None).with_columns(pl.all().cast(pl.String))

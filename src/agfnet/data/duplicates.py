@@ -244,8 +244,7 @@ def _hash(path: str, limits: ImageLimits) -> Hashes | CodedImageError:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     picture = Image.fromarray(pixels)
     coarse, fine = (
-        int.from_bytes(np.packbits(imagehash.phash(picture, hash_size=side).hash).tobytes(), "big")
-        for side in (8, 16)
+        int.from_bytes(np.packbits(imagehash.phash(picture, hash_size=side).hash).tobytes(), "big") for side in (8, 16)
     )
     return Hashes(sha256, coarse, fine)
 

@@ -181,18 +181,14 @@ def _opened(path: Path, limits: ImageLimits) -> Iterator[tuple[IO[bytes], str]]:
         if status.st_size == 0:
             raise CodedImageError(path, "empty-file", "the file is empty (0 bytes)", "Copy it again.")
         if status.st_size > limits.max_bytes:
-            problem = (
-                f"{status.st_size / 2**20:.1f} MiB is over the limit of {limits.max_bytes / 2**20:.1f} MiB"
-            )
+            problem = f"{status.st_size / 2**20:.1f} MiB is over the limit of {limits.max_bytes / 2**20:.1f} MiB"
             raise CodedImageError(path, "oversized-image", problem, "Save it smaller, or raise max_bytes.")
         try:
             head = file.read(_HEAD_BYTES)
             file.seek(0)
         except OSError as error:
             problem = f"it cannot be read ({error.strerror})"
-            raise CodedImageError(
-                path, "unopenable-file", problem, "Check the disk, or copy it again."
-            ) from error
+            raise CodedImageError(path, "unopenable-file", problem, "Check the disk, or copy it again.") from error
         yield file, _format_of(path, head)
 
 
@@ -224,9 +220,7 @@ def _check_size(path: Path, size: tuple[int, int], limits: ImageLimits) -> None:
 
 def _undecodable(path: Path, kind: str, error: Exception) -> CodedImageError:
     if "truncated" in str(error).lower():
-        return CodedImageError(
-            path, "truncated-image", f"the {kind} ends too early", "Copy it again from its source."
-        )
+        return CodedImageError(path, "truncated-image", f"the {kind} ends too early", "Copy it again from its source.")
     reason = str(error).strip().rstrip(".") or type(error).__name__
     return CodedImageError(
         path,

@@ -59,9 +59,7 @@ def split_table(
         message = f"fractions name {sorted(unknown) or 'nothing'}. Name some of: {', '.join(PARTS)}."
         raise ConfigError(message)
     if min(fractions.values()) <= 0 or not math.isclose(sum(fractions.values()), 1, abs_tol=1e-6):
-        message = (
-            f"fractions {dict(fractions)} must each be over 0 and sum to 1. Leave out a part not wanted."
-        )
+        message = f"fractions {dict(fractions)} must each be over 0 and sum to 1. Leave out a part not wanted."
         raise ConfigError(message)
     patients, labels = _columns(table)
     parts = [part for part in PARTS if part in fractions]
@@ -108,9 +106,7 @@ def _columns(table: pl.DataFrame | Sequence[Case]) -> tuple[list[str], list[str 
         rows = [case.row for case in table]  # type: ignore[assignment]
     for row, patient in zip(rows, patients, strict=True):
         if not patient:
-            message = (
-                f"row {row} has no patient_id, which a split keeps together. Give every row its patient."
-            )
+            message = f"row {row} has no patient_id, which a split keeps together. Give every row its patient."
             raise TableError(message)
     if not patients:
         message = "the table holds no cases. Give it one row per case."

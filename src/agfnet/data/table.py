@@ -104,9 +104,7 @@ def structural_faults(raw: RawTable, views: Sequence[str], extra_labels: Sequenc
         for name, row, first in ids.filter(pl.col("row") != pl.col("first")).rows():
             message = f"case {name!r} stands in row {first} already"
             remedy = "Give each lesion its own case_id; join several images of a view with `;` in one row."
-            faults.append(
-                Fault(cause="duplicate-case", message=message, remedy=remedy, row=row, column="case_id")
-            )
+            faults.append(Fault(cause="duplicate-case", message=message, remedy=remedy, row=row, column="case_id"))
     if "patient_id" in frame.columns:
         faults += _id_faults(raw, "patient_id")
     if "split" in frame.columns:
@@ -124,9 +122,7 @@ def _column_faults(frame: pl.DataFrame, views: Sequence[str], extra_labels: Sequ
             remedy = "Separate the columns with commas, not with semicolons or tabs."
         return Fault(cause="missing-column", message=f"there is no {what}", remedy=remedy, row=1, column=name)
 
-    faults = [
-        missing(name, f"column {name}") for name in ("case_id", "patient_id") if name not in frame.columns
-    ]
+    faults = [missing(name, f"column {name}") for name in ("case_id", "patient_id") if name not in frame.columns]
     faults += [missing(view, f"view column {view}") for view in views if view not in frame.columns]
     faults += [missing(name, f"label column {name}") for name in extra_labels if name not in frame.columns]
     for name in frame.columns:
@@ -142,9 +138,7 @@ def _column_faults(frame: pl.DataFrame, views: Sequence[str], extra_labels: Sequ
 
 def _id_faults(raw: RawTable, column: str) -> list[Fault]:
     what = "case" if column == "case_id" else "patient"
-    remedy = (
-        "Give every row an id." if what == "case" else "Give every row its patient; lesions of one share it."
-    )
+    remedy = "Give every row an id." if what == "case" else "Give every row its patient; lesions of one share it."
     return [
         Fault(cause="missing-id", message=f"the {what} has no id", remedy=remedy, row=row, column=column)
         for row in raw.rows[raw.frame[column].is_null().to_numpy()].tolist()
@@ -169,9 +163,7 @@ def _split_faults(raw: RawTable) -> list[Fault]:
         ).rows():
             message = f"patient {patient!r} is in {split} here and in {first_split} in row {first_row}"
             remedy = "Put all rows of a patient in one part; `agfnet split` does so."
-            faults.append(
-                Fault(cause="patient-in-two-splits", message=message, remedy=remedy, row=row, column="split")
-            )
+            faults.append(Fault(cause="patient-in-two-splits", message=message, remedy=remedy, row=row, column="split"))
     return faults
 
 
@@ -182,16 +174,12 @@ def _scale_faults(raw: RawTable, column: str) -> list[Fault]:
     good = pl.col("value").is_not_null() & pl.col("value").is_between(low, high)
     remedy = f"Write millimetres per pixel with a decimal point, {low} to {high}; not pixels per mm."
     return [
-        Fault(
-            cause="bad-mm-per-pixel", message=f"{text!r} is no scale", remedy=remedy, row=row, column=column
-        )
+        Fault(cause="bad-mm-per-pixel", message=f"{text!r} is no scale", remedy=remedy, row=row, column=column)
         for row, text in scales.filter(~good).select("row", "text").rows()
     ]
 
 
-def _cases(
-    raw: RawTable, views: Sequence[str], extra_labels: Sequence[str], images: pl.DataFrame
-) -> list[Case]:
+def _cases(raw: RawTable, views: Sequence[str], extra_labels: Sequence[str], images: pl.DataFrame) -> list[Case]:
     files: list[dict[str, list[Path]]] = [{view: [] for view in views} for _ in range(raw.frame.height)]
     for index, view, path in images.select("index", "view", "path").rows():
         files[index][view].append(Path(path))
@@ -212,9 +200,7 @@ def _cases(
             reference_standard=record.get("reference_standard"),
             attributes=_some(record, free),
         )
-        for index, (row, record) in enumerate(
-            zip(raw.rows.tolist(), raw.frame.iter_rows(named=True), strict=True)
-        )
+        for index, (row, record) in enumerate(zip(raw.rows.tolist(), raw.frame.iter_rows(named=True), strict=True))
     ]
 
 

@@ -23,8 +23,7 @@ from agfnet.types import TableError
 
 _SUFFIXES = {".csv": "CSV", ".parquet": "Parquet", ".pq": "Parquet"}
 _PARQUET_TO_ARROW = (
-    "import io, sys, polars;"
-    "polars.read_parquet(io.BytesIO(sys.stdin.buffer.read())).write_ipc(sys.stdout.buffer)"
+    "import io, sys, polars;polars.read_parquet(io.BytesIO(sys.stdin.buffer.read())).write_ipc(sys.stdout.buffer)"
 )
 
 
@@ -80,9 +79,7 @@ def load_table(path: str | Path) -> tuple[RawTable | None, list[Fault]]:
     kind = _SUFFIXES.get(path.suffix.lower())
     if kind is None:
         remedy = "Save the table as .csv (UTF-8) or .parquet."
-        return None, [
-            Fault(cause="unknown-format", message=f"{path.name} is not CSV or Parquet", remedy=remedy)
-        ]
+        return None, [Fault(cause="unknown-format", message=f"{path.name} is not CSV or Parquet", remedy=remedy)]
     try:
         content = path.read_bytes()
     except (OSError, ValueError) as error:
@@ -157,9 +154,7 @@ def _from_csv(content: bytes) -> tuple[RawTable | None, list[Fault]]:
     except UnicodeDecodeError as error:
         row = content[: error.start].count(b"\n") + 1
         message = f"byte 0x{content[error.start]:02x} is not UTF-8; the table has another encoding"
-        return None, [
-            Fault(cause="wrong-encoding", message=message, remedy="Save it as `CSV UTF-8`.", row=row)
-        ]
+        return None, [Fault(cause="wrong-encoding", message=message, remedy="Save it as `CSV UTF-8`.", row=row)]
     faults: list[Fault] = []
     records: list[list[str]] = []
     try:

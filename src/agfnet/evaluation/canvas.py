@@ -42,9 +42,7 @@ def canvases(height: float, ratios: Sequence[float]) -> tuple[Figure, list[Axes]
     """
     layout = ConstrainedLayoutEngine(rect=(0, NOTICE / height, 1, 0.985 - NOTICE / height))
     figure = Figure(figsize=(8, height), dpi=125, layout=layout)
-    grid = figure.subplots(
-        len(ratios), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": list(ratios)}
-    )
+    grid = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": list(ratios)})
     rows = list(grid[:, 0])
     for axes in rows:
         axes.spines[["top", "right"]].set_visible(False)
@@ -71,9 +69,7 @@ def save(figure: Figure, path: str | Path) -> None:
         figure: from `canvas` or `canvases`.
         path: where the PNG goes.
     """
-    figure.text(
-        0.5, 0.09 / figure.get_figheight(), RESEARCH_USE, ha="center", va="bottom", fontsize=8.5, color=GREY
-    )
+    figure.text(0.5, 0.09 / figure.get_figheight(), RESEARCH_USE, ha="center", va="bottom", fontsize=8.5, color=GREY)
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:

@@ -123,7 +123,12 @@ def evaluate(
     if missing:
         raise TableError(f"{table}: no column {', '.join(missing)} for --subgroup.")
     outcomes = predict_cases(predictor, cases)
-    facts = {"table": str(table), "table_sha256": table_sha256(table), "part": part, "include_test": include_test}
+    facts = {
+        "table": str(table),
+        "table_sha256": table_sha256(table),
+        "part": part,
+        "include_test": include_test,
+    }
     return evaluate_outcomes(
         outcomes, predictor, folder, skip_bad=skip_bad, subgroups=subgroups, draws=draws, facts=facts
     )

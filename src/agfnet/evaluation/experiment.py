@@ -51,9 +51,7 @@ def run_folds(config: Config, folder: Path, folds: int, *, resume: bool = False)
     return _scored(pooled, folder / "fold-1", folder / "pooled", config, f"{folds} folds, pooled")
 
 
-def _run(
-    config: Config, folder: Path, cases: tuple[Sequence[Case], Sequence[Case]], *, resume: bool
-) -> list[Outcome]:
+def _run(config: Config, folder: Path, cases: tuple[Sequence[Case], Sequence[Case]], *, resume: bool) -> list[Outcome]:
     """Train and export unless that is done; then predict the second part from the exported file."""
     fresh = not (folder / "run.json").exists()
     train(

@@ -124,9 +124,7 @@ def reliability_figure(card: Mapping[str, Any], path: str | Path) -> None:
     reference = calibration["if_calibrated"]["ece"]
     axes.set(xlim=(0, 1), ylim=(-0.02, 1.02))
     axes.set_ylabel("Accuracy")
-    axes.set_title(
-        f"Reliability: ECE {error['value']:.3f} (a calibrated model of this size: {reference['mean']:.3f})"
-    )
+    axes.set_title(f"Reliability: ECE {error['value']:.3f} (a calibrated model of this size: {reference['mean']:.3f})")
     axes.legend(loc="upper left", fontsize=10)
     edges = np.asarray(calibration["histogram"]["edges"])
     lower.bar(

@@ -14,18 +14,14 @@ FEW_CASES = 10
 FEW_PATIENTS = 30
 RARELY_DEFINED = 0.95  # share of draws under which an interval speaks only for a part of them
 
-PREVALENCE = (
-    "PPV, NPV, accuracy and calibration hold for the mix of classes here; in another mix they differ."
-)
+PREVALENCE = "PPV, NPV, accuracy and calibration hold for the mix of classes here; in another mix they differ."
 ECE_BIAS = (
     "ECE is above 0 for a perfectly calibrated model too: read it beside that model's. Its bootstrap "
     "interval lies too high, because every draw repeats cases, which this figure takes for miscalibration."
 )
 
 
-def card_notes(
-    card: Mapping[str, Any], intervals: Mapping[str, Interval], *, patients_given: bool
-) -> list[str]:
+def card_notes(card: Mapping[str, Any], intervals: Mapping[str, Interval], *, patients_given: bool) -> list[str]:
     """Notes on a scorecard, the most important first.
 
     Args:
@@ -59,9 +55,7 @@ def _patient_notes(card: Mapping[str, Any], *, patients_given: bool) -> list[str
             "stands for the patient, and the intervals are too narrow if patients have several cases."
         )
     if card["n_patients"] < FEW_PATIENTS:
-        notes.append(
-            f"Only {card['n_patients']} patients: intervals from under {FEW_PATIENTS} tend to be too narrow."
-        )
+        notes.append(f"Only {card['n_patients']} patients: intervals from under {FEW_PATIENTS} tend to be too narrow.")
     return notes
 
 
@@ -70,9 +64,7 @@ def _class_notes(card: Mapping[str, Any]) -> list[str]:
     absent = [name for name, count in counts.items() if count == 0]
     few = [f"{name} ({count})" for name, count in counts.items() if 0 < count < FEW_CASES]
     commonest = max(counts, key=lambda name: counts[name])
-    notes = [
-        f"Always answering {commonest} would score an accuracy of {counts[commonest] / card['n_cases']:.3f}."
-    ]
+    notes = [f"Always answering {commonest} would score an accuracy of {counts[commonest] / card['n_cases']:.3f}."]
     if absent:
         notes.append(
             f"No case of {', '.join(absent)}: sensitivity, F1 and AUC are not defined there, and the means "
@@ -119,11 +111,7 @@ def _subgroup_notes(card: Mapping[str, Any]) -> list[str]:
         if unstated:
             notes.append(f"{unstated} cases state no {column} and are in none of its subgroups.")
         if small:
-            notes.append(
-                f"Subgroups of {column} under {FEW_CASES} cases, without figures: {', '.join(small)}."
-            )
+            notes.append(f"Subgroups of {column} under {FEW_CASES} cases, without figures: {', '.join(small)}.")
     if card["subgroups"]:
-        notes.append(
-            "Differences between subgroups are not tested, nor adjusted for what else differs between them."
-        )
+        notes.append("Differences between subgroups are not tested, nor adjusted for what else differs between them.")
     return notes

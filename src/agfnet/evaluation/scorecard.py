@@ -101,8 +101,7 @@ def scorecard(
         "calibration": _calibration_part(y, p, intervals, seed),
         "risk_coverage": _thinned(risk_coverage_curve(y, p)),
         "subgroups": {
-            column: _subgroup_part(column, values, owners, estimate)
-            for column, values in (subgroups or {}).items()
+            column: _subgroup_part(column, values, owners, estimate) for column, values in (subgroups or {}).items()
         },
     }
     card["notes"] = card_notes(card, intervals, patients_given=patients is not None)
@@ -122,9 +121,7 @@ def _number(value: float) -> float | None:
 
 
 def _entry(interval: Interval, index: int | tuple[()] = ()) -> dict[str, float | None]:
-    return {
-        end: _number(float(np.asarray(getattr(interval, end))[index])) for end in ("value", "low", "high")
-    }
+    return {end: _number(float(np.asarray(getattr(interval, end))[index])) for end in ("value", "low", "high")}
 
 
 def _thinned(curve: Mapping[str, FloatArray]) -> dict[str, list[float | None]]:
@@ -155,9 +152,7 @@ def _class_part(
     }
 
 
-def _calibration_part(
-    y: IntArray, p: FloatArray, intervals: Mapping[str, Interval], seed: int
-) -> dict[str, Any]:
+def _calibration_part(y: IntArray, p: FloatArray, intervals: Mapping[str, Interval], seed: int) -> dict[str, Any]:
     simulated = simulate_calibrated(p, seed=seed)
     band = np.quantile(simulated["bin_accuracy"], [0.025, 0.975], axis=0)
     confidences = reliability_bins(y, p)["confidence"]

@@ -47,7 +47,14 @@ def output_names(network: AGFNet) -> list[str]:
     """Names of the graph's outputs."""
     has_maps = hasattr(network.fusion, "local_fusion")
     maps = [f"attention_{m}_{s}" for m in network.modalities for s in STRIDES] if has_maps else []
-    return ["logits", "view_logits", "weights", "extra_logits", *maps, *(f"evidence_{m}" for m in network.modalities)]
+    return [
+        "logits",
+        "view_logits",
+        "weights",
+        "extra_logits",
+        *maps,
+        *(f"evidence_{m}" for m in network.modalities),
+    ]
 
 
 def export_graph(network: AGFNet, sizes: Mapping[str, tuple[int, int]]) -> bytes:
@@ -113,7 +120,9 @@ def export_run(folder: Path) -> Path:
     graph = export_graph(network, sizes)
     difference = parity(network, graph, sizes)
     if not difference <= TOLERANCE:
-        raise BundleError(f"{folder}: the exported graph differs from PyTorch by {difference:.2g}, more than {TOLERANCE}.")
+        raise BundleError(
+            f"{folder}: the exported graph differs from PyTorch by {difference:.2g}, more than {TOLERANCE}."
+        )
     bundle = folder / BUNDLE
     write_bundle(
         bundle,
@@ -123,7 +132,13 @@ def export_run(folder: Path) -> Path:
             "malignant": list(config.data.malignant),
             "extra_classes": {k: list(v) for k, v in task.extra_classes.items()},
             "views": {
-                m: {"kind": s.kind, "size": s.size, "mean": s.mean, "std": s.std, "mm_per_pixel": s.mm_per_pixel}
+                m: {
+                    "kind": s.kind,
+                    "size": s.size,
+                    "mean": s.mean,
+                    "std": s.std,
+                    "mm_per_pixel": s.mm_per_pixel,
+                }
                 for m, s in specs.items()
             },
             "flips": config.prediction.flips,

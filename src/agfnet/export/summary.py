@@ -67,10 +67,10 @@ class Timing:
 class _EncodersOnly(AGFNet):
     """The network without what comes after the encoders: the reference for the fusion's share."""
 
-    def fuse(self, pyramids: Sequence[Pyramid], present: Tensor) -> Output:
-        """Pooled maps in the places of the outputs, so that nothing is optimised away."""
-        pooled = [m.mean((2, 3)) for maps in pyramids for m in maps]
-        return Output(*(torch.cat(pooled, 1) for _ in range(2)), *pooled[:2], *pooled[2:4], [], [])  # type: ignore[call-arg]
+    def fuse(self, pyramids: Sequence[Pyramid], present: Tensor) -> Output:  # noqa: ARG002
+        """The pooled maps in the place of an output, so that nothing of the encoders is optimised away."""
+        pooled = torch.cat([m.mean((2, 3)) for maps in pyramids for m in maps], dim=1)
+        return Output(pooled, pooled, pooled, pooled, pooled, pooled, [], [])
 
 
 def part_costs(network: AGFNet, sizes: Mapping[str, tuple[int, int]]) -> list[Part]:
@@ -88,12 +88,22 @@ def part_costs(network: AGFNet, sizes: Mapping[str, tuple[int, int]]) -> list[Pa
         flops = counted.get(f"{type(network).__name__}.{names[id(module)]}", 0)
         rows.append(Part(title, sum(p.numel() for p in module.parameters()), flops / 1e9))
     total = sum(p.numel() for p in network.parameters())
-    rows.append(Part("heads", total - sum(r.parameters for r in rows), counted["Global"] / 1e9 - sum(r.gflops for r in rows)))
+    rows.append(
+        Part(
+            "heads",
+            total - sum(r.parameters for r in rows),
+            counted["Global"] / 1e9 - sum(r.gflops for r in rows),
+        )
+    )
     return rows
 
 
 def timings(
-    network: AGFNet, sizes: Mapping[str, tuple[int, int]], *, threads: int = 2, batches: Sequence[int] = (1, 16)
+    network: AGFNet,
+    sizes: Mapping[str, tuple[int, int]],
+    *,
+    threads: int = 2,
+    batches: Sequence[int] = (1, 16),
 ) -> list[Timing]:
     """Eager PyTorch, the exported encoders and the exported network, measured in turn."""
     bare = _bare(network)
@@ -112,7 +122,8 @@ def timings(
 
 
 def _bare(network: AGFNet) -> AGFNet:
-    bare = AGFNet.__new__(_EncodersOnly)
+    """The same encoders without the rest; shares the network's parameters."""
+    bare = _EncodersOnly.__new__(_EncodersOnly)
     bare.__dict__ = network.__dict__
     return bare
 

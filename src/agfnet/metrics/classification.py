@@ -13,9 +13,7 @@ from numpy.typing import ArrayLike
 from agfnet.metrics.weighting import FloatArray, check_cases, check_weights, mean_of_defined, ratio
 
 
-def confusion_matrix(
-    labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None
-) -> FloatArray:
+def confusion_matrix(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> FloatArray:
     """How often each class was taken for each other.
 
     Args:
@@ -94,9 +92,7 @@ def accuracy(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | N
     return scores_from_confusion(confusion_matrix(labels, probabilities, weights))["accuracy"]
 
 
-def balanced_accuracy(
-    labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None
-) -> FloatArray:
+def balanced_accuracy(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> FloatArray:
     """Mean sensitivity over the classes that occur.
 
     Args:

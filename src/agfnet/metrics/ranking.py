@@ -20,9 +20,7 @@ from agfnet.metrics.weighting import (
 )
 
 
-def _roc_weights(
-    positive: BoolArray, scores: FloatArray, weights: FloatArray
-) -> tuple[FloatArray, FloatArray]:
+def _roc_weights(positive: BoolArray, scores: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Weight of true and of false positives at each threshold, from none to all: two of (..., G + 1)."""
     order, ends = tie_groups(scores, descending=True)
     ordered = weights[..., order]
@@ -88,9 +86,7 @@ def sensitivity_at_specificity(
     return ratio(np.where(false[..., -1] > 0, best, np.nan), true[..., -1])
 
 
-def one_vs_rest_auc(
-    labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None
-) -> FloatArray:
+def one_vs_rest_auc(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> FloatArray:
     """AUC of each class's probability against all other classes (see `binary_auc`).
 
     Args:
@@ -132,9 +128,7 @@ def macro_auc(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | 
     return mean_of_defined(one_vs_rest_auc(labels, probabilities, weights))
 
 
-def malignancy(
-    labels: ArrayLike, probabilities: ArrayLike, malignant: Sequence[int]
-) -> tuple[BoolArray, FloatArray]:
+def malignancy(labels: ArrayLike, probabilities: ArrayLike, malignant: Sequence[int]) -> tuple[BoolArray, FloatArray]:
     """The question "malignant or benign?": the answer, and the summed probability of the malignant classes.
 
     Pass both to `binary_auc` and `sensitivity_at_specificity`.
@@ -157,9 +151,7 @@ def malignancy(
     y, p = check_cases(labels, probabilities)
     chosen = sorted(set(malignant))
     if not chosen or len(chosen) != len(malignant) or chosen[0] < 0 or chosen[-1] >= p.shape[1]:
-        raise ValueError(
-            f"malignant must name classes in 0 .. {p.shape[1] - 1}, each once, not {list(malignant)}"
-        )
+        raise ValueError(f"malignant must name classes in 0 .. {p.shape[1] - 1}, each once, not {list(malignant)}")
     if len(chosen) == p.shape[1]:
         raise ValueError("malignant names every class: nothing is left to tell them from")
     return np.isin(y, chosen), p[:, chosen].sum(axis=1)

@@ -73,9 +73,7 @@ def aurc(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None 
     0.25
     """
     kept, wrong = _running_errors(labels, probabilities, weights)
-    risk = np.nan_to_num(
-        ratio(wrong, kept)[..., 1:]
-    )  # undefined only where no weight is kept: it counts for nothing
+    risk = np.nan_to_num(ratio(wrong, kept)[..., 1:])  # undefined only where no weight is kept: it counts for nothing
     return np.asarray((np.diff(kept, axis=-1) * risk).sum(axis=-1))
 
 

@@ -163,15 +163,11 @@ def _collect(
             count = max(1, len(seeds) - 1)
             chosen = rng.multinomial(count, np.full(len(seeds), 1 / len(seeds)), size=len(weights))
             collected.append(_mean_over_seeds(seeds, weights, chosen.astype(np.float64)))
-    drawn = [
-        {name: np.concatenate([block[name] for block in parts]) for name in parts[0]} for parts in blocks
-    ]
+    drawn = [{name: np.concatenate([block[name] for block in parts]) for name in parts[0]} for parts in blocks]
     return values, drawn
 
 
-def _mean_over_seeds(
-    seeds: list[MetricSet], weights: FloatArray, chosen: FloatArray
-) -> dict[str, FloatArray]:
+def _mean_over_seeds(seeds: list[MetricSet], weights: FloatArray, chosen: FloatArray) -> dict[str, FloatArray]:
     """Figures averaged over seeds, seed s counting chosen[:, s] times in each draw."""
     figures = [seed(weights) for seed in seeds]
     out = {}
@@ -180,16 +176,12 @@ def _mean_over_seeds(
         for s, figure in enumerate(figures):
             times = chosen[0, s] if weights.ndim == 1 else chosen[:, s]
             times = np.reshape(times, np.shape(times) + (1,) * (total.ndim - np.ndim(times)))
-            total = total + np.where(
-                times > 0, times * figure[name], 0.0
-            )  # a NaN counts only where it was drawn
+            total = total + np.where(times > 0, times * figure[name], 0.0)  # a NaN counts only where it was drawn
         out[name] = total / chosen[0].sum()
     return out
 
 
-def _summary(
-    value: FloatArray, drawn: FloatArray, patients: Sequence[Hashable], level: float
-) -> dict[str, FloatArray]:
+def _summary(value: FloatArray, drawn: FloatArray, patients: Sequence[Hashable], level: float) -> dict[str, FloatArray]:
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, not {level}")
     tails = [(1 - level) / 2, (1 + level) / 2]

@@ -34,9 +34,7 @@ def check_cases(labels: ArrayLike, probabilities: ArrayLike) -> tuple[IntArray, 
     if p.ndim != 2 or p.shape[1] < 2:
         raise ValueError(f"probabilities must have the shape (cases, classes >= 2), not {p.shape}")
     if y.shape != (p.shape[0],):
-        raise ValueError(
-            f"labels must have the shape ({p.shape[0]},) to fit the probabilities, not {y.shape}"
-        )
+        raise ValueError(f"labels must have the shape ({p.shape[0]},) to fit the probabilities, not {y.shape}")
     if y.size == 0:
         raise ValueError("there are no cases: no score is defined")
     if not np.issubdtype(y.dtype, np.integer):
@@ -51,9 +49,7 @@ def check_cases(labels: ArrayLike, probabilities: ArrayLike) -> tuple[IntArray, 
     wrong = (p.min(axis=1) < -SUM_TOLERANCE) | (np.abs(p.sum(axis=1) - 1) > SUM_TOLERANCE)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        raise ValueError(
-            f"the probabilities of case {row} are negative or do not sum to 1 (sum {p[row].sum():.6g})"
-        )
+        raise ValueError(f"the probabilities of case {row} are negative or do not sum to 1 (sum {p[row].sum():.6g})")
     return y.astype(np.int64), p
 
 
@@ -98,9 +94,7 @@ def check_binary(positive: ArrayLike, scores: ArrayLike) -> tuple[BoolArray, Flo
     """
     truth, s = np.asarray(positive), np.asarray(scores, dtype=np.float64)
     if s.ndim != 1 or truth.shape != s.shape:
-        raise ValueError(
-            f"positive and scores must both have the shape (cases,), not {truth.shape} and {s.shape}"
-        )
+        raise ValueError(f"positive and scores must both have the shape (cases,), not {truth.shape} and {s.shape}")
     if s.size == 0:
         raise ValueError("there are no cases: no score is defined")
     if not np.isin(truth, (0, 1)).all():

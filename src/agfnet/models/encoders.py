@@ -1,4 +1,4 @@
-"""One encoder per modality: a timm backbone as a pyramid of feature maps, and where its pretrained weights come from."""
+"""One encoder per modality: a timm backbone as a pyramid of maps, and where its pretrained weights come from."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -38,23 +39,25 @@ class Encoder(nn.Module):
     def __init__(self, name: str, *, pretrained: bool | Path = False, drop_path: float = 0.0) -> None:
         super().__init__()
         if not timm.is_model(name):
-            near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:8]) or "none alike"
+            near = ", ".join(timm.list_models(f"*{name.split('_', 1)[0]}*")[:8]) or "none alike"
             raise ConfigError(f"encoder {name!r} is not a timm backbone; alike: {near}. See timm.list_models().")
-        reductions = timm.create_model(name, features_only=True).feature_info.reduction()
+        features: Any = timm.create_model(name, features_only=True)
+        reductions = features.feature_info.reduction()
         missing = [s for s in STRIDES if s not in reductions]
         if missing:
             raise ConfigError(f"encoder {name!r} has no features at stride {missing}; it gives {reductions}.")
-        extra = {"drop_path_rate": drop_path} if drop_path else {}
+        extra: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
         if pretrained:
             extra |= {"pretrained": True, "pretrained_cfg_overlay": _weights_source(name, pretrained)}
         indices = tuple(reductions.index(s) for s in STRIDES)
         try:
-            self.body = timm.create_model(name, features_only=True, out_indices=indices, **extra)
+            features = timm.create_model(name, features_only=True, out_indices=indices, **extra)
         except (OSError, RuntimeError, ValueError) as error:
             raise ConfigError(_no_weights(name, str(error))) from error
+        self.body: nn.Module = features
         self.name = name
-        self.channels: tuple[int, ...] = tuple(self.body.feature_info.channels())
-        self.channels_last_maps = getattr(self.body, "output_fmt", None) == "NHWC"
+        self.channels: tuple[int, ...] = tuple(features.feature_info.channels())
+        self.channels_last_maps = str(getattr(features, "output_fmt", "NCHW")).endswith("NHWC")
         cfg = timm.get_pretrained_cfg(name)
         self.mean: tuple[float, ...] = tuple(cfg.mean) if cfg else (0.485, 0.456, 0.406)
         self.std: tuple[float, ...] = tuple(cfg.std) if cfg else (0.229, 0.224, 0.225)

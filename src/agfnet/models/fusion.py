@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -24,17 +25,17 @@ class Fused(NamedTuple):
     attention: list[list[AttentionMap]]
 
 
-class Fusion(Protocol):
+class Fusion(nn.Module, ABC):
     """A fusion module: the pyramids and pooled encoder vectors of all views to one feature vector."""
 
     out_features: int
 
-    def __call__(self, pyramids: Sequence[Pyramid], pooled: Sequence[Pooled], present: Presence) -> Fused:
+    @abstractmethod
+    def forward(self, pyramids: Sequence[Pyramid], pooled: Sequence[Pooled], present: Presence) -> Fused:
         """Maps (B, C_s, H_s, W_s) and vectors (B, C_m) per view, presence (B, M); absent rows hold zeros."""
-        ...
 
 
-class AttentionGuidedFusion(nn.Module):
+class AttentionGuidedFusion(Fusion):
     """AL: attention-guided local (ALL), then global (AGL) learning.
 
     Args:

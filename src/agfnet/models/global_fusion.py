@@ -25,7 +25,10 @@ class GlobalBlock(nn.Module):
         self.query = nn.Linear(width, width)
         self.merge = nn.Linear(width, width)
         self.feed = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, ratio * width), nn.GELU("tanh"), nn.Linear(ratio * width, width)
+            nn.LayerNorm(width),
+            nn.Linear(width, ratio * width),
+            nn.GELU("tanh"),
+            nn.Linear(ratio * width, width),
         )
 
     def forward(self, queries: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """ALL, attention-guided local learning: correlations within and between the views, over several scales.
 
-The idea (intra- and inter-modality correlations, several scales, focus on local evidence) is the paper's; the design is
-this project's. All positions of all maps of all views lie in ONE sequence, grouped into windows, so that one matrix
+The idea (intra- and inter-modality correlations, several scales, focus on local evidence) is the paper's; the
+design is this project's. All positions of all maps of all views lie in ONE sequence, grouped into windows, so that one matrix
 product serves every view and scale: many small operators cost more than their arithmetic.
 
 A window is as large as the coarsest map of its view. The coarsest map is thus one window (attention over the whole map),
@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -72,7 +73,7 @@ class Layout:
 def _spans(owner: NDArray[np.int64]) -> tuple[slice, ...]:
     """The stretch of each view in a sequence that is sorted by view."""
     ends = np.searchsorted(owner, np.arange(owner.max() + 2))
-    return tuple(slice(int(a), int(b)) for a, b in zip(ends, ends[1:], strict=False))
+    return tuple(slice(int(a), int(b)) for a, b in pairwise(ends))
 
 
 @lru_cache(maxsize=32)
@@ -176,7 +177,10 @@ class LocalBlock(nn.Module):
         self.merge = nn.Linear(2 * inner, width, bias=False)  # without bias: no other view gives exactly zero
         self.scale_attention = nn.Parameter(torch.full((width,), scale))
         self.feed = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, ratio * width), nn.GELU("tanh"), nn.Linear(ratio * width, width)
+            nn.LayerNorm(width),
+            nn.Linear(width, ratio * width),
+            nn.GELU("tanh"),
+            nn.Linear(ratio * width, width),
         )
         self.scale_feed = nn.Parameter(torch.full((width,), scale))
 
@@ -188,7 +192,10 @@ class LocalBlock(nn.Module):
 
         keys = self.keys(place.pool.to(normed.dtype) @ normed)
         inter = torch.cat(
-            [self._between(v, projected[:, slots, 3 * self.inner :], keys, place, present) for v, slots in enumerate(place.spans)],
+            [
+                self._between(v, projected[:, slots, 3 * self.inner :], keys, place, present)
+                for v, slots in enumerate(place.spans)
+            ],
             dim=1,
         )
         tokens = tokens + self.scale_attention * self.merge(torch.cat([intra, inter], dim=-1))
@@ -215,9 +222,7 @@ class LocalBlock(nn.Module):
         """Self-attention inside each window: (B, N, 3 * inner) -> (B, N, inner)."""
         B, N, width = projected.shape
         windows, slots = place.windows
-        query, key, value = (
-            projected.reshape(B * windows, slots, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        )
+        query, key, value = projected.reshape(B * windows, slots, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         mask = None
         if place.padded:
             mask = place.filled[None, :, None, None].expand(B, -1, 1, slots, slots).flatten(0, 1)

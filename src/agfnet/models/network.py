@@ -81,17 +81,17 @@ class AGFNet(nn.Module):
         self.num_classes = num_classes
         self.extra_classes = tuple(extra_classes)
         names = {m: encoder if isinstance(encoder, str) else encoder[m] for m in modalities}
-        self.encoders = nn.ModuleDict(
-            {m: Encoder(name, pretrained=pretrained, drop_path=drop_path) for m, name in names.items()}
-        )
-        channels = {m: e.channels for m, e in self.encoders.items()}
-        self.fusion = FUSIONS[fusion](channels, **(fusion_options or {}))
+        encoders = {m: Encoder(name, pretrained=pretrained, drop_path=drop_path) for m, name in names.items()}
+        self.encoders = nn.ModuleDict(encoders)
+        self.channels = {m: e.channels for m, e in encoders.items()}
+        self.fusion = FUSIONS[fusion](self.channels, **(fusion_options or {}))
         self.dropout = nn.Dropout(dropout)
         targets = num_classes + sum(extra_classes)
         self.head = nn.Linear(self.fusion.out_features, targets)
-        self.view_heads = nn.ModuleDict({m: nn.Linear(c[-1], targets) for m, c in channels.items()})
+        view_heads = {m: nn.Linear(c[-1], targets) for m, c in self.channels.items()}
+        self.view_heads = nn.ModuleDict(view_heads)
         self.opinion = nn.Linear(self.fusion.out_features, 1 + len(self.modalities))
-        for layer in (self.head, *self.view_heads.values(), self.opinion):
+        for layer in (self.head, *view_heads.values(), self.opinion):
             nn.init.trunc_normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)
         nn.init.zeros_(self.opinion.weight)  # starts as the plain mean of the opinions
@@ -122,7 +122,7 @@ class AGFNet(nn.Module):
     def _encode_view(self, modality: str, images: Tensor, present: Tensor) -> Pyramid:
         encoder = self.encoders[modality]
         if not self.training or bool(present.all()):
-            return encoder(images)  # type: ignore[no-any-return]
+            return encoder(images)
         if bool(present.any()):  # batch statistics come from the views that are there
             rows = present.nonzero()[:, 0]
             return [m.new_zeros(len(images), *m.shape[1:]).index_copy(0, rows, m) for m in encoder(images[rows])]
@@ -157,8 +157,11 @@ class AGFNet(nn.Module):
 
     def evidence(self, pyramids: Sequence[Pyramid]) -> list[Evidence]:
         """Class evidence of each position of each view's coarsest map, (B, K, H, W), in logits."""
-        heads = (head.weight[: self.num_classes, :, None, None] for head in self.view_heads.values())
-        return [F.conv2d(maps[-1], weight) for maps, weight in zip(pyramids, heads, strict=True)]
+        heads = (self.view_heads[m].get_parameter("weight") for m in self.modalities)
+        return [
+            F.conv2d(maps[-1], weight[: self.num_classes, :, None, None])
+            for maps, weight in zip(pyramids, heads, strict=True)
+        ]
 
 
 @contextmanager

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import nn
 
 from agfnet.models.fusion import AttentionGuidedFusion, Fused, Fusion
 from agfnet.models.shapes import Pooled, Presence, Pyramid
 
 
-class Concatenation(nn.Module):
+class Concatenation(Fusion):
     """Pooled encoder vectors side by side; an absent view is zero."""
 
     def __init__(self, channels: Mapping[str, Sequence[int]]) -> None:

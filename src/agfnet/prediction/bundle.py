@@ -106,7 +106,9 @@ def read_bundle(path: str | Path) -> Bundle:
 def _parts(path: Path, archive: zipfile.ZipFile) -> tuple[dict[str, Any], dict[str, bytes]]:
     missing = {MANIFEST, *PARTS} - set(archive.namelist())
     if missing:
-        raise BundleError(f"{path}: lacks {', '.join(sorted(missing))}; it is no bundle, or a damaged one. Export it again.")
+        raise BundleError(
+            f"{path}: lacks {', '.join(sorted(missing))}; it is no bundle, or a damaged one. Export it again."
+        )
     try:
         facts = json.loads(archive.read(MANIFEST))
     except ValueError as error:

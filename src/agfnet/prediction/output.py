@@ -23,7 +23,11 @@ def outcome_table(
     weight_<view>; weight_fused; <further label>_prediction; error; notice.
     """
     views = tuple(views)
-    schema: dict[str, type[pl.DataType]] = {"case_id": pl.String, "prediction": pl.String, "probability": pl.Float64}
+    schema: dict[str, type[pl.DataType]] = {
+        "case_id": pl.String,
+        "prediction": pl.String,
+        "probability": pl.Float64,
+    }
     schema |= {f"p_{c}": pl.Float64 for c in classes}
     schema |= {"views_present": pl.String, "views_missing": pl.String, "weight_fused": pl.Float64}
     for view in views:
@@ -44,7 +48,10 @@ def outcome_table(
 
 
 def _values(
-    p: Prediction, classes: tuple[str, ...], views: tuple[str, ...], extra_classes: Mapping[str, tuple[str, ...]]
+    p: Prediction,
+    classes: tuple[str, ...],
+    views: tuple[str, ...],
+    extra_classes: Mapping[str, tuple[str, ...]],
 ) -> dict[str, object]:
     top = int(p.probabilities.argmax())
     values: dict[str, object] = {

@@ -109,11 +109,11 @@ class Predictor:
         except ImageError as error:
             return f"row {case.row}, case {case.case_id}: {error}"
         if not frames:
-            return f"row {case.row}, case {case.case_id}: no image of {' or '.join(self.specs)}. Give at least one view."
+            return (
+                f"row {case.row}, case {case.case_id}: no image of {' or '.join(self.specs)}. Give at least one view."
+            )
         count = max(map(len, frames.values()))
-        return [
-            {m: normalise(own[i % len(own)], self.specs[m]) for m, own in frames.items()} for i in range(count)
-        ]
+        return [{m: normalise(own[i % len(own)], self.specs[m]) for m, own in frames.items()} for i in range(count)]
 
     def _ask(self, looks: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
         present = np.array([[m in look for m in self.specs] for look in looks])

@@ -39,7 +39,9 @@ def task_of(config: Config, train: Sequence[Case]) -> Task:
     """
     for case in train:
         if case.label is None:
-            raise TableError(f"row {case.row}, case {case.case_id}: no label; training needs one. Fill it in or drop the row.")
+            raise TableError(
+                f"row {case.row}, case {case.case_id}: no label; training needs one. Fill it in or drop the row."
+            )
     seen = sorted({str(case.label) for case in train})
     classes = config.data.classes or tuple(seen)
     unknown = [label for label in seen if label not in classes]
@@ -57,7 +59,9 @@ def task_of(config: Config, train: Sequence[Case]) -> Task:
     }
     for column, values in extra.items():
         if len(values) < 2:
-            raise TableError(f"column {column!r} has {len(values)} value in the training part; drop it from data.extra_labels.")
+            raise TableError(
+                f"column {column!r} has {len(values)} value in the training part; drop it from data.extra_labels."
+            )
     return Task(classes, extra)
 
 

@@ -55,8 +55,7 @@ class LesionModule(pl.LightningModule):
             view_loss=training.view_loss,
             extra_loss=training.extra_loss,
         )
-        channels = {m: e.channels for m, e in network.encoders.items()}
-        self.decoder = FeatureReconstruction(channels) if reconstruction.enabled else None
+        self.decoder = FeatureReconstruction(network.channels) if reconstruction.enabled else None
         K = network.num_classes
         self.figures = MetricCollection(
             {
@@ -89,7 +88,11 @@ class LesionModule(pl.LightningModule):
         size = len(batch.label)
         self.log("train_loss", total, on_epoch=True, on_step=False, batch_size=size, sync_dist=True)
         self.log_dict(
-            {f"train_{k}": v for k, v in parts.items()}, on_epoch=True, on_step=False, batch_size=size, sync_dist=True
+            {f"train_{k}": v for k, v in parts.items()},
+            on_epoch=True,
+            on_step=False,
+            batch_size=size,
+            sync_dist=True,
         )
         return total
 
@@ -134,7 +137,9 @@ class LesionModule(pl.LightningModule):
         recipe = self.recipe
         groups = [
             {
-                "params": [p for n, p in self._named() if n.startswith("network.encoders") == inside and decays(p) == d],
+                "params": [
+                    p for n, p in self._named() if n.startswith("network.encoders") == inside and decays(p) == d
+                ],
                 "lr": recipe.learning_rate * (recipe.encoder_rate if inside else 1.0),
                 "weight_decay": recipe.weight_decay if d else 0.0,
             }

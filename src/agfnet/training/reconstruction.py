@@ -42,7 +42,7 @@ def choose_hidden(evidence: Tensor, fraction: float, policy: Policy) -> Tensor:
     score = {"top": evidence, "bottom": -evidence, "random": torch.rand_like(evidence)}[policy].flatten(1)
     count = max(1, round(fraction * score.shape[1]))
     hidden = torch.zeros_like(score, dtype=torch.bool)
-    hidden.scatter_(1, score.topk(count, dim=1).indices, True)  # noqa: FBT003
+    hidden.scatter_(1, score.topk(count, dim=1).indices, True)
     return hidden.view(evidence.shape)
 
 
@@ -166,7 +166,8 @@ def focus_loss(before: Output, after: Output, evidence: Sequence[Tensor], presen
     reconstruction are the target and get no gradient.
 
     Args:
-        before, after: the network's output on the original and on the completed maps.
+        before: the network's output on the original maps.
+        after: its output on the completed maps.
         evidence: per view (B, h, w), see `class_evidence`.
         present: (B, M).
     """

@@ -14,8 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import polars as pl_table
-import pytorch_lightning as pl
+import polars as pl
+import pytorch_lightning
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -35,8 +35,24 @@ from agfnet.types import RESEARCH_USE, BundleError, Case, ConfigError, TableErro
 
 log = logging.getLogger("agfnet")
 
-CONFIG, FACTS, WEIGHTS, HISTORY, CHECKPOINTS = "config.yaml", "run.json", "weights.safetensors", "history.json", "checkpoints"
-PACKAGES = ("agfnet", "torch", "torchvision", "timm", "pytorch-lightning", "numpy", "Pillow", "onnx", "onnxruntime")
+CONFIG, FACTS, WEIGHTS, HISTORY, CHECKPOINTS = (
+    "config.yaml",
+    "run.json",
+    "weights.safetensors",
+    "history.json",
+    "checkpoints",
+)
+PACKAGES = (
+    "agfnet",
+    "torch",
+    "torchvision",
+    "timm",
+    "pytorch-lightning",
+    "numpy",
+    "Pillow",
+    "onnx",
+    "onnxruntime",
+)
 
 
 def parts(config: Config, cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
@@ -87,12 +103,12 @@ def train(
     if cases is None:
         cases = parts(config, read_table(config))
     task = task_of(config, cases[0])
-    pl.seed_everything(config.training.seed, workers=True, verbose=False)
+    pytorch_lightning.seed_everything(config.training.seed, workers=True, verbose=False)
     network = build_network(config, task, pretrained=True)
     specs = view_specs(config, network)
     data = CaseData(config, task, specs, cases[0], cases[1], config.data.cache or folder / "cache")
     if _decode(data, folder, skip_bad=config.data.skip_bad):
-        unread = set(pl_table.read_csv(folder / "bad_cases.csv")["case_id"].cast(str))
+        unread = set(pl.read_csv(folder / "bad_cases.csv")["case_id"].cast(str))
         kept = tuple([case for case in part if case.case_id not in unread] for part in cases)
         cases = (kept[0], kept[1])
         data = CaseData(config, task, specs, kept[0], kept[1], config.data.cache or folder / "cache")
@@ -107,7 +123,7 @@ def train(
     module = LesionModule(
         network, config.training, config.reconstruction, class_weights(counts, config.training.class_weights)
     )
-    module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module = module.to(memory_format=torch.channels_last)
     trainer = _trainer(config, folder, on_epoch)
     last = folder / CHECKPOINTS / "last.ckpt"
     started = time.monotonic()
@@ -154,7 +170,9 @@ def _begin(config: Config, folder: Path, *, resume: bool) -> dict[str, Any]:
             raise ConfigError(f"{folder}: already holds a run. Go on with --resume, or choose another folder.")
         facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         if load_config(folder / CONFIG) != config:
-            raise ConfigError(f"{folder}: the run was started with another configuration ({CONFIG}); resume with that one.")
+            raise ConfigError(
+                f"{folder}: the run was started with another configuration ({CONFIG}); resume with that one."
+            )
         if facts["table_sha256"] != table_hash:
             raise ConfigError(f"{config.data.table}: has changed since the run was started; restore it or start anew.")
         return facts
@@ -182,17 +200,23 @@ def _decode(data: CaseData, folder: Path, *, skip_bad: bool) -> int:
 
     bad = [b for part in (data.train, data.validation) for b in warm(part, progress, skip_bad=skip_bad)]
     if bad:
-        listed = {"case_id": [c.case_id for c, _ in bad], "row": [c.row for c, _ in bad], "error": [e for _, e in bad]}
-        write_table(pl_table.DataFrame(listed), folder / "bad_cases.csv")
+        listed = {
+            "case_id": [c.case_id for c, _ in bad],
+            "row": [c.row for c, _ in bad],
+            "error": [e for _, e in bad],
+        }
+        write_table(pl.DataFrame(listed), folder / "bad_cases.csv")
         log.warning("%d cases with unreadable images are left out; see %s", len(bad), folder / "bad_cases.csv")
     return len(bad)
 
 
-def _trainer(config: Config, folder: Path, on_epoch: Callable[[Sequence[dict[str, float]]], None] | None) -> pl.Trainer:
+def _trainer(
+    config: Config, folder: Path, on_epoch: Callable[[Sequence[dict[str, float]]], None] | None
+) -> pytorch_lightning.Trainer:
     recipe = config.training
     gpu = torch.cuda.is_available()
     bfloat16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and bfloat16_pays())
-    callbacks: list[pl.Callback] = [
+    callbacks: list[pytorch_lightning.Callback] = [
         EpochHistory(folder / HISTORY, on_epoch),
         EpochCheckpoint(folder / CHECKPOINTS, keep_best=recipe.early_stopping is not None),
     ]
@@ -209,7 +233,7 @@ def _trainer(config: Config, folder: Path, on_epoch: Callable[[Sequence[dict[str
             callbacks.append(_DepthwiseInFloat32())
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*number of training batches.*")
-    return pl.Trainer(
+    return pytorch_lightning.Trainer(
         default_root_dir=folder,
         max_epochs=recipe.epochs,
         accelerator="auto" if gpu else "cpu",
@@ -228,10 +252,10 @@ def _trainer(config: Config, folder: Path, on_epoch: Callable[[Sequence[dict[str
     )
 
 
-class _DepthwiseInFloat32(pl.Callback):
+class _DepthwiseInFloat32(pytorch_lightning.Callback):
     """Applies `depthwise_in_float32` for the length of the training; averaged copies are made before it."""
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_fit_start(self, trainer: pytorch_lightning.Trainer, pl_module: pytorch_lightning.LightningModule) -> None:  # noqa: ARG002
         depthwise_in_float32(pl_module)
 
 

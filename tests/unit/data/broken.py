@@ -155,9 +155,7 @@ def _copy(source: str, target: str) -> Callable[[Path], Path]:
 
 def _resaved(folder: Path) -> Path:
     text = good_lines(folder)
-    text = [
-        line + "," + part for line, part in zip(text, ["split"] + ["train"] * 6 + ["test"] * 2, strict=True)
-    ]
+    text = [line + "," + part for line, part in zip(text, ["split"] + ["train"] * 6 + ["test"] * 2, strict=True)]
     picture(0, (480, 400)).save(folder / "c0.jpg")
     picture(0, (480, 400)).resize((300, 250)).save(folder / "c7.jpg", quality=60)
     return write(folder, text)
@@ -171,9 +169,7 @@ def _folder_as_table(folder: Path) -> Path:
 
 def _nested_parquet(folder: Path) -> Path:
     path = folder / "cases.parquet"
-    pl.DataFrame({"case_id": ["1"], "patient_id": ["1"], "clinical": [["a.jpg", "b.jpg"]]}).write_parquet(
-        path
-    )
+    pl.DataFrame({"case_id": ["1"], "patient_id": ["1"], "clinical": [["a.jpg", "b.jpg"]]}).write_parquet(path)
     return path
 
 

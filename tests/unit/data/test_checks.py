@@ -38,9 +38,7 @@ def test_each_broken_table_is_named_by_cause_row_and_remedy(case: Broken, tmp_pa
 
 @pytest.mark.parametrize("level", ["quick", "decode", "deep"])
 def test_good_table_has_no_fault(level, tmp_path):
-    report = check_table(
-        write(tmp_path, good_lines(tmp_path)), level=level, need_labels=True, classes=["A", "B"]
-    )
+    report = check_table(write(tmp_path, good_lines(tmp_path)), level=level, need_labels=True, classes=["A", "B"])
     assert report.ok, [str(fault) for fault in report.faults]
     assert (report.cases, report.patients) == (8, 8)
     assert report.images == {"clinical": 8, "ultrasound": 8}
@@ -63,9 +61,7 @@ def test_every_fault_is_found_not_only_the_first(tmp_path):
 
 def test_close_matches_are_offered_for_an_unknown_label(tmp_path):
     path = write(tmp_path, ["case_id,patient_id,label,clinical", "1,1,melanma,a.jpg"])
-    (fault,) = (
-        f for f in check_table(path, classes=["melanoma", "naevus"]).faults if f.cause == "unknown-label"
-    )
+    (fault,) = (f for f in check_table(path, classes=["melanoma", "naevus"]).faults if f.cause == "unknown-label")
     assert "melanoma" in fault.remedy
 
 
@@ -178,9 +174,7 @@ def _large_table(folder: Path, rows: int) -> Path:
     return write(folder, lines)
 
 
-@pytest.mark.parametrize(
-    ("rows", "seconds"), [(5_000, 5.0), pytest.param(100_000, 20.0, marks=pytest.mark.full)]
-)
+@pytest.mark.parametrize(("rows", "seconds"), [(5_000, 5.0), pytest.param(100_000, 20.0, marks=pytest.mark.full)])
 def test_quick_check_is_quick(rows, seconds, tmp_path):
     path = _large_table(tmp_path, rows)
     start = time.perf_counter()

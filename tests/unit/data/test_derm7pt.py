@@ -53,9 +53,7 @@ def release(tmp_path) -> Path:
     (root / "meta" / "meta.csv").write_text("\n".join(rows) + "\n")
     for part, indices in parts.items():
         if part != "test":  # without them being asked for, even the list of test cases is not needed
-            (root / "meta" / f"{part}_indexes.csv").write_text(
-                "\n".join(["indexes", *map(str, indices)]) + "\n"
-            )
+            (root / "meta" / f"{part}_indexes.csv").write_text("\n".join(["indexes", *map(str, indices)]) + "\n")
     return root
 
 

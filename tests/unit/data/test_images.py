@@ -71,9 +71,7 @@ def test_grey_palette_and_bilevel(tmp_path):
     expected = np.repeat(np.asarray(grey)[..., None], 3, axis=2)
     np.testing.assert_array_equal(read_image(save(tmp_path / "l.png", grey)), expected)
     palette = Image.fromarray(RGB).quantize(16)
-    np.testing.assert_array_equal(
-        read_image(save(tmp_path / "p.png", palette)), np.asarray(palette.convert("RGB"))
-    )
+    np.testing.assert_array_equal(read_image(save(tmp_path / "p.png", palette)), np.asarray(palette.convert("RGB")))
     bits = grey.convert("1")
     assert set(np.unique(read_image(save(tmp_path / "1.png", bits)))) == {0, 255}
 

@@ -65,9 +65,7 @@ def test_frame_and_cases_agree():
 
 
 def test_patient_with_several_labels_counts_by_the_rarest():
-    pairs = [(f"N{k}", "NEV") for k in range(40)] + [
-        (f"M{k}", label) for k in range(4) for label in ("NEV", "MEL")
-    ]
+    pairs = [(f"N{k}", "NEV") for k in range(40)] + [(f"M{k}", label) for k in range(4) for label in ("NEV", "MEL")]
     parts = split_table(cases_of(pairs))
     assert {part for (_, label), part in zip(pairs, parts, strict=True) if label == "MEL"} == set(PARTS)
 
@@ -85,9 +83,7 @@ def test_too_small_class_is_an_error_with_its_name_and_size():
 
 
 def test_class_hidden_by_rarer_ones_is_an_error_not_a_silent_gap():
-    pairs = [(f"P{k}", label) for k in range(4) for label in ("A", "B")] + [
-        (f"P{k}", "B") for k in range(4, 8)
-    ]
+    pairs = [(f"P{k}", label) for k in range(4) for label in ("A", "B")] + [(f"P{k}", "B") for k in range(4, 8)]
     parts = split_table(cases_of(pairs))
     assert {part for (_, label), part in zip(pairs, parts, strict=True) if label == "B"} == set(PARTS)
 
@@ -147,9 +143,7 @@ def test_folds_hold_each_case_once_and_no_patient_twice(pairs, k, seed):
 
 
 def test_folds_are_of_like_size():
-    pairs = [
-        (f"{label}{k}", label) for label, size in (("A", 26), ("B", 57), ("C", 356)) for k in range(size)
-    ]
+    pairs = [(f"{label}{k}", label) for label, size in (("A", 26), ("B", 57), ("C", 356)) for k in range(size)]
     folds = patient_folds(cases_of(pairs), 5, 0)
     assert max(map(len, folds)) - min(map(len, folds)) <= 1
 

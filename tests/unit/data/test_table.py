@@ -54,9 +54,7 @@ def test_byte_order_mark_and_line_ends_do_not_matter(prefix, newline, tmp_path):
 
 
 def test_blank_lines_count_as_rows_and_quotes_hold_commas(tmp_path):
-    path = write(
-        tmp_path, ["case_id,patient_id,clinical,note", "", '1,1,a.jpg,"one, two', 'lines"', "2,2,b.jpg,"]
-    )
+    path = write(tmp_path, ["case_id,patient_id,clinical,note", "", '1,1,a.jpg,"one, two', 'lines"', "2,2,b.jpg,"])
     first, second = read_cases(path)
     assert (first.row, second.row) == (3, 4)
     assert first.attributes == {"note": "one, two\nlines"}
@@ -182,9 +180,7 @@ CELLS = st.one_of(
     content=st.one_of(
         st.binary(max_size=200),
         st.lists(st.lists(CELLS, max_size=5).map(",".join), max_size=5).map(
-            lambda rows: "\n".join(
-                ["case_id,patient_id,label,clinical,clinical_mm_per_pixel", *rows]
-            ).encode()
+            lambda rows: "\n".join(["case_id,patient_id,label,clinical,clinical_mm_per_pixel", *rows]).encode()
         ),
     ),
     suffix=st.sampled_from([".csv", ".parquet"]),
@@ -200,9 +196,7 @@ def test_any_bytes_give_cases_or_a_table_error(content, suffix, tmp_path):
 @given(st.data())
 def test_damaged_parquet_gives_cases_or_a_table_error(tmp_path, data):
     path = tmp_path / "fuzz.parquet"
-    pl.DataFrame({"case_id": ["1", "2"], "patient_id": [1, 2], "clinical": ["a.jpg", None]}).write_parquet(
-        path
-    )
+    pl.DataFrame({"case_id": ["1", "2"], "patient_id": [1, 2], "clinical": ["a.jpg", None]}).write_parquet(path)
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(4, len(content) - 5))] = data.draw(st.integers(0, 255))

@@ -60,9 +60,7 @@ def test_same_card_same_bytes(draw, card, tmp_path):
 
 def test_no_global_state_is_touched(card, tmp_path):
     pyplot_before = "matplotlib.pyplot" in sys.modules
-    threads = [
-        threading.Thread(target=draw, args=(card, tmp_path / f"{i}.png")) for i, draw in enumerate(FIGURES)
-    ]
+    threads = [threading.Thread(target=draw, args=(card, tmp_path / f"{i}.png")) for i, draw in enumerate(FIGURES)]
     for thread in threads:
         thread.start()
     for thread in threads:

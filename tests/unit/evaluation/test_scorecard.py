@@ -67,9 +67,7 @@ def test_curves_of_many_cases_are_thinned():
     assert len(card["risk_coverage"]["risk"]) == 200
     for part in card["per_class"].values():
         assert len(part["roc"]["fpr"]) <= 200
-        assert np.trapezoid(part["roc"]["tpr"], part["roc"]["fpr"]) == pytest.approx(
-            part["auc"]["value"], abs=0.01
-        )
+        assert np.trapezoid(part["roc"]["tpr"], part["roc"]["fpr"]) == pytest.approx(part["auc"]["value"], abs=0.01)
 
 
 def test_subgroups(card):

@@ -1,0 +1,39 @@
+# Everything runs in .venv, which `make install` fills from constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help install check test verify lock clean
+
+help:
+	@echo "make test     install, then every test that CI runs (under 12 minutes once installed)"
+	@echo "make check    format, lint, types, layers (about a minute)"
+	@echo "make verify   check, and the statistical, load and fuzz suites at full size"
+	@echo "make install  the package and its tools into .venv"
+	@echo "make lock     pin what is installed in .venv into constraints.txt"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	touch $@
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# One thread per process: the tests are small, and they share the machine with whatever else runs.
+test: check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full" --cov --cov-report=term:skip-covered --doctest-modules src/agfnet/metrics tests
+
+verify: check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov --cov-report=term:skip-covered --doctest-modules src/agfnet/metrics tests
+
+lock: $(INSTALLED)
+	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -1,0 +1,177 @@
+"""What every fusion module must do; a new one inherits this class and names itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from agfnet.export.onnx import TOLERANCE, example, export_graph, output_names, parity
+from agfnet.models.network import AGFNet
+from agfnet.training.losses import DiagnosisLoss
+from agfnet.training.reconstruction import FeatureReconstruction, choose_hidden, class_evidence
+
+SIZES = {"clinical": (64, 96), "ultrasound": (96, 64), "doppler": (64, 64)}
+
+
+class FusionContract:
+    """Inherit, and set `fusion` (and `options`)."""
+
+    fusion = ""
+    options: dict[str, object] = {}
+
+    def network(self, views: int = 2, seed: int = 0) -> AGFNet:
+        torch.manual_seed(seed)
+        return AGFNet(
+            4,
+            list(SIZES)[:views],
+            "test_efficientnet",
+            fusion=self.fusion,
+            fusion_options=self.options,
+            extra_classes=[3],
+        )
+
+    def batch(self, network: AGFNet, batch: int = 3, sizes: dict[str, tuple[int, int]] | None = None):
+        *images, present = example(network, sizes or SIZES, batch)
+        return dict(zip(network.modalities, images, strict=True)), torch.ones_like(present)
+
+    @pytest.mark.parametrize("views", [1, 2, 3])
+    def test_any_number_of_views(self, views):
+        network = self.network(views)
+        images, present = self.batch(network)
+        output = network(images, present)
+        assert output.logits.shape == (3, 4)
+        assert output.view_logits.shape == (3, views, 4)
+        assert torch.allclose(output.weights.sum(1), torch.ones(3))
+        output.logits.sum().backward()
+
+    @pytest.mark.parametrize("size", [(65, 97), (71, 128), (33, 33)])
+    def test_odd_sizes(self, size):
+        network = self.network()
+        images, present = self.batch(network, sizes={"clinical": size, "ultrasound": size[::-1]})
+        output = network(images, present)
+        output.logits.sum().backward()
+        assert output.logits.isfinite().all()
+        for maps in output.attention:
+            assert all(((m > 0) & (m < 1)).all() for m in maps)
+
+    def test_a_single_case_in_evaluation(self):
+        network = self.network().eval()
+        images, present = self.batch(network, batch=1)
+        assert network(images, present).logits.exp().sum().item() == pytest.approx(1.0, abs=1e-5)
+
+    @pytest.mark.parametrize("absent", [0, 1])
+    def test_an_absent_view_gives_no_gradient_to_its_encoder(self, absent):
+        network = self.network()
+        images, present = self.batch(network)
+        present[:, absent] = False
+        output = network(images, present)
+        output.logits.sum().backward()
+        assert output.logits.isfinite().all()
+        for i, encoder in enumerate(network.encoders.values()):
+            moved = any(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
+            assert moved == (i != absent)
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_an_absent_view_cannot_be_seen(self, training):
+        network = self.network().train(training)
+        network.dropout.p = 0.0
+        images, present = self.batch(network)
+        present[1, 1] = False
+        torch.manual_seed(0)
+        before = network(images, present)
+        changed = images | {"ultrasound": images["ultrasound"].clone()}
+        changed["ultrasound"][1] = 7.0
+        torch.manual_seed(0)
+        after = network(changed, present)
+        assert torch.equal(before.logits, after.logits)
+        assert torch.equal(before.fused_logits, after.fused_logits)
+
+    def test_batch_statistics_come_from_present_views_only(self):
+        network = self.network()
+        images, present = self.batch(network, batch=4)
+        present[2:, 1] = False
+        network(images, present)
+        with_absent = {k: v.clone() for k, v in network.encoders["ultrasound"].state_dict().items()}
+        fresh = self.network()
+        fresh({m: x[:2] for m, x in images.items()}, present[:2])
+        for name, value in fresh.encoders["ultrasound"].state_dict().items():
+            assert torch.allclose(with_absent[name].float(), value.float(), atol=1e-5), name
+
+    def test_permuting_the_batch_permutes_the_output(self):
+        network = self.network().eval()
+        images, present = self.batch(network)
+        present[0, 1] = False
+        order = torch.tensor([2, 0, 1])
+        straight = network(images, present)
+        permuted = network({m: x[order] for m, x in images.items()}, present[order])
+        assert torch.allclose(straight.logits[order], permuted.logits, atol=1e-5)
+
+    def test_state_dict_through_safetensors(self):
+        network, other = self.network(seed=0).eval(), self.network(seed=1).eval()
+        images, present = self.batch(network)
+        assert not torch.equal(network(images, present).logits, other(images, present).logits)
+        other.load_state_dict(load(save(network.state_dict())))
+        assert torch.equal(network(images, present).logits, other(images, present).logits)
+
+    def test_onnx_with_dynamic_batch(self):
+        network = self.network().eval()
+        sizes = {m: SIZES[m] for m in network.modalities}
+        graph = export_graph(network, sizes)
+        for batch in (1, 2, 5):
+            assert parity(network, graph, sizes, batch) < TOLERANCE
+        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        assert [o.name for o in session.get_outputs()] == output_names(network)
+
+    def test_every_parameter_learns(self):
+        network = self.network()
+        decoder = FeatureReconstruction(network.channels, width=32)
+        images, present = self.batch(network)
+        label, extra = torch.tensor([0, 1, 2]), torch.tensor([[0], [1], [2]])
+        pyramids = network.encode(images, present)
+        hidden = [choose_hidden(class_evidence(e, label), 0.3, "top") for e in network.evidence(pyramids)]
+        completed = decoder(pyramids, hidden, present)
+        loss = DiagnosisLoss([3])
+        total = completed.loss
+        for maps in (pyramids, completed.pyramids):
+            total = total + loss(network.fuse(maps, present), label, extra, present)
+        total.backward()
+        still = [n for net in (network, decoder) for n, p in net.named_parameters() if p.grad is None]
+        assert not still
+        assert np.isfinite(total.item())
+
+    def test_two_processes_with_modality_dropout(self, tmp_path):
+        """Two gloo processes, each with batches in which a view is absent throughout, finish and agree."""
+        arguments = (self.fusion, self.options, str(tmp_path))
+        torch.multiprocessing.start_processes(distributed_steps, arguments, nprocs=2, start_method="spawn")
+        first, second = (load((tmp_path / f"{rank}.safetensors").read_bytes()) for rank in (0, 1))
+        for name, value in first.items():
+            if "running_" not in name and "num_batches" not in name:
+                assert torch.equal(value, second[name]), name
+
+
+def distributed_steps(rank: int, fusion: str, options: dict[str, object], folder: str) -> None:
+    """One of two processes: three steps in which this rank lacks one view."""
+    from pathlib import Path  # noqa: PLC0415 - runs in a process of its own
+
+    torch.set_num_threads(1)
+    store = torch.distributed.FileStore(f"{folder}/store", 2)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    torch.manual_seed(0)
+    network = AGFNet(4, ["clinical", "ultrasound"], "test_efficientnet", fusion=fusion, fusion_options=options)
+    parallel = torch.nn.parallel.DistributedDataParallel(network)
+    optimizer = torch.optim.SGD(parallel.parameters(), 0.01)
+    for step in range(3):
+        present = torch.ones(2, 2, dtype=torch.bool)
+        present[:, (rank + step) % 2] = False
+        images = {m: torch.randn(2, 3, 64, 64) for m in network.modalities}
+        output = parallel(images, present)
+        loss = output.logits.square().mean() + output.view_logits.square().mean()
+        loss = loss + output.extra_logits.sum() + output.view_extra_logits.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    (Path(folder) / f"{rank}.safetensors").write_bytes(save(network.state_dict()))
+    torch.distributed.destroy_process_group()

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+
+import agfnet
+from agfnet.models.encoders import Encoder, package_weights
+from agfnet.models.network import AGFNet
+from agfnet.types import ConfigError
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return AGFNet(3, ["clinical", "ultrasound"], "test_efficientnet", fusion_options={"width": 32}).eval()
+
+
+def test_the_evidence_map_adds_up_to_the_view_logit(network):
+    images = {m: torch.randn(2, 3, 64, 96) for m in network.modalities}
+    out = network(images)
+    for i, modality in enumerate(network.modalities):
+        total = out.evidence[i].mean((2, 3)) + network.view_heads[modality].bias
+        assert torch.allclose(total, out.view_logits[:, i], atol=1e-5)
+
+
+def test_logits_are_log_probabilities_pooled_by_the_weights(network):
+    images = {m: torch.randn(2, 3, 64, 64) for m in network.modalities}
+    out = network(images)
+    opinions = torch.cat([out.fused_logits[:, None], out.view_logits], 1).log_softmax(-1)
+    assert torch.allclose(out.logits, (out.weights[..., None] * opinions).sum(1).log_softmax(-1), atol=1e-5)
+
+
+def test_a_view_that_is_not_given_is_absent(network):
+    photo = torch.randn(2, 3, 64, 64)
+    alone = network({"clinical": photo})
+    masked = network({"clinical": photo, "ultrasound": torch.randn(2, 3, 64, 64)}, torch.tensor([[True, False]] * 2))
+    assert torch.allclose(alone.logits, masked.logits, atol=1e-6)
+    assert (alone.weights[:, 2] == 0).all()
+
+
+def test_different_encoders_per_view():
+    names = {"clinical": "test_efficientnet", "ultrasound": "test_convnext"}
+    out = AGFNet(3, list(names), names)({m: torch.randn(2, 3, 64, 64) for m in names})
+    assert out.logits.shape == (2, 3)
+
+
+def test_a_backbone_with_channels_last_maps():
+    encoder = Encoder("swin_tiny_patch4_window7_224").eval()
+    assert [tuple(m.shape) for m in encoder(torch.randn(1, 3, 224, 224))] == [
+        (1, 192, 28, 28), (1, 384, 14, 14), (1, 768, 7, 7),
+    ]  # fmt: skip
+
+
+def test_the_weights_package_gives_timms_features():
+    weights = package_weights("tf_efficientnet_lite0")
+    assert weights is not None
+    whole = timm.create_model("tf_efficientnet_lite0").eval()
+    whole.load_state_dict(weights, strict=False)
+    x = torch.randn(1, 3, 64, 64)
+    features = Encoder("tf_efficientnet_lite0", pretrained=True).eval()(x)[-1]
+    stem = whole.blocks(whole.bn1(whole.conv_stem(x)))
+    assert torch.allclose(features, stem, atol=1e-4)
+
+
+def test_a_local_file_of_weights(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.manual_seed(1)
+    torch.save(timm.create_model("test_efficientnet").state_dict(), path)
+    first, second = (Encoder("test_efficientnet", pretrained=path).state_dict() for _ in range(2))
+    assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"name": "resnet5000"}, "not a timm backbone"),
+        ({"name": "test_vit"}, "no features at stride"),
+        ({"name": "test_efficientnet", "pretrained": "missing.pth"}, "no such file"),
+    ],
+)
+def test_encoder_errors(arguments, said, tmp_path):
+    if "pretrained" in arguments:
+        arguments = arguments | {"pretrained": tmp_path / arguments["pretrained"]}
+    with pytest.raises(ConfigError, match=said):
+        Encoder(**arguments)
+
+
+def test_no_weights_names_the_three_ways(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", _unreachable)
+    with pytest.raises(ConfigError, match=r"(?s)local file.*package.*hub"):
+        Encoder("resnet18", pretrained=True)
+
+
+def _unreachable(*_args, **_kwargs):
+    raise OSError("no network")
+
+
+def test_public_names():
+    assert agfnet.AGFNet is AGFNet
+    assert "Predictor" in dir(agfnet)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = agfnet.nothing

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from agfnet.training.reconstruction import (
+    FeatureReconstruction,
+    at_scale,
+    choose_hidden,
+    class_evidence,
+    consistency_loss,
+)
+
+CHANNELS = {"a": (4, 6, 8), "b": (4, 6, 8)}
+
+
+def pyramid(h: int, w: int, batch: int = 2):
+    return [torch.randn(batch, c, h * r, w * r) for c, r in zip(CHANNELS["a"], (4, 2, 1), strict=True)]
+
+
+@pytest.mark.parametrize(("policy", "kept"), [("top", torch.Tensor.le), ("bottom", torch.Tensor.ge)])
+def test_top_and_bottom_positions(policy, kept):
+    evidence = torch.randn(3, 5, 6)
+    hidden = choose_hidden(evidence, 0.3, policy)
+    assert (hidden.flatten(1).sum(1) == 9).all()
+    for e, h in zip(evidence, hidden, strict=True):
+        edge = e[h].min() if policy == "top" else e[h].max()
+        assert kept(e[~h], edge).all()
+
+
+def test_random_positions_differ_and_number_the_same():
+    evidence = torch.zeros(2, 10, 10)
+    first, second = (choose_hidden(evidence, 0.25, "random") for _ in range(2))
+    assert (first.flatten(1).sum(1) == 25).all()
+    assert not torch.equal(first, second)
+
+
+def test_class_evidence_is_of_the_true_class_and_has_no_gradient():
+    evidence = torch.randn(2, 3, 4, 4, requires_grad=True)
+    chosen = class_evidence(evidence, torch.tensor([2, -1]))
+    assert torch.equal(chosen[0], evidence[0, 2])
+    assert torch.equal(chosen[1], evidence[1, evidence[1].mean((1, 2)).argmax()])
+    assert not chosen.requires_grad
+
+
+def test_a_hidden_cell_covers_its_finer_positions():
+    hidden = torch.tensor([[[True, False], [False, False]]])
+    finer = at_scale(hidden, (3, 4))
+    assert finer.shape == (1, 1, 3, 4)
+    assert finer[0, 0, :2, :2].all()
+    assert finer.sum() == 4
+
+
+def test_only_hidden_positions_are_rewritten_at_every_scale():
+    torch.manual_seed(0)
+    decoder = FeatureReconstruction(CHANNELS, width=16, heads=2)
+    maps = [pyramid(3, 4), pyramid(2, 5)]
+    hidden = [torch.rand(2, 3, 4) < 0.4, torch.rand(2, 2, 5) < 0.4]
+    done = decoder(maps, hidden, torch.ones(2, 2, dtype=torch.bool))
+    for old, new, mask in zip(maps, done.pyramids, hidden, strict=True):
+        for a, b in zip(old, new, strict=True):
+            changed = (a != b).any(1, keepdim=True)
+            assert torch.equal(changed, at_scale(mask, a.shape))
+
+
+def test_what_is_hidden_cannot_leak_into_its_reconstruction():
+    torch.manual_seed(0)
+    decoder = FeatureReconstruction(CHANNELS, width=16, heads=2)
+    maps, mask = pyramid(3, 4), torch.zeros(2, 3, 4, dtype=torch.bool)
+    mask[:, 1, 1] = True
+    other, none = pyramid(2, 2), torch.zeros(2, 2, 2, dtype=torch.bool)
+    present = torch.ones(2, 2, dtype=torch.bool)
+    first = decoder([maps, other], [mask, none], present).pyramids[0]
+    changed = [torch.where(at_scale(mask, m.shape), torch.randn_like(m), m) for m in maps]
+    second = decoder([changed, other], [mask, none], present).pyramids[0]
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_other_view_helps_only_where_it_is_there():
+    torch.manual_seed(0)
+    decoder = FeatureReconstruction(CHANNELS, width=16, heads=2)
+    maps, mask = pyramid(3, 4), torch.rand(2, 3, 4) < 0.4
+    none = torch.zeros(2, 2, 2, dtype=torch.bool)
+    present = torch.tensor([[True, True], [True, False]])
+    first = decoder([maps, pyramid(2, 2)], [mask, none], present).pyramids[0][-1]
+    second = decoder([maps, pyramid(2, 2)], [mask, none], present).pyramids[0][-1]
+    assert not torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+
+
+def test_reconstruction_can_be_learnt():
+    """Features that repeat over the map can be told from the visible ones: the loss falls."""
+    torch.manual_seed(0)
+    decoder = FeatureReconstruction({"a": (4, 6, 8)}, width=16, heads=2)
+    optimizer = torch.optim.Adam(decoder.parameters(), 3e-3)
+    losses = []
+    for _ in range(150):
+        constant = [
+            torch.randn(8, c, 1, 1).expand(-1, -1, 4 * r, 4 * r) for c, r in zip((4, 6, 8), (4, 2, 1), strict=True)
+        ]
+        shared = torch.randn(8, 4, 1, 1)
+        maps = [m.clone() for m in constant]
+        maps[0] = shared.expand(-1, -1, 16, 16).clone()
+        maps[2][:, :4] = shared
+        hidden = choose_hidden(torch.rand(8, 4, 4), 0.3, "random")
+        loss = decoder([maps], [hidden], torch.ones(8, 1, dtype=torch.bool)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+
+
+def test_consistency_is_the_symmetric_divergence():
+    p, q = torch.tensor([[0.7, 0.3]]), torch.tensor([[0.4, 0.6]])
+    expected = 0.5 * ((p * (p / q).log()).sum() + (q * (q / p).log()).sum())
+    assert consistency_loss(p.log(), q.log()).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert consistency_loss(p.log(), p.log()).item() == 0.0
