@@ -6,8 +6,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from agfnet.cli import app
+from agfnet.config import parse_config
 from agfnet.data.split import split_to_file
-from drawn import draw_cases
+from agfnet.evaluation.experiment import run
+from drawn import draw_cases, small_config
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +28,11 @@ def agfnet_command():
         return CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def trained(drawn: Path) -> Path:
+    """The run folder of a small training on the drawn cases, exported and evaluated."""
+    config = parse_config(small_config(drawn / "parts.csv"), "drawn")
+    run(config, drawn / "trained")
+    return drawn / "trained"

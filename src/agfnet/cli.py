@@ -103,6 +103,7 @@ def check(
     deep: Annotated[
         bool, typer.Option("--deep", help="Also look for copies and near-copies between patients and parts.")
     ] = False,
+    need_labels: Annotated[bool, typer.Option("--need-labels", help="A case without a label is a fault.")] = False,
     predict: Annotated[
         bool,
         typer.Option("--predict", help="The table is for prediction: labels and class sizes do not matter."),
@@ -128,6 +129,7 @@ def check(
                 level=level,
                 progress=progress,
                 min_patients_per_class=0 if predict else 4,
+                need_labels=need_labels,
             )
         for fault in report.faults:
             out.print(escape(str(fault)), soft_wrap=True, highlight=False)

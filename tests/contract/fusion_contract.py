@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -19,8 +21,8 @@ SIZES = {"clinical": (64, 96), "ultrasound": (96, 64), "doppler": (64, 64)}
 class FusionContract:
     """Inherit, and set `fusion` (and `options`)."""
 
-    fusion = ""
-    options: dict[str, object] = {}
+    fusion: ClassVar[str] = ""
+    options: ClassVar[dict[str, object]] = {}
 
     def network(self, views: int = 2, seed: int = 0) -> AGFNet:
         torch.manual_seed(seed)

@@ -1,11 +1,11 @@
 """ALL, attention-guided local learning: correlations within and between the views, over several scales.
 
 The idea (intra- and inter-modality correlations, several scales, focus on local evidence) is the paper's; the
-design is this project's. All positions of all maps of all views lie in ONE sequence, grouped into windows, so that one matrix
-product serves every view and scale: many small operators cost more than their arithmetic.
+design is this project's. All positions of all maps of all views lie in ONE sequence, grouped into windows, so that
+one matrix product serves every view and scale: many small operators cost more than their arithmetic.
 
-A window is as large as the coarsest map of its view. The coarsest map is thus one window (attention over the whole map),
-a finer one is tiled by windows of the same size, and windows of every scale form one batch.
+A window is as large as the coarsest map of its view. The coarsest map is thus one window (attention over the whole
+map), a finer one is tiled by windows of the same size, and windows of every scale form one batch.
 """
 
 from __future__ import annotations

@@ -231,8 +231,9 @@ def _trainer(
         keep_freed_memory()
         if bfloat16:
             callbacks.append(_DepthwiseInFloat32())
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*number of training batches.*")
+    for advice in (".*does not have many workers.*", ".*number of training batches.*", ".*treespec, LeafSpec.*"):
+        warnings.filterwarnings("ignore", message=advice)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     return pytorch_lightning.Trainer(
         default_root_dir=folder,
         max_epochs=recipe.epochs,

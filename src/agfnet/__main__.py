@@ -1,0 +1,5 @@
+"""`python -m agfnet`."""
+
+from agfnet.cli import app
+
+app()

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from agfnet.data.dataset import UNKNOWN, CaseDataset, EpochSampler, FrameCache, warm
+from agfnet.data.preprocess import ViewSpec
+from agfnet.data.table import read_cases
+from agfnet.types import ImageError
+
+SPECS = {"clinical": ViewSpec("photo", (64, 96)), "ultrasound": ViewSpec("ultrasound", (64, 64))}
+
+
+def dataset(drawn, folder, **options):
+    cases = read_cases(drawn / "parts.csv", extra_labels=["border"])
+    classes = ("cyst", "lipoma", "naevus")
+    return CaseDataset(
+        cases=cases, specs=SPECS, classes=classes, extra_classes={"border": ("sharp", "soft")}, cache=FrameCache(folder),
+        **options,
+    )  # fmt: skip
+
+
+def same(first, second) -> bool:
+    return all(torch.equal(first.images[m], second.images[m]) for m in SPECS) and torch.equal(
+        first.present, second.present
+    )
+
+
+def test_draws_depend_on_seed_epoch_and_case_alone(drawn, tmp_path):
+    data = dataset(drawn, tmp_path, training=True, modality_dropout=0.5, seed=1)
+    batch = data.collate([data[3, 0], data[3, 1]])
+    assert same(batch, data.collate([data[3, 0], data[3, 1]]))
+    alone = data.collate([data[3, 1]])
+    assert torch.allclose(batch.images["clinical"][1], alone.images["clinical"][0], atol=1e-5)
+    assert not same(batch, data.collate([data[4, 0], data[4, 1]]))
+    other = dataset(drawn, tmp_path, training=True, modality_dropout=0.5, seed=2)
+    assert not same(batch, other.collate([other[3, 0], other[3, 1]]))
+
+
+def test_modality_dropout_never_takes_every_view(drawn, tmp_path):
+    data = dataset(drawn, tmp_path, training=True, modality_dropout=0.8)
+    present = np.array([data[epoch, i].present for epoch in range(20) for i in range(10)])
+    assert present.any(1).all()
+    assert not present.all(0).any()
+
+
+def test_absent_views_are_zero_and_evaluation_is_deterministic(drawn, tmp_path):
+    data = dataset(drawn, tmp_path)
+    missing = next(i for i, c in enumerate(data.cases) if not c.views["ultrasound"])
+    batch = data.collate([data[0, missing], data[0, 0]])
+    assert batch.present.tolist() == [[True, False], [True, True]]
+    assert (batch.images["ultrasound"][0] == 0).all()
+    assert same(batch, data.collate([data[9, missing], data[9, 0]]))
+
+
+def test_labels(drawn, tmp_path):
+    data = dataset(drawn, tmp_path)
+    batch = data.collate([data[0, i] for i in range(6)])
+    assert batch.label.tolist() == [data.classes.index(c.label) for c in data.cases[:6]]
+    assert batch.extra.shape == (6, 1)
+    unlabelled = dataset(drawn, tmp_path)
+    object.__setattr__(unlabelled, "classes", ("cyst",))
+    assert UNKNOWN in [unlabelled[0, i].label for i in range(6)]
+
+
+def test_every_rank_takes_its_share_of_each_epoch():
+    samplers = [EpochSampler(11, shuffle=True, seed=5, rank=r, replicas=2) for r in (0, 1)]
+    for sampler in samplers:
+        sampler.set_epoch(4)
+    shares = [list(s) for s in samplers]
+    assert [len(s) for s in shares] == [6, 6]
+    assert {i for share in shares for _, i in share} == set(range(11))
+    exact = [list(EpochSampler(11, shuffle=False, rank=r, replicas=2)) for r in (0, 1)]
+    assert sorted(i for share in exact for _, i in share) == list(range(11))
+
+
+def test_an_unreadable_image_names_its_row_or_is_listed(drawn, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_text("no image")
+    data = dataset(drawn, tmp_path / "cache")
+    cases = [*data.cases[:2]]
+    cases[1] = type(cases[1])(case_id="x", patient_id="x", row=17, views={"clinical": (broken,), "ultrasound": ()})
+    object.__setattr__(data, "cases", cases)
+    with pytest.raises(ImageError, match=r"row 17, case x: .*broken\.jpg"):
+        warm(data, lambda *_: None, skip_bad=False)
+    assert [c.case_id for c, _ in warm(data, lambda *_: None, skip_bad=True)] == ["x"]

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from agfnet.data.preprocess import ViewSpec, fit, normalise
+
+PHOTO = ViewSpec("photo", (64, 96))
+SCAN = ViewSpec("ultrasound", (64, 64), mm_per_pixel=0.1)
+
+
+def test_aspect_is_kept_and_the_rest_padded():
+    """A square picture in a wide frame stays square, with the padding beside it."""
+    frame = fit(np.full((200, 200, 3), 255, np.uint8), PHOTO)
+    assert frame.shape == (64, 96, 3)
+    white = (frame == 255).all(-1)
+    assert white.any(1).sum() == 64
+    assert white.any(0).sum() == 64
+    assert (frame[:, 0] == PHOTO.padding).all()
+
+
+def test_a_scan_keeps_its_skin_side_at_the_top():
+    frame = fit(np.full((20, 64, 3), 255, np.uint8), ViewSpec("ultrasound", (64, 64)))
+    assert (frame[:20] == 255).all()
+    assert (frame[20:] == 0).all()
+
+
+@pytest.mark.parametrize(("mm", "side"), [(0.1, 40), (0.2, 80), (0.05, 20)])
+def test_known_scale_is_resampled_to_the_inputs_scale(mm, side):
+    """A 40-pixel square at 0.2 mm is 8 mm: 80 pixels at 0.1 mm, of which the frame shows 64."""
+    frame = fit(np.full((40, 40, 3), 255, np.uint8), SCAN, mm_per_pixel=mm)
+    white = (frame == 255).all(-1)
+    assert white.any(0).sum() == white.any(1).sum() == min(side, 64)
+
+
+def test_an_unknown_scale_is_fitted():
+    assert (fit(np.full((40, 40, 3), 255, np.uint8), SCAN) == 255).all()
+
+
+def test_enlarged_frame():
+    assert fit(np.zeros((50, 50, 3), np.uint8), PHOTO, enlarge=1.25).shape == (80, 120, 3)
+
+
+def test_normalise():
+    x = normalise(np.full((2, 4, 5, 3), 255, np.uint8), ViewSpec("photo", (4, 5), (0.5, 0.4, 0.3), (0.5, 0.2, 0.1)))
+    assert x.shape == (2, 3, 4, 5)
+    assert x.dtype == np.float32
+    assert x[0, :, 0, 0] == pytest.approx([1.0, 3.0, 7.0], abs=1e-5)
+
+
+def test_a_scan_is_never_turned_upside_down():
+    assert all(0 not in axes for axes in SCAN.flips)
+    assert any(0 in axes for axes in PHOTO.flips)

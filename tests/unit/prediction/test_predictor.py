@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from agfnet.data.images import read_image
+from agfnet.data.preprocess import fit, normalise
+from agfnet.data.table import read_cases
+from agfnet.export.onnx import example
+from agfnet.prediction.output import outcome_table
+from agfnet.prediction.predictor import Predictor, averaged
+from agfnet.training.run import load_run
+
+
+@pytest.fixture(scope="module")
+def predictor(trained):
+    return Predictor(trained, threads=1)
+
+
+@pytest.fixture(scope="module")
+def cases(drawn):
+    return read_cases(drawn / "parts.csv")
+
+
+def only(predictor, case, **options):
+    (outcome,) = predictor.predict([case], **options)
+    return outcome
+
+
+def test_the_graph_gives_pytorchs_figures_on_real_files(trained, predictor, cases):
+    """Files to probabilities through the predictor, against the same inputs through the PyTorch network."""
+    _, _, network, _ = load_run(trained)
+    for case in cases[:6]:
+        looks = []
+        frames = {m: fit(read_image(case.views[m][0]), s) for m, s in predictor.specs.items() if case.views[m]}
+        for i in range(4 if "clinical" in frames else 2):
+            flipped = {m: np.flip(f, (s := predictor.specs[m]).flips[i % len(s.flips)]) for m, f in frames.items()}
+            images = {m: torch.from_numpy(normalise(f, predictor.specs[m]))[None] for m, f in flipped.items()}
+            with torch.no_grad():
+                looks.append(network(images).logits[0].numpy())
+        found = only(predictor, case).prediction
+        assert found is not None
+        assert np.abs(found.probabilities - averaged(np.stack(looks))).max() < 1e-4
+
+
+def test_a_missing_view_is_flagged_and_given_no_opinion(predictor, cases):
+    case = next(c for c in cases if not c.views["ultrasound"])
+    p = only(predictor, case).prediction
+    assert p.views_present == ("clinical",)
+    assert set(p.view_probabilities) == {"clinical"}
+    assert p.view_weights["fused"] + p.view_weights["clinical"] == pytest.approx(1.0, abs=1e-6)
+    frame = outcome_table(predictor.predict([case]), predictor.classes, predictor.specs, predictor.bundle.extra_classes)
+    assert frame["views_missing"].to_list() == ["ultrasound"]
+    assert frame["ultrasound_prediction"].to_list() == [None]
+    assert "Research use only" in frame["notice"][0]
+
+
+def test_several_images_of_a_view_are_averaged(predictor, cases):
+    first, second = (c for c in cases[:3] if c.case_id in {cases[0].case_id, cases[1].case_id})
+    several = replace(first, views={"clinical": first.views["clinical"] + second.views["clinical"], "ultrasound": ()})
+    alone = [replace(c, views={"clinical": c.views["clinical"], "ultrasound": ()}) for c in (first, second)]
+    logs = np.log([only(predictor, c).prediction.probabilities for c in alone]).mean(0)
+    expected = np.exp(logs) / np.exp(logs).sum()
+    assert only(predictor, several).prediction.probabilities == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_batch_does_not_change_a_prediction(predictor, cases):
+    together = [o.prediction.probabilities for o in predictor.predict(cases[:7], batch_size=5)]
+    alone = [only(predictor, c, batch_size=1).prediction.probabilities for c in cases[:7]]
+    assert np.allclose(together, alone, atol=1e-5)
+
+
+def test_maps(predictor, cases):
+    p = only(predictor, cases[0], maps=True).prediction
+    assert p.attention["clinical"].shape == (4, 6)
+    assert ((p.attention["clinical"] > 0) & (p.attention["clinical"] < 1)).all()
+    assert p.evidence["ultrasound"].shape == (3, 2, 3)
+    assert not only(predictor, cases[0]).prediction.attention
+
+
+def test_bad_cases_have_an_error_and_do_not_stop_the_others(predictor, cases, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff\xe0 not much of an image")
+    wrong = [
+        replace(cases[0], case_id="unreadable", row=5, views={"clinical": (broken,), "ultrasound": ()}),
+        replace(cases[0], case_id="gone", row=6, views={"clinical": (tmp_path / "none.jpg",), "ultrasound": ()}),
+        replace(cases[0], case_id="empty", row=7, views={"clinical": (), "ultrasound": ()}),
+    ]
+    outcomes = list(predictor.predict([cases[0], *wrong, cases[1]]))
+    assert [o.prediction is None for o in outcomes] == [False, True, True, True, False]
+    for outcome, said in zip(outcomes[1:4], ("row 5, case unreadable", "row 6, case gone", "no image of"), strict=True):
+        assert said in outcome.error
+
+
+def test_the_raw_graph_is_deterministic(trained, predictor):
+    _, _, network, _ = load_run(trained)
+    *images, present = example(network, {m: s.size for m, s in predictor.specs.items()}, 2)
+    feeds = {m: x.numpy() for m, x in zip(predictor.specs, images, strict=True)}
+    first, second = (predictor.run(feeds, present.numpy()) for _ in range(2))
+    assert all(np.array_equal(first[n], second[n]) for n in first)

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from agfnet.config import load_config, save_config
+from agfnet.types import ConfigError
+from drawn import small_config, write_config
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return write_config(tmp_path / "c.yaml", small_config(tmp_path / "t.csv"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_shipped_configurations_are_valid(path):
+    assert load_config(path).data.views
+
+
+def test_overrides_and_round_trip(path, tmp_path):
+    config = load_config(path, ["training.epochs=7", "model.encoder={clinical: a, ultrasound: b}"])
+    assert config.training.epochs == 7
+    assert config.model.encoder == {"clinical": "a", "ultrasound": "b"}
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml") == config
+
+
+def test_it_is_frozen(path):
+    with pytest.raises(ValidationError):
+        load_config(path).training.epochs = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.epoch=3", r"training\.epoch: unknown key; did you mean 'epochs'"),
+        ("data.views.clinical.sise=[64,64]", r"unknown key; did you mean 'size'"),
+        ("trainings.epochs=3", "did you mean 'training'"),
+        ("training.epochs=0", r"training\.epochs: .*greater than 0"),
+        ("training.modality_dropout=1.0", "less than 1"),
+        ("data.views.clinical.kind=xray", "photo"),
+        ("model.encoder={clinical: a}", "model.encoder names"),
+        ("training.epochs", "not of the form"),
+        ("training.epochs.more=1", "not a section|a value"),
+        ("training.epochs=[", "not YAML"),
+    ],
+)
+def test_faults_are_named(path, override, said):
+    with pytest.raises(ConfigError, match=said):
+        load_config(path, [override])
+
+
+def test_files_that_are_no_configuration(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "none.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(ConfigError, match="holds no configuration"):
+        load_config(tmp_path / "list.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [\n")
+    with pytest.raises(ConfigError, match="is not YAML"):
+        load_config(tmp_path / "bad.yaml")
