@@ -41,7 +41,13 @@ def test_the_walk_through(folder):
             continue
         for line in text.strip().splitlines():
             done = subprocess.run(
-                line, shell=True, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+                line,
+                shell=True,
+                cwd=folder,
+                env=os.environ | {"PATH": path},
+                capture_output=True,
+                text=True,
+                check=False,
             )
             assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     assert (folder / "predictions.csv").read_text().count("\n") == 43

@@ -67,12 +67,12 @@ class LesionModule(pl.LightningModule):
         )
         self.val_loss = MeanMetric()
 
-    def on_train_epoch_start(self) -> None:
-        """An epoch's random numbers (dropout, random hiding) depend on seed, epoch and rank alone.
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        """A step's random numbers (dropout, random hiding) depend on seed, epoch, step and rank alone.
 
-        So a resumed run repeats what the run that was not stopped would have drawn.
+        So a resumed run repeats what the run that was not stopped would have drawn, whatever else drew in between.
         """
-        key = np.random.SeedSequence([self.recipe.seed, self.current_epoch, self.global_rank])
+        key = np.random.SeedSequence([self.recipe.seed, self.current_epoch, batch_idx, self.global_rank])
         torch.manual_seed(int(key.generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002

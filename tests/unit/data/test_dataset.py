@@ -16,8 +16,8 @@ def dataset(drawn, folder, **options):
     cases = read_cases(drawn / "parts.csv", extra_labels=["border"])
     classes = ("cyst", "lipoma", "naevus")
     return CaseDataset(
-        cases=cases, specs=SPECS, classes=classes, extra_classes={"border": ("sharp", "soft")}, cache=FrameCache(folder),
-        **options,
+        cases=cases, specs=SPECS, classes=classes, extra_classes={"border": ("sharp", "soft")},
+        cache=FrameCache(folder), **options,
     )  # fmt: skip
 
 

@@ -62,7 +62,7 @@ def test_a_changed_bundle_is_refused(rewritten, changes, said):
 def test_what_is_no_bundle(tmp_path):
     with pytest.raises(BundleError, match="no such run folder"):
         read_bundle(tmp_path / "none.agf")
-    with pytest.raises(BundleError, match="holds no model.agf"):
+    with pytest.raises(BundleError, match=r"holds no model\.agf"):
         read_bundle(tmp_path)
     (tmp_path / "text.agf").write_text("text")
     with pytest.raises(BundleError, match="is no bundle"):
