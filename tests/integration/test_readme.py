@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from drawn import draw_cases
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")

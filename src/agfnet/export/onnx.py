@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from agfnet.models.encoders import STRIDES
 from agfnet.models.network import AGFNet
 from agfnet.prediction.bundle import BUNDLE, write_bundle
+from agfnet.prediction.predictor import open_session
 from agfnet.training.build import view_specs
 from agfnet.training.run import CONFIG, WEIGHTS, load_run
 from agfnet.types import RESEARCH_USE, BundleError
@@ -100,7 +100,7 @@ def parity(network: AGFNet, graph: bytes, sizes: Mapping[str, tuple[int, int]], 
     inputs = example(network, sizes, batch)
     with torch.no_grad():
         expected = [t.numpy() for t in Graph(network).eval()(*inputs)]
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    session = open_session(graph)
     feeds: dict[str, NDArray[np.generic]] = {
         n: t.numpy() for n, t in zip([*network.modalities, "present"], inputs, strict=True)
     }

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from agfnet.export.onnx import Graph, example, export_graph
 from agfnet.models.network import AGFNet, Output
 from agfnet.models.shapes import Pyramid
+from agfnet.prediction.predictor import open_session
 
 BUDGET = {1: 0.60, 16: 0.30}
 """Largest time that fusion and heads may add to the encoders' forward time, by batch size."""
@@ -107,12 +108,7 @@ def timings(
 ) -> list[Timing]:
     """Eager PyTorch, the exported encoders and the exported network, measured in turn."""
     bare = _bare(network)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    sessions = [
-        onnxruntime.InferenceSession(export_graph(net, sizes), options, providers=["CPUExecutionProvider"])
-        for net in (bare, network)
-    ]
+    sessions = [open_session(export_graph(net, sizes), threads=threads) for net in (bare, network)]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -92,7 +92,7 @@ class GlobalFusion(nn.Module):
         kind = torch.cat([torch.arange(2 * maps, device=present.device), 2 * maps + local.place.coarsest_view])
         context = torch.cat([local.descriptors, local.averages, local.coarsest], dim=1) + self.kinds[kind]
         context = torch.cat([context, self.null.expand(B, -1, -1).to(context.dtype)], dim=1)
-        seen = torch.cat([present[:, owner], torch.ones_like(present[:, :1])], dim=1)[:, None, None]
+        seen = torch.cat([present.index_select(1, owner), torch.ones_like(present[:, :1])], dim=1)[:, None, None]
 
         keys = self.keys(self.norm_context(context)).view(B, context.shape[1], 2 * len(self.blocks), self.heads, -1)
         keys = keys.permute(2, 0, 3, 1, 4)

@@ -302,7 +302,7 @@ class LocalFusion(nn.Module):
         place = layout(shapes, self.width, present.device)
         flat = torch.cat([x.flatten(2) for view in maps for x in view], dim=2).transpose(1, 2)
         codes = place.codes + self.view_code[place.view] + self.scale_code[place.scale]
-        tokens = self.norm_in(flat[:, place.gather]) + codes
+        tokens = self.norm_in(flat.index_select(1, place.gather)) + codes
         for block in self.blocks:
             tokens = block(tokens, place, present)
         tokens = self.norm_out(tokens)
@@ -312,8 +312,8 @@ class LocalFusion(nn.Module):
         return LocalFeatures(
             descriptors=weighted[..., :-1] / weighted[..., -1:],
             averages=segments @ tokens,
-            coarsest=tokens[:, place.coarsest],
-            attention=_as_maps(attention[:, place.scatter, 0], shapes),
+            coarsest=tokens.index_select(1, place.coarsest),
+            attention=_as_maps(attention.flatten(1).index_select(1, place.scatter), shapes),
             place=place,
         )
 
