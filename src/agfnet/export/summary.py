@@ -80,7 +80,7 @@ def part_costs(network: AGFNet, sizes: Mapping[str, tuple[int, int]]) -> list[Pa
     parts |= {f"fusion {name}": child for name, child in network.fusion.named_children()}
     *images, present = example(network, sizes, 1)
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
+    with counter:  # with gradients: the counter follows modules by their graph
         network.eval()(dict(zip(network.modalities, images, strict=True)), present)
     counted = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     names = {id(module): name for name, module in network.named_modules()}
@@ -135,10 +135,12 @@ def _timing(network: AGFNet, sessions: Sequence[onnxruntime.InferenceSession], i
         for session in sessions:
             taken = {i.name: feeds[i.name] for i in session.get_inputs()}
             calls.append(lambda s=session, t=taken: s.run(None, t))  # type: ignore[misc]
-        for turn in range(3 + max(7, 40 // batch)):
+        # In blocks, with calls that do not count: PyTorch's threads still spin for a while after its last call.
+        for _ in range(3):
             for own, call in zip(times, calls, strict=True):
-                start = time.perf_counter()
-                call()
-                if turn >= 3:
-                    own.append(1e3 * (time.perf_counter() - start))
+                for turn in range(3 + max(4, 30 // batch)):
+                    start = time.perf_counter()
+                    call()
+                    if turn >= 3:
+                        own.append(1e3 * (time.perf_counter() - start))
     return Timing(batch, *(median(own) for own in times))

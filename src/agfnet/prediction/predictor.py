@@ -26,10 +26,7 @@ def open_session(
     """An ONNX Runtime session as this package uses it; `threads` 0 lets ONNX Runtime choose."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Fused with the sum before it, one layer norm costs four times what sum and norm cost apart (1.32, CPU).
-    return onnxruntime.InferenceSession(
-        graph, options, providers=list(providers), disabled_optimizers=["SkipLayerNormFusion"]
-    )
+    return onnxruntime.InferenceSession(graph, options, providers=list(providers))
 
 
 class Outcome(NamedTuple):
