@@ -17,8 +17,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from agfnet.data.images import read_image
-from agfnet.data.preprocess import fit, normalise
+from agfnet.data.preprocess import normalise, read_frame
 from agfnet.data.table import read_cases
 from agfnet.prediction.predictor import Predictor
 from agfnet.training.run import load_run
@@ -42,10 +41,7 @@ def main() -> None:
     images, present = [], np.array([[bool(c.views[m]) for m in predictor.specs] for c in cases])
     for modality, spec in predictor.specs.items():
         blank = np.zeros((*spec.size, 3), np.uint8)
-        frames = [
-            fit(read_image(c.views[modality][0], at_least=2 * max(spec.size)), spec) if c.views[modality] else blank
-            for c in cases
-        ]
+        frames = [read_frame(c.views[modality][0], spec) if c.views[modality] else blank for c in cases]
         images.append(normalise(np.stack(frames), spec))
     decode = 1e3 * (time.perf_counter() - started) / present.sum()
 

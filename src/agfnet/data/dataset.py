@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from agfnet.data import augment
-from agfnet.data.images import read_image
-from agfnet.data.preprocess import ViewSpec, fit, normalise
+from agfnet.data.preprocess import ViewSpec, normalise, read_frame
 from agfnet.files import write_atomically
 from agfnet.types import Case, ImageError
 
@@ -73,12 +72,7 @@ class FrameCache:
         file = self.folder / f"{hashlib.sha256(repr(what).encode()).hexdigest()[:32]}.npy"
         if file.exists():
             return np.load(file)
-        frame = fit(
-            read_image(path, at_least=round(2 * enlarge * max(spec.size))),
-            spec,
-            mm_per_pixel=mm_per_pixel,
-            enlarge=enlarge,
-        )
+        frame = read_frame(path, spec, mm_per_pixel=mm_per_pixel, enlarge=enlarge)
         write_atomically(file, lambda temporary: _save(temporary, frame))
         return frame
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from agfnet.data.images import read_image
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,20 @@ class ViewSpec:
     def flips(self) -> tuple[tuple[int, ...], ...]:
         """The test-time flips, as axes of (H, W, 3): a scan keeps its skin side up."""
         return ((), (1,)) if self.kind == "ultrasound" else ((), (1,), (0,), (0, 1))
+
+
+def read_frame(
+    path: Path, spec: ViewSpec, *, mm_per_pixel: float | None = None, enlarge: float = 1.0
+) -> NDArray[np.uint8]:
+    """Read an image file and fit it to the input's frame; see `fit`.
+
+    Raises:
+        ImageError: the file cannot be used.
+    """
+    to_scale = spec.mm_per_pixel is not None and mm_per_pixel is not None
+    # A JPEG is decoded at a fraction of its size where that is enough; not where the size of its pixels counts.
+    at_least = None if to_scale else round(2 * enlarge * max(spec.size))
+    return fit(read_image(path, at_least=at_least), spec, mm_per_pixel=mm_per_pixel, enlarge=enlarge)
 
 
 def fit(

@@ -156,7 +156,7 @@ def training_curves(history: Sequence[Mapping[str, float]], path: str | Path) ->
     if not history:
         raise ValueError("the history has no epoch: there is nothing to draw")
     groups = [
-        ("Loss", {"train_loss": "Training", "val_loss": "Validation"}),
+        ("Loss", {"train_loss": "Training, all terms", "val_loss": "Validation, diagnosis only"}),
         (
             "Validation figure",
             {

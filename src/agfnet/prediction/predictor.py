@@ -12,8 +12,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from agfnet.data.images import read_image
-from agfnet.data.preprocess import fit, normalise
+from agfnet.data.preprocess import normalise, read_frame
 from agfnet.prediction.bundle import Bundle, read_bundle
 from agfnet.types import Case, ImageError, Prediction
 
@@ -109,8 +108,7 @@ class Predictor:
         try:
             for modality, spec in self.specs.items():
                 for path in case.views.get(modality, ()):
-                    pixels = read_image(path, at_least=2 * max(spec.size))
-                    frame = fit(pixels, spec, mm_per_pixel=case.mm_per_pixel.get(modality))
+                    frame = read_frame(path, spec, mm_per_pixel=case.mm_per_pixel.get(modality))
                     flips = spec.flips if self.bundle.facts["flips"] else spec.flips[:1]
                     frames.setdefault(modality, []).extend(np.flip(frame, flip) for flip in flips)
         except ImageError as error:

@@ -63,8 +63,14 @@ class EpochHistory(pl.Callback):
         self.path = path
         self.on_epoch = on_epoch
         self.rows: History = []
+        self.before = 0.0
         self.started = time.monotonic()
         self.first = 0
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on the epochs that are kept, over all stretches of a run that was stopped and resumed."""
+        return self.before + time.monotonic() - self.started
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Start the clock."""
@@ -89,11 +95,12 @@ class EpochHistory(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The history so far; it travels with the checkpoint."""
-        return {"rows": self.rows}
+        return {"rows": self.rows, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.rows = list(state_dict["rows"])
+        self.before = float(state_dict["seconds"])
 
 
 _SHOWN = ("train_loss", "val_loss", "val_accuracy", "val_balanced_accuracy", "val_auc")

@@ -107,11 +107,10 @@ def train(
     network = build_network(config, task, pretrained=True)
     specs = view_specs(config, network)
     data = CaseData(config, task, specs, cases[0], cases[1], config.data.cache or folder / "cache")
-    if _decode(data, folder, skip_bad=config.data.skip_bad):
-        unread = set(pl.read_csv(folder / "bad_cases.csv")["case_id"].cast(str))
-        kept = tuple([case for case in part if case.case_id not in unread] for part in cases)
-        cases = (kept[0], kept[1])
-        data = CaseData(config, task, specs, kept[0], kept[1], config.data.cache or folder / "cache")
+    bad = _decode(data, folder, skip_bad=config.data.skip_bad)
+    if bad:
+        cases = [c for c in cases[0] if c.case_id not in bad], [c for c in cases[1] if c.case_id not in bad]
+        data = CaseData(config, task, specs, cases[0], cases[1], config.data.cache or folder / "cache")
     facts |= {
         "classes": list(task.classes),
         "extra_classes": {k: list(v) for k, v in task.extra_classes.items()},
@@ -124,16 +123,16 @@ def train(
         network, config.training, config.reconstruction, class_weights(counts, config.training.class_weights)
     )
     module = module.to(memory_format=torch.channels_last)
-    trainer = _trainer(config, folder, on_epoch)
+    history = EpochHistory(folder / HISTORY, on_epoch)
+    trainer = _trainer(config, folder, history)
     last = folder / CHECKPOINTS / "last.ckpt"
-    started = time.monotonic()
     trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
     best = folder / CHECKPOINTS / "best.ckpt"
     if config.training.early_stopping is not None and best.exists():
         state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
         module.load_state_dict(state)
     if trainer.is_global_zero:
-        facts |= {"epochs": trainer.current_epoch, "minutes": round((time.monotonic() - started) / 60, 2)}
+        facts |= {"epochs": trainer.current_epoch, "minutes": round(history.seconds / 60, 2)}
         write_json(folder / FACTS, facts)
         state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
         write_atomically(weights, lambda temporary: save_file(state, temporary))
@@ -188,8 +187,8 @@ def _begin(config: Config, folder: Path, *, resume: bool) -> dict[str, Any]:
     }
 
 
-def _decode(data: CaseData, folder: Path, *, skip_bad: bool) -> int:
-    """Fill the cache of decoded images; list what cannot be read. Returns how many cases that are."""
+def _decode(data: CaseData, folder: Path, *, skip_bad: bool) -> set[str]:
+    """Fill the cache of decoded images; list the cases that cannot be read, and return their ids."""
     shown = time.monotonic()
 
     def progress(done: int, total: int) -> None:
@@ -207,17 +206,15 @@ def _decode(data: CaseData, folder: Path, *, skip_bad: bool) -> int:
         }
         write_table(pl.DataFrame(listed), folder / "bad_cases.csv")
         log.warning("%d cases with unreadable images are left out; see %s", len(bad), folder / "bad_cases.csv")
-    return len(bad)
+    return {case.case_id for case, _ in bad}
 
 
-def _trainer(
-    config: Config, folder: Path, on_epoch: Callable[[Sequence[dict[str, float]]], None] | None
-) -> pytorch_lightning.Trainer:
+def _trainer(config: Config, folder: Path, history: EpochHistory) -> pytorch_lightning.Trainer:
     recipe = config.training
     gpu = torch.cuda.is_available()
     bfloat16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and bfloat16_pays())
     callbacks: list[pytorch_lightning.Callback] = [
-        EpochHistory(folder / HISTORY, on_epoch),
+        history,
         EpochCheckpoint(folder / CHECKPOINTS, keep_best=recipe.early_stopping is not None),
     ]
     if recipe.ema:

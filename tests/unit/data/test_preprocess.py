@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from agfnet.data.preprocess import ViewSpec, fit, normalise
+from agfnet.data.preprocess import ViewSpec, fit, normalise, read_frame
 
 PHOTO = ViewSpec("photo", (64, 96))
 SCAN = ViewSpec("ultrasound", (64, 64), mm_per_pixel=0.1)
@@ -51,3 +52,17 @@ def test_normalise():
 def test_a_scan_is_never_turned_upside_down():
     assert all(0 not in axes for axes in SCAN.flips)
     assert any(0 in axes for axes in PHOTO.flips)
+
+
+def test_reading_to_scale_does_not_shrink_the_pixels(tmp_path):
+    """A large JPEG may be decoded smaller, but not where millimetres per pixel count."""
+    path = tmp_path / "scan.jpg"
+    image = np.zeros((1200, 1200, 3), np.uint8)
+    image[:, :600] = 255
+    Image.fromarray(image).save(path)
+    frame = read_frame(path, SCAN, mm_per_pixel=0.01)  # 12 mm: 120 pixels of the input, the middle 64 of which are seen
+    assert (frame[:, :30] > 200).all()
+    assert (frame[:, 34:] < 50).all()
+    assert (read_frame(path, SCAN) == read_frame(path, SCAN, mm_per_pixel=None)).all()
+    eighth = read_frame(path, SCAN, mm_per_pixel=0.005)  # 6 mm: 60 pixels
+    assert abs(int((eighth[30, :, 0] > 128).sum()) - 30) <= 1

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+
+import polars as pl
+import pytest
+import torch
+
+from agfnet.config import parse_config
+from agfnet.models.network import AGFNet
+from agfnet.prediction.bundle import read_bundle
+from agfnet.training.build import task_of
+from agfnet.training.losses import DiagnosisLoss, class_weights
+from agfnet.training.run import WEIGHTS, load_run, parts, read_table, train
+from agfnet.types import BundleError, ConfigError, ImageError, TableError
+from drawn import small_config
+
+
+def config_of(drawn, table="parts.csv", **training):
+    tree = small_config(drawn / table, **training)
+    tree["reconstruction"] = {"enabled": False}
+    return parse_config(tree, "test")
+
+
+def test_without_frl_and_without_averaging(drawn, tmp_path):
+    train(config_of(drawn, epochs=1, ema=0.0), tmp_path / "run")
+    config, task, network, facts = load_run(tmp_path / "run")
+    assert not config.reconstruction.enabled
+    assert task.classes == ("cyst", "lipoma", "naevus")
+    assert not network.training
+    assert facts["epochs"] == 1
+    assert facts["minutes"] > 0
+
+
+def test_early_stopping_keeps_the_best_epoch(drawn, tmp_path):
+    """A rate that keeps rising spoils the network: the run stops early, with the weights of its best epoch."""
+    train(config_of(drawn, epochs=8, early_stopping=1, warmup=0.9, learning_rate=0.3, ema=0.0), tmp_path / "run")
+    rows = json.loads((tmp_path / "run" / "history.json").read_text())
+    losses = [row["val_loss"] for row in rows]
+    assert len(losses) < 8
+    assert losses[-1] > min(losses)
+    best = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["epoch"] == losses.index(min(losses))
+    _, _, network, _ = load_run(tmp_path / "run")
+    assert torch.equal(network.head.weight, best["state_dict"]["network.head.weight"])
+
+
+@pytest.fixture
+def with_a_broken_image(drawn, tmp_path):
+    frame = pl.read_csv(drawn / "parts.csv").with_columns(
+        pl.col("clinical", "ultrasound").map_elements(lambda p: str(drawn / p), pl.String)
+    )
+    row = frame.with_row_index().filter(pl.col("split") == "train")["index"][2]
+    (tmp_path / "broken.jpg").write_text("no image")
+    frame[row, "clinical"] = str(tmp_path / "broken.jpg")
+    frame.write_csv(tmp_path / "broken.csv")
+    return tmp_path / "broken.csv", frame["case_id"][row], row + 2
+
+
+def test_an_unreadable_image_stops_the_training(drawn, with_a_broken_image, tmp_path):
+    table, case, row = with_a_broken_image
+    with pytest.raises(ImageError, match=rf"row {row}, case {case}: .*broken\.jpg.*data\.skip_bad"):
+        train(config_of(drawn, table), tmp_path / "run")
+    assert not (tmp_path / "run" / WEIGHTS).exists()
+
+
+def test_or_is_left_out_counted_and_listed(drawn, with_a_broken_image, tmp_path):
+    table, case, _ = with_a_broken_image
+    config = config_of(drawn, table, epochs=1)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"skip_bad": True})})
+    train(config, tmp_path / "run")
+    assert pl.read_csv(tmp_path / "run" / "bad_cases.csv")["case_id"].to_list() == [case]
+    counted = json.loads((tmp_path / "run" / "run.json").read_text())["cases"]["train"]["cases"]
+    assert counted == len(parts(config, read_table(config))[0]) - 1
+
+
+def test_a_changed_table_is_not_resumed(drawn, tmp_path):
+    table = tmp_path / "t.csv"
+    frame = pl.read_csv(drawn / "parts.csv").with_columns(
+        pl.col("clinical", "ultrasound").map_elements(lambda p: str(drawn / p), pl.String)
+    )
+    frame.write_csv(table)
+    config = config_of(drawn, table, epochs=1)
+    train(config, tmp_path / "run")
+    frame.head(30).write_csv(table)
+    with pytest.raises(ConfigError, match="has changed since"):
+        train(config, tmp_path / "run", resume=True)
+
+
+def test_an_unfinished_run_cannot_be_used(tmp_path):
+    with pytest.raises(BundleError, match="no finished training run"):
+        load_run(tmp_path)
+    with pytest.raises(BundleError):
+        read_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"classes": ["cyst", "lipoma"]}, "label 'naevus' is not one of data.classes"),
+        ({"malignant": ["wart"]}, "wart"),
+        ({"extra_labels": ["reference_standard"]}, "reference_standard"),
+    ],
+)
+def test_classes_that_do_not_fit(drawn, changes, said):
+    tree = small_config(drawn / "parts.csv")
+    tree["data"] |= changes
+    config = parse_config(tree, "test")
+    with pytest.raises((TableError, ConfigError), match=said):
+        task_of(config, parts(config, read_table(config))[0])
+
+
+def test_class_weights():
+    assert class_weights([10, 30], "none") is None
+    for how, ratio in (("balanced", 3.0), ("sqrt", 3.0**0.5)):
+        weight = class_weights([10, 30], how)
+        assert weight[0] / weight[1] == pytest.approx(ratio)
+        assert (10 * weight[0] + 30 * weight[1]) / 40 == pytest.approx(1.0)
+
+
+def test_unknown_labels_and_absent_views_do_not_count():
+    torch.manual_seed(0)
+    network = AGFNet(3, ["a", "b"], "test_efficientnet", fusion_options={"width": 32}, extra_classes=[2]).eval()
+    loss = DiagnosisLoss([2], label_smoothing=0.1)
+    images = {m: torch.randn(3, 3, 64, 64) for m in "ab"}
+    present = torch.tensor([[True, True], [True, False], [True, True]])
+    label, extra = torch.tensor([0, 1, -1]), torch.tensor([[1], [-1], [-1]])
+    whole = loss(network(images, present), label, extra, present)
+    kept = {m: x[:2] for m, x in images.items()}
+    known = loss(network(kept, present[:2]), label[:2], extra[:2], present[:2])
+    assert whole.item() == pytest.approx(known.item(), rel=1e-5)
+    none = loss(network(images, present), torch.full((3,), -1), torch.full((3, 1), -1), present)
+    assert none.item() == 0.0
