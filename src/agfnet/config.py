@@ -119,7 +119,7 @@ class TrainingConfig(Section):
 
     Attributes:
         epochs: length of the schedule.
-        batch_size: cases a step, over all devices.
+        batch_size: cases a step.
         learning_rate: peak rate of the fusion and heads.
         encoder_rate: factor on it for the encoders.
         weight_decay: AdamW's, on weight matrices only.
@@ -136,7 +136,6 @@ class TrainingConfig(Section):
         augmentation: strength; 0 turns it off, 1 is the recipe of each kind of image.
         clip: largest norm of the gradient.
         seed: of every random draw.
-        devices, nodes: for Lightning.
     """
 
     epochs: Positive = 30
@@ -157,8 +156,6 @@ class TrainingConfig(Section):
     augmentation: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
     clip: Annotated[float, Field(gt=0.0)] = 5.0
     seed: Annotated[int, Field(ge=0)] = 0
-    devices: Positive = 1
-    nodes: Positive = 1
 
 
 class PredictionConfig(Section):

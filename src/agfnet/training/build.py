@@ -132,8 +132,7 @@ class CaseData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled by (seed, epoch); the last uneven batch of an epoch is left out where there are others."""
-        size = max(1, self.recipe.batch_size // (self.recipe.devices * self.recipe.nodes))
-        return self._loader(self.train, size, shuffle=True)
+        return self._loader(self.train, self.recipe.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Every case once."""
