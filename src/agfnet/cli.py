@@ -59,8 +59,12 @@ def errors_said() -> Iterator[None]:
             soft_wrap=True,
         )
         raise typer.Exit(1) from error
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        err.print(f"[bold red]error[/]: {escape(where + (error.strerror or str(error)))}", soft_wrap=True)
+        raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
-        err.print("stopped; what was finished is kept.")
+        err.print("stopped; what was finished is kept. A training goes on with --resume.")
         raise typer.Exit(130) from error
 
 
@@ -84,8 +88,10 @@ def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
 @app.callback()
 def main(*, quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say warnings only.")] = False) -> None:
     """Set up what is said."""
-    handler = RichHandler(console=err, show_path=False, show_level=False, markup=False, highlighter=None)
-    logging.basicConfig(format="%(message)s", datefmt="%H:%M:%S", handlers=[handler], force=True)
+    handler: logging.Handler = logging.StreamHandler()  # lines that a pipe or a file keeps whole
+    if err.is_terminal:
+        handler = RichHandler(console=err, show_path=False, show_level=False, markup=False, highlighter=None)
+    logging.basicConfig(format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("agfnet").setLevel(logging.WARNING if quiet else logging.INFO)
 
 
@@ -170,7 +176,9 @@ def split(
             raise typer.BadParameter("--fractions takes four numbers by commas") from error
         if len(shares) != len(PARTS):
             raise typer.BadParameter("--fractions takes four numbers by commas")
-        counts = split_to_file(table, output, fractions=dict(zip(PARTS, shares, strict=True)), seed=seed)
+        counts = split_to_file(
+            table, output, fractions={p: f for p, f in zip(PARTS, shares, strict=True) if f}, seed=seed
+        )
         out.print(f"{output}: " + ", ".join(f"{n} {part}" for part, n in counts.items()), highlight=False)
 
 
@@ -225,7 +233,7 @@ def train(
             card = run(settings, folder, resume=resume)
         else:
             card = run_folds(settings, folder, folds, resume=resume)
-        out.print(escape(summary_markdown(card)), highlight=False)
+        out.print(escape(summary_markdown(card)), highlight=False, soft_wrap=True)
         out.print(f"everything is in {folder}", highlight=False)
 
 
@@ -257,7 +265,7 @@ def evaluate(
             source, table, folder, part=part, include_test=include_test, skip_bad=skip_bad,
             subgroups=subgroup or (), draws=draws, threads=threads, data_root=data_root,
         )  # fmt: skip
-        out.print(escape(summary_markdown(card)), highlight=False)
+        out.print(escape(summary_markdown(card)), highlight=False, soft_wrap=True)
         out.print(f"everything is in {folder}", highlight=False)
 
 

@@ -16,6 +16,8 @@ from agfnet.types import ConfigError
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Weight = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[int, Field(gt=0)]
+ViewName = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")]
+"""A view's name is also the name of a column, of a module and of an input of the graph."""
 Side = Annotated[int, Field(ge=64, le=2048)]
 
 
@@ -56,7 +58,7 @@ class DataConfig(Section):
     """
 
     table: Path
-    views: Annotated[dict[str, ViewConfig], Field(min_length=1)]
+    views: Annotated[dict[ViewName, ViewConfig], Field(min_length=1)]
     classes: tuple[str, ...] | None = None
     malignant: tuple[str, ...] = ()
     extra_labels: tuple[str, ...] = ()
@@ -66,6 +68,18 @@ class DataConfig(Section):
     skip_bad: bool = False
     cache: Path | None = None
     workers: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _parts_are_apart(self) -> DataConfig:
+        shared = set(self.train) & set(self.validation)
+        if shared:
+            raise ValueError(f"{sorted(shared)} is in both train and validation")
+        if "test" in {*self.train, *self.validation}:
+            raise ValueError("test cases are for `agfnet evaluate --include-test`, once, at the end")
+        reserved = {"present", "fused", "logits", "weights", "view_logits", "extra_logits"} & set(self.views)
+        if reserved:
+            raise ValueError(f"views cannot be called {sorted(reserved)}: the graph uses these names itself")
+        return self
 
 
 class ModelConfig(Section):

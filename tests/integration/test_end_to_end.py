@@ -160,7 +160,7 @@ def test_test_cases_are_used_only_when_asked_for(drawn, resumed, tmp_path):
     done = command("evaluate", resumed, drawn / "parts.csv", "-o", tmp_path / "b")
     card = json.loads((tmp_path / "b" / "scorecard.json").read_text())
     parts = pl.read_csv(drawn / "parts.csv")["split"]
-    assert card["n_cases"] == (parts != "test").sum()
+    assert card["n_cases"] == (parts == "validation").sum()
 
 
 def test_another_run_in_the_same_folder_is_refused(config, resumed):

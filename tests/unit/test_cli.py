@@ -65,8 +65,12 @@ def test_broken_tables_and_images_are_named(agfnet_command, broken, tmp_path):
         (["predict", "{trained}", "--view", "clinical"], "not of the form"),
         (["predict", "{trained}", "--view", "xray=a.jpg"], "the network knows clinical, ultrasound"),
         (["evaluate", "{trained}", "{drawn}/parts.csv", "--part", "nowhere", "-o", "x"], "no case with split nowhere"),
-        (["evaluate", "{trained}", "{drawn}/parts.csv", "-o", "x", "--subgroup", "colour"], "no column colour"),
+        (
+            ["evaluate", "{trained}", "{drawn}/parts.csv", "-o", "x", "--subgroup", "colour"],
+            "no value in a column colour",
+        ),
         (["train", "-c", "none.yaml", "-o", "x"], "cannot be read"),
+        (["evaluate", "{trained}", "{drawn}/parts.csv", "-o", "{drawn}/parts.csv"], "parts.csv: File exists"),
         (["split", "none.csv", "-o", "x.csv"], "none.csv"),
         (["derm7pt", "nowhere", "x.csv"], "nowhere"),
     ],

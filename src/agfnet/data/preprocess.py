@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from agfnet.data.images import read_image
+from agfnet.types import ImageError
+
+SCALING = (1 / 64, 16.0)
+"""Least and greatest factor from an image's scale to the input's; beyond it the millimetres are surely wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,9 @@ def fit(
         mm_per_pixel: the image's scale, where known.
         enlarge: factor on the frame, for a cache that is later cut by augmentation.
 
+    Raises:
+        ImageError: the two scales are so far apart that one must be wrong.
+
     Returns:
         (enlarge * height, enlarge * width, 3) uint8.
     """
@@ -78,6 +85,11 @@ def fit(
     h, w = pixels.shape[:2]
     if spec.mm_per_pixel is not None and mm_per_pixel is not None:
         scale = enlarge * mm_per_pixel / spec.mm_per_pixel
+        if not SCALING[0] <= scale <= SCALING[1]:
+            raise ImageError(
+                f"{mm_per_pixel} mm per pixel is {scale:.3g} times the input's scale ({spec.mm_per_pixel}). "
+                f"Check the unit of the table's mm_per_pixel column."
+            )
     else:
         scale = min(height / h, width / w)
     new_h, new_w = max(1, round(h * scale)), max(1, round(w * scale))

@@ -24,19 +24,22 @@ log = logging.getLogger("agfnet")
 
 
 def chosen_part(cases: Sequence[Case], part: str | None, *, include_test: bool, table: Path) -> list[Case]:
-    """The cases of one part, or all; test cases only where asked for.
+    """The cases of one part; test cases only where asked for.
+
+    Where the table has parts and none is named, it is the validation part (the test part with `include_test`): figures
+    on cases that were trained on mean nothing.
 
     Raises:
         TableError: the part is empty, or `part="test"` without `include_test`.
     """
     if part == "test" and not include_test:
         raise TableError(f"{table}: test cases are looked at once, at the end; say so with --include-test.")
-    kept = [c for c in cases if (part is None or c.split == part) and (include_test or c.split != "test")]
-    held_back = sum(c.split == "test" for c in cases) if not include_test else 0
-    if held_back:
-        log.info("%d test cases are held back (--include-test would use them)", held_back)
+    if part is None and any(c.split is not None for c in cases):
+        part = "test" if include_test else "validation"
+        log.info("%s has parts: evaluating %s cases (--part chooses)", table, part)
+    kept = [c for c in cases if part is None or c.split == part]
     if not kept:
-        raise TableError(f"{table}: no case {'left' if part is None else f'with split {part}'} to evaluate.")
+        raise TableError(f"{table}: no case with split {part} to evaluate.")
     return kept
 
 
@@ -56,6 +59,7 @@ def evaluate_outcomes(
         ImageError: a case could not be read and `skip_bad` is off.
         TableError: no labelled case, or a label that the bundle does not know.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     bad = [o for o in outcomes if o.prediction is None]
     if bad and not skip_bad:
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
@@ -90,7 +94,6 @@ def evaluate_outcomes(
         "views_present": _counts([";".join(o.prediction.views_present) for o in kept if o.prediction is not None]),
         **(facts or {}),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     write_table(
         outcome_table(outcomes, predictor.classes, predictor.specs, predictor.bundle.extra_classes),
         folder / "predictions.csv",
@@ -119,9 +122,9 @@ def evaluate(
     """Evaluate a run or bundle on a table; see `evaluate_outcomes` for what is written and raised."""
     predictor = Predictor(source, threads=threads)
     cases = chosen_part(cases_of(table, predictor, data_root=data_root), part, include_test=include_test, table=table)
-    missing = [s for s in subgroups if _attribute(cases[0], s) is None and s not in cases[0].attributes]
+    missing = [s for s in subgroups if all(_attribute(c, s) is None for c in cases)]
     if missing:
-        raise TableError(f"{table}: no column {', '.join(missing)} for --subgroup.")
+        raise TableError(f"{table}: no value in a column {', '.join(missing)} for --subgroup.")
     outcomes = predict_cases(predictor, cases)
     facts = {
         "table": str(table),

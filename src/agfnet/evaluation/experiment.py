@@ -16,6 +16,7 @@ from agfnet.export.onnx import export_run
 from agfnet.prediction.bundle import BUNDLE
 from agfnet.prediction.commands import predict_cases
 from agfnet.prediction.predictor import Outcome, Predictor
+from agfnet.training.build import Task, task_of
 from agfnet.training.run import parts, read_table, train
 from agfnet.types import Case
 
@@ -42,23 +43,31 @@ def run_folds(config: Config, folder: Path, folds: int, *, resume: bool = False)
     wanted = {*config.data.train, *config.data.validation}
     cases = [c for c in read_table(config) if c.split is None or c.split in wanted]
     held_out = patient_folds(cases, folds, config.training.seed)
+    task = task_of(config, cases, cases)
     pooled: list[Outcome] = []
     for k, rows in enumerate(held_out):
         log.info("fold %d of %d", k + 1, folds)
         held = set(rows.tolist())
         split = [c for i, c in enumerate(cases) if i not in held], [cases[i] for i in sorted(held)]
-        pooled += _run(config, folder / f"fold-{k + 1}", split, resume=resume)
+        pooled += _run(config, folder / f"fold-{k + 1}", split, resume=resume, task=task)
     return _scored(pooled, folder / "fold-1", folder / "pooled", config, f"{folds} folds, pooled")
 
 
-def _run(config: Config, folder: Path, cases: tuple[Sequence[Case], Sequence[Case]], *, resume: bool) -> list[Outcome]:
+def _run(
+    config: Config,
+    folder: Path,
+    cases: tuple[Sequence[Case], Sequence[Case]],
+    *,
+    resume: bool,
+    task: Task | None = None,
+) -> list[Outcome]:
     """Train and export unless that is done; then predict the second part from the exported file."""
-    fresh = not (folder / "run.json").exists()
     train(
         config,
         folder,
-        resume=resume and not fresh,
+        resume=resume,
         cases=cases,
+        task=task,
         on_epoch=lambda history: training_curves(history, folder / "curves.png"),
     )
     if not (folder / BUNDLE).exists():

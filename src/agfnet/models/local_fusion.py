@@ -81,6 +81,7 @@ def _spans(owner: NDArray[np.int64]) -> tuple[slice, ...]:
 def layout(shapes: tuple[tuple[Shape, ...], ...], width: int, device: torch.device) -> Layout:
     """The layout of maps of these (H, W), one inner tuple per view, finest scale first."""
     slots: list[NDArray[np.int64]] = []
+    owners: list[tuple[int, int]] = []  # view and scale of each window
     table: list[tuple[int, int, float, float]] = []  # view, scale, y and x in units of the coarsest grid
     for v, view_shapes in enumerate(shapes):
         tile = view_shapes[-1]
@@ -90,6 +91,7 @@ def layout(shapes: tuple[tuple[Shape, ...], ...], width: int, device: torch.devi
             grid[:h, :w] = first + np.arange(h * w).reshape(h, w)
             tiles = grid.reshape(grid.shape[0] // tile[0], tile[0], -1, tile[1]).swapaxes(1, 2)
             slots.extend(tiles.reshape(-1, tile[0] * tile[1]))
+            owners.extend([(v, s)] * (len(slots) - len(owners)))
             yx = [((i + 0.5) * tile[0] / h, (j + 0.5) * tile[1] / w) for i in range(h) for j in range(w)]
             table.extend((v, s, y, x) for y, x in yx)
     longest = max(len(window) for window in slots)
@@ -100,7 +102,7 @@ def layout(shapes: tuple[tuple[Shape, ...], ...], width: int, device: torch.devi
     scatter = np.empty(len(table), dtype=np.int64)
     scatter[order[filled]] = np.flatnonzero(filled)
     gather = np.where(filled, order, 0)
-    view, scale = places[gather, 0].astype(np.int64), places[gather, 1].astype(np.int64)
+    view, scale = np.repeat(np.array(owners), longest, axis=0).T
     scales = len(shapes[0])
     rows = np.arange(len(shapes) * scales)[:, None]
     segments = ((view * scales + scale)[None] == rows) & filled[None]
@@ -273,6 +275,8 @@ class LocalFusion(nn.Module):
         layer_scale: float = 0.1,
     ) -> None:
         super().__init__()
+        if width % 4 or width % heads or inner % heads:
+            raise ValueError(f"width {width} must be a multiple of 4 and of heads {heads}, inner {inner} of heads")
         self.width = width
         self.lateral = nn.ModuleDict(
             {

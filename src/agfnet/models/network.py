@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from agfnet.models.encoders import Encoder
-from agfnet.models.peers import FUSIONS
+from agfnet.models.peers import build_fusion
 from agfnet.models.shapes import AttentionMap, Evidence, Images, Logits, Presence, Pyramid, ViewLogits
 
 
@@ -84,7 +84,7 @@ class AGFNet(nn.Module):
         encoders = {m: Encoder(name, pretrained=pretrained, drop_path=drop_path) for m, name in names.items()}
         self.encoders = nn.ModuleDict(encoders)
         self.channels = {m: e.channels for m, e in encoders.items()}
-        self.fusion = FUSIONS[fusion](self.channels, **(fusion_options or {}))
+        self.fusion = build_fusion(fusion, self.channels, fusion_options or {})
         self.dropout = nn.Dropout(dropout)
         targets = num_classes + sum(extra_classes)
         self.head = nn.Linear(self.fusion.out_features, targets)
@@ -103,7 +103,13 @@ class AGFNet(nn.Module):
             images: modality -> normalised images (B, 3, H, W); rows of absent views may hold anything finite. A
                 modality that is not given is absent for the whole batch.
             present: (B, M); by default every view that is given is there.
+
+        Raises:
+            ValueError: no view, or one that the network does not know.
         """
+        unknown = set(images) - set(self.modalities)
+        if unknown or not images:
+            raise ValueError(f"images of {sorted(unknown) or 'no view'}; this network knows {list(self.modalities)}")
         given = next(iter(images.values()))
         if present is None:
             row = torch.tensor([m in images for m in self.modalities], device=given.device)

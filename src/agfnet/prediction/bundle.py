@@ -96,7 +96,7 @@ def read_bundle(path: str | Path) -> Bundle:
             if sum(info.file_size for info in archive.infolist()) > _MAX_BYTES:
                 raise BundleError(f"{path}: unpacks to more than {_MAX_BYTES >> 30} GiB; refused.")
             facts, content = _parts(path, archive)
-    except (zipfile.BadZipFile, EOFError) as error:
+    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
         raise BundleError(f"{path}: is no bundle, or a damaged one ({error}). Copy or export it again.") from error
     with path.open("rb") as stream:
         whole = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -113,6 +113,8 @@ def _parts(path: Path, archive: zipfile.ZipFile) -> tuple[dict[str, Any], dict[s
         facts = json.loads(archive.read(MANIFEST))
     except ValueError as error:
         raise BundleError(f"{path}: its {MANIFEST} is not JSON. Export it again.") from error
+    if not isinstance(facts, dict) or not isinstance(facts.get("sha256"), dict):
+        raise BundleError(f"{path}: its {MANIFEST} is not that of a bundle. Export it again.")
     if facts.get("format") != FORMAT:
         raise BundleError(f"{path}: has format {facts.get('format')}, this version reads {FORMAT}. Update agfnet.")
     content = {name: archive.read(name) for name in PARTS}

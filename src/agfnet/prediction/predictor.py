@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from agfnet.data.preprocess import normalise, read_frame
 from agfnet.prediction.bundle import Bundle, read_bundle
-from agfnet.types import Case, ImageError, Prediction
+from agfnet.types import BundleError, Case, ImageError, Prediction
 
 Array = NDArray[np.float32]
 
@@ -25,7 +26,10 @@ def open_session(
     """An ONNX Runtime session as this package uses it; `threads` 0 lets ONNX Runtime choose."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(graph, options, providers=list(providers))
+    try:
+        return onnxruntime.InferenceSession(graph, options, providers=list(providers))
+    except Exception as error:  # ONNX Runtime's own exceptions have no common base
+        raise BundleError(f"the graph cannot be loaded ({error}). Export it again, or update onnxruntime.") from error
 
 
 class Outcome(NamedTuple):
@@ -117,7 +121,7 @@ class Predictor:
             return (
                 f"row {case.row}, case {case.case_id}: no image of {' or '.join(self.specs)}. Give at least one view."
             )
-        count = max(map(len, frames.values()))
+        count = math.lcm(*map(len, frames.values()))  # so that every image and flip of a view counts alike
         return [{m: normalise(own[i % len(own)], self.specs[m]) for m, own in frames.items()} for i in range(count)]
 
     def _ask(self, looks: Sequence[Mapping[str, Array]]) -> dict[str, Array]:

@@ -30,7 +30,7 @@ class Task:
     extra_classes: Mapping[str, tuple[str, ...]]
 
 
-def task_of(config: Config, train: Sequence[Case]) -> Task:
+def task_of(config: Config, train: Sequence[Case], validation: Sequence[Case]) -> Task:
     """The classes of the configuration, or of the training cases.
 
     Raises:
@@ -42,12 +42,12 @@ def task_of(config: Config, train: Sequence[Case]) -> Task:
             raise TableError(
                 f"row {case.row}, case {case.case_id}: no label; training needs one. Fill it in or drop the row."
             )
-    seen = sorted({str(case.label) for case in train})
-    classes = config.data.classes or tuple(seen)
-    unknown = [label for label in seen if label not in classes]
-    if unknown:
-        row = next(case.row for case in train if case.label == unknown[0])
-        raise TableError(f"row {row}: label {unknown[0]!r} is not one of data.classes {list(classes)}.")
+    classes = config.data.classes or tuple(sorted({str(case.label) for case in train}))
+    for case in (*train, *validation):
+        if case.label is not None and case.label not in classes:
+            raise TableError(f"row {case.row}: label {case.label!r} is not one of the classes {list(classes)}.")
+    if all(case.label is None for case in validation):
+        raise TableError("no validation case has a label; training needs some to look at.")
     if len(classes) < 2:
         raise TableError(f"the training part has {len(classes)} class; a diagnosis needs two or more.")
     strange = set(config.data.malignant) - set(classes)

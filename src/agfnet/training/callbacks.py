@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, WeightAveraging
+from torch import Tensor
 
 from agfnet.files import write_atomically, write_json
+from agfnet.types import ConfigError
 
 log = logging.getLogger("agfnet")
 History = list[dict[str, float]]
+
+
+def ramped_average(decay: float) -> WeightAveraging:
+    """Exponential moving average of weights and buffers whose decay rises as min(decay, (1 + n) / (10 + n)).
+
+    Without the ramp, the average over a short training would mostly be the weights that it began with.
+    """
+
+    def average(mean: Tensor, now: Tensor, count: Tensor | int) -> Tensor:
+        kept = min(decay, (1.0 + float(count)) / (10.0 + float(count)))
+        return mean + (1.0 - kept) * (now - mean)
+
+    return WeightAveraging(avg_fn=average)
 
 
 class EpochCheckpoint(Checkpoint):
@@ -82,7 +98,11 @@ class EpochHistory(pl.Callback):
         row = {"epoch": epoch + 1.0, "lr": float(trainer.optimizers[0].param_groups[-1]["lr"])}
         names = [n for n in trainer.callback_metrics if n.startswith("train_") or _validated(trainer, n)]
         row |= {n: float(trainer.callback_metrics[n]) for n in names}
-        self.rows.append(row)
+        if not math.isfinite(row["train_loss"]):
+            raise ConfigError(
+                f"the loss is no finite number in epoch {epoch + 1}; lower training.learning_rate or encoder_rate."
+            )
+        self.rows.append({name: value for name, value in row.items() if math.isfinite(value)})
         if not trainer.is_global_zero:
             return
         each = (time.monotonic() - self.started) / (epoch + 1 - self.first)

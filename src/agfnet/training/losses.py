@@ -66,19 +66,20 @@ class DiagnosisLoss(nn.Module):
 
 
 def _cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None, smoothing: float) -> Tensor:
-    """Mean over the known labels; zero, with a gradient, where none is known."""
-    summed = F.cross_entropy(
-        logits.float(), label, weight=weight, ignore_index=UNKNOWN, label_smoothing=smoothing, reduction="sum"
-    )
-    known = label != UNKNOWN
-    count = known.sum() if weight is None else weight[label.clamp(min=0)].where(known, 0.0).sum()
-    return summed / count.clamp(min=1e-6 if weight is not None else 1)
+    """Mean over the known labels, each case weighted by its class; zero, with a gradient, where none is known.
+
+    PyTorch's own weights also change where the smoothed mass goes, which favours rare classes; these do not.
+    """
+    each = F.cross_entropy(logits.float(), label, ignore_index=UNKNOWN, label_smoothing=smoothing, reduction="none")
+    known = (label != UNKNOWN).float()
+    share = known if weight is None else known * weight[label.clamp(min=0)]
+    return (each * share).sum() / share.sum().clamp(min=1e-6)
 
 
 def class_weights(counts: Sequence[int], how: str) -> Tensor | None:
-    """Weights (K,) with a mean of 1 over the cases; `how` is none, sqrt or balanced."""
+    """Weights (K,) with a mean of 1 over the cases; `how` is none, sqrt or balanced. A class with no case has 0."""
     if how == "none":
         return None
-    n = torch.tensor(counts, dtype=torch.float32).clamp(min=1)
-    weight = 1.0 / (n.sqrt() if how == "sqrt" else n)
+    n = torch.tensor(counts, dtype=torch.float32)
+    weight = torch.where(n > 0, 1.0 / (n.sqrt() if how == "sqrt" else n), 0.0)
     return weight * n.sum() / (weight * n).sum()

@@ -133,7 +133,7 @@ class LesionModule(pl.LightningModule):
         self.figures.reset()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW; no decay on norms, biases and codes; a lower rate for pretrained encoders; warm-up, then cosine."""
+        """AdamW; no decay on norms and biases; a lower rate for pretrained encoders; warm-up, then cosine."""
         recipe = self.recipe
         groups = [
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import platform
@@ -17,7 +18,7 @@ from typing import Any
 import polars as pl
 import pytorch_lightning
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, RichProgressBar
+from pytorch_lightning.callbacks import EarlyStopping, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from safetensors.torch import load_file, save_file
 
@@ -27,7 +28,7 @@ from agfnet.data.table import read_cases, table_sha256, write_table
 from agfnet.files import write_atomically, write_json
 from agfnet.models.network import AGFNet
 from agfnet.training.build import CaseData, Task, build_network, task_of, view_specs
-from agfnet.training.callbacks import EpochCheckpoint, EpochHistory
+from agfnet.training.callbacks import EpochCheckpoint, EpochHistory, ramped_average
 from agfnet.training.losses import class_weights
 from agfnet.training.module import LesionModule
 from agfnet.training.precision import bfloat16_pays, depthwise_in_float32, keep_freed_memory
@@ -78,6 +79,7 @@ def train(
     *,
     resume: bool = False,
     cases: tuple[Sequence[Case], Sequence[Case]] | None = None,
+    task: Task | None = None,
     on_epoch: Callable[[Sequence[dict[str, float]]], None] | None = None,
 ) -> Path:
     """Train, and leave a run folder with config, facts, history, checkpoints and weights.
@@ -87,6 +89,7 @@ def train(
         folder: the run folder; must be new unless `resume`.
         resume: go on from the last complete epoch of this folder. A finished run is left as it is.
         cases: training and validation cases; None takes them from the table's `split` column.
+        task: the classes; None takes them from the configuration and the training cases.
         on_epoch: called with the history after each epoch.
 
     Returns:
@@ -95,14 +98,14 @@ def train(
     Raises:
         ConfigError: the folder holds another run, or `resume` with another configuration or table.
     """
-    facts = _begin(config, folder, resume=resume)
+    if cases is None:
+        cases = parts(config, read_table(config))
+    facts = _begin(config, folder, cases, resume=resume)
     weights = folder / WEIGHTS
     if weights.exists():
         log.info("%s: training is already finished", folder)
         return weights
-    if cases is None:
-        cases = parts(config, read_table(config))
-    task = task_of(config, cases[0])
+    task = task or task_of(config, *cases)
     pytorch_lightning.seed_everything(config.training.seed, workers=True, verbose=False)
     network = build_network(config, task, pretrained=True)
     specs = view_specs(config, network)
@@ -110,6 +113,8 @@ def train(
     bad = _decode(data, folder, skip_bad=config.data.skip_bad)
     if bad:
         cases = [c for c in cases[0] if c.case_id not in bad], [c for c in cases[1] if c.case_id not in bad]
+        if not cases[0] or not cases[1]:
+            raise TableError(f"{config.data.table}: no readable case is left to train or to validate on.")
         data = CaseData(config, task, specs, cases[0], cases[1], config.data.cache or folder / "cache")
     facts |= {
         "classes": list(task.classes),
@@ -126,11 +131,14 @@ def train(
     history = EpochHistory(folder / HISTORY, on_epoch)
     trainer = _trainer(config, folder, history)
     last = folder / CHECKPOINTS / "last.ckpt"
-    trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+    except SystemExit as stop:  # how Lightning ends on Ctrl-C
+        raise KeyboardInterrupt from stop
+    # The checkpoint's weights are the averaged ones, also where a resumed run had no epoch left to train.
     best = folder / CHECKPOINTS / "best.ckpt"
-    if config.training.early_stopping is not None and best.exists():
-        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
-        module.load_state_dict(state)
+    final = best if config.training.early_stopping is not None and best.exists() else last
+    module.load_state_dict(torch.load(final, map_location="cpu", weights_only=True)["state_dict"])
     if trainer.is_global_zero:
         facts |= {"epochs": trainer.current_epoch, "minutes": round(history.seconds / 60, 2)}
         write_json(folder / FACTS, facts)
@@ -161,10 +169,13 @@ def load_run(folder: Path) -> tuple[Config, Task, AGFNet, dict[str, Any]]:
     return config, task, network.eval(), facts
 
 
-def _begin(config: Config, folder: Path, *, resume: bool) -> dict[str, Any]:
-    """Check or lay out the folder."""
+def _begin(
+    config: Config, folder: Path, cases: tuple[Sequence[Case], Sequence[Case]], *, resume: bool
+) -> dict[str, Any]:
+    """Check or lay out the folder; a run that has finished no epoch yet may be started anew."""
     table_hash = table_sha256(config.data.table)
-    if (folder / FACTS).exists():
+    case_hash = hashlib.sha256(repr([[c.case_id for c in part] for part in cases]).encode()).hexdigest()
+    if (folder / CHECKPOINTS / "last.ckpt").exists():
         if not resume:
             raise ConfigError(f"{folder}: already holds a run. Go on with --resume, or choose another folder.")
         facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
@@ -174,13 +185,18 @@ def _begin(config: Config, folder: Path, *, resume: bool) -> dict[str, Any]:
             )
         if facts["table_sha256"] != table_hash:
             raise ConfigError(f"{config.data.table}: has changed since the run was started; restore it or start anew.")
+        if facts["cases_sha256"] != case_hash:
+            raise ConfigError(f"{folder}: the run was started on other cases (another number of folds?); start anew.")
         return facts
+    if resume:
+        log.info("%s: holds no finished epoch; starting from the beginning", folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder / CONFIG)
     return {
         "notice": RESEARCH_USE,
         "table": str(config.data.table),
         "table_sha256": table_hash,
+        "cases_sha256": case_hash,
         "seed": config.training.seed,
         "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "command": sys.argv,
@@ -218,7 +234,7 @@ def _trainer(config: Config, folder: Path, history: EpochHistory) -> pytorch_lig
         EpochCheckpoint(folder / CHECKPOINTS, keep_best=recipe.early_stopping is not None),
     ]
     if recipe.ema:
-        callbacks.insert(0, EMAWeightAveraging(decay=recipe.ema))
+        callbacks.insert(0, ramped_average(recipe.ema))
     if recipe.early_stopping is not None:
         patience = max(1, recipe.early_stopping // recipe.validate_every)
         callbacks.append(EarlyStopping("val_loss", patience=patience, check_on_train_epoch_end=False))

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from agfnet.data.preprocess import ViewSpec, fit, normalise, read_frame
+from agfnet.types import ImageError
 
 PHOTO = ViewSpec("photo", (64, 96))
 SCAN = ViewSpec("ultrasound", (64, 64), mm_per_pixel=0.1)
@@ -66,3 +67,8 @@ def test_reading_to_scale_does_not_shrink_the_pixels(tmp_path):
     assert (read_frame(path, SCAN) == read_frame(path, SCAN, mm_per_pixel=None)).all()
     eighth = read_frame(path, SCAN, mm_per_pixel=0.005)  # 6 mm: 60 pixels
     assert abs(int((eighth[30, :, 0] > 128).sum()) - 30) <= 1
+
+
+def test_a_wrong_unit_is_said():
+    with pytest.raises(ImageError, match="Check the unit"):
+        fit(np.zeros((40, 40, 3), np.uint8), SCAN, mm_per_pixel=50.0)

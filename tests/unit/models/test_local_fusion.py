@@ -93,3 +93,10 @@ def test_coarsest_positions_come_in_the_order_of_the_map(fused):
     out = fusion(pyramids, torch.ones(2, 2, dtype=torch.bool))
     first = out.coarsest[:, : 4 * 6].mean(1)
     assert torch.allclose(first, out.averages[:, 2], atol=1e-5)
+
+
+def test_three_views_of_different_sizes_have_their_own_spans():
+    """Windows are padded to the longest; the padding belongs to the view of its window."""
+    place = layout((((7, 7), (14, 14), (7, 7)), ((5, 5), (10, 10), (5, 5)), ((6, 6), (12, 12), (6, 6))), 32, CPU)
+    assert [(s.start, s.stop) for s in place.spans] == [(0, 294), (294, 588), (588, 882)]
+    assert [(s.start, s.stop) for s in place.key_spans] == [(0, 49), (49, 74), (74, 110)]

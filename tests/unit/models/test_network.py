@@ -102,3 +102,16 @@ def test_public_names():
     assert "Predictor" in dir(agfnet)
     with pytest.raises(AttributeError, match="nothing"):
         _ = agfnet.nothing
+
+
+def test_an_unknown_view_is_refused(network):
+    with pytest.raises(ValueError, match="photo"):
+        network({"photo": torch.randn(1, 3, 64, 64)})
+    with pytest.raises(ValueError, match="no view"):
+        network({})
+
+
+@pytest.mark.parametrize(("fusion", "options"), [("nonsense", {}), ("agf", {"foo": 1}), ("agf", {"width": 30})])
+def test_fusion_errors(fusion, options):
+    with pytest.raises(ConfigError, match="fusion"):
+        AGFNet(3, ["a"], "test_efficientnet", fusion=fusion, fusion_options=options)

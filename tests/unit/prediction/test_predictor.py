@@ -101,3 +101,13 @@ def test_the_raw_graph_is_deterministic(trained, predictor):
     feeds = {m: x.numpy() for m, x in zip(predictor.specs, images, strict=True)}
     first, second = (predictor.run(feeds, present.numpy()) for _ in range(2))
     assert all(np.array_equal(first[n], second[n]) for n in first)
+
+
+def test_every_image_of_every_view_counts_alike(predictor, cases):
+    """Two photos and three scans: the ultrasound's opinion is the mean over the three scans."""
+    scans = [c.views["ultrasound"][0] for c in cases if c.views["ultrasound"]][:3]
+    photos = [c.views["clinical"][0] for c in cases if c.views["clinical"]][:2]
+    both = only(predictor, replace(cases[0], views={"clinical": tuple(photos), "ultrasound": tuple(scans)})).prediction
+    scan = only(predictor, replace(cases[0], views={"clinical": (), "ultrasound": tuple(scans)})).prediction
+    expected = scan.view_probabilities["ultrasound"]
+    assert both.view_probabilities["ultrasound"] == pytest.approx(expected, abs=1e-5)

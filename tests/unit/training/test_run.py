@@ -10,6 +10,7 @@ from agfnet.config import parse_config
 from agfnet.models.network import AGFNet
 from agfnet.prediction.bundle import read_bundle
 from agfnet.training.build import task_of
+from agfnet.training.callbacks import ramped_average
 from agfnet.training.losses import DiagnosisLoss, class_weights
 from agfnet.training.run import WEIGHTS, load_run, parts, read_table, train
 from agfnet.types import BundleError, ConfigError, ImageError, TableError
@@ -97,7 +98,7 @@ def test_an_unfinished_run_cannot_be_used(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"classes": ["cyst", "lipoma"]}, "label 'naevus' is not one of data.classes"),
+        ({"classes": ["cyst", "lipoma"]}, "label 'naevus' is not one of the classes"),
         ({"malignant": ["wart"]}, "wart"),
         ({"extra_labels": ["reference_standard"]}, "reference_standard"),
     ],
@@ -107,7 +108,7 @@ def test_classes_that_do_not_fit(drawn, changes, said):
     tree["data"] |= changes
     config = parse_config(tree, "test")
     with pytest.raises((TableError, ConfigError), match=said):
-        task_of(config, parts(config, read_table(config))[0])
+        task_of(config, *parts(config, read_table(config)))
 
 
 def test_class_weights():
@@ -131,3 +132,42 @@ def test_unknown_labels_and_absent_views_do_not_count():
     assert whole.item() == pytest.approx(known.item(), rel=1e-5)
     none = loss(network(images, present), torch.full((3,), -1), torch.full((3, 1), -1), present)
     assert none.item() == 0.0
+
+
+def test_weights_are_the_averaged_ones_also_after_a_kill_at_the_very_end(drawn, tmp_path):
+    """Killed between the last checkpoint and the weights, a resumed run has no epoch left to train."""
+    config = config_of(drawn, epochs=2, ema=0.9)
+    first = train(config, tmp_path / "run").read_bytes()
+    (tmp_path / "run" / WEIGHTS).unlink()
+    assert train(config, tmp_path / "run", resume=True).read_bytes() == first
+
+
+def test_other_cases_are_not_resumed(drawn, tmp_path):
+    config = config_of(drawn, epochs=1)
+    chosen = parts(config, read_table(config))
+    train(config, tmp_path / "run", cases=chosen)
+    with pytest.raises(ConfigError, match="on other cases"):
+        train(config, tmp_path / "run", cases=(chosen[0][1:], chosen[1]), resume=True)
+
+
+def test_a_loss_that_is_no_number_is_said(drawn, tmp_path):
+    with pytest.raises(ConfigError, match=r"lower training\.learning_rate"):
+        train(config_of(drawn, epochs=2, learning_rate=1e30), tmp_path / "run")
+
+
+def test_the_average_forgets_the_start_of_a_short_training():
+    average = ramped_average(0.99)._kwargs["avg_fn"]
+    value = torch.tensor(0.0)
+    for count in range(1, 30):
+        value = average(value, torch.tensor(1.0), torch.tensor(count))
+    assert value > 0.95
+    assert average(torch.tensor(0.0), torch.tensor(1.0), 10**6).item() == pytest.approx(0.01)
+
+
+def test_class_weights_do_not_change_where_a_case_has_its_best_answer():
+    """With smoothing, a certain case of the common class is best answered by just that."""
+    loss = DiagnosisLoss([], class_weights=class_weights([500, 10, 0], "balanced"), label_smoothing=0.05)
+    label = torch.tensor([0])
+    losses = [loss._diagnosis(torch.tensor([[p, 1 - p, 1e-6]]).log(), label).item() for p in (0.6, 0.8, 0.9)]
+    assert losses[0] > losses[1] > losses[2]
+    assert class_weights([500, 10, 0], "balanced")[2] == 0
