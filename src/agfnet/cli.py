@@ -54,8 +54,9 @@ def errors_said() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("agfnet"):
             raise
+        remedy = f"pip install 'agfnet[{'evaluate' if error.name == 'matplotlib' else 'train'}]'"
         err.print(
-            f"[bold red]error[/]: this command needs {error.name}: pip install 'agfnet[train]'",
+            f"[bold red]error[/]: this command needs {error.name}: {remedy}",
             soft_wrap=True,
         )
         raise typer.Exit(1) from error
@@ -92,6 +93,7 @@ def main(*, quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say warni
     if err.is_terminal:
         handler = RichHandler(console=err, show_path=False, show_level=False, markup=False, highlighter=None)
     logging.basicConfig(format="%(message)s", handlers=[handler], force=True)
+    logging.getLogger("timm").setLevel(logging.ERROR)  # it warns that a pyramid has no use for classifier weights
     logging.getLogger("agfnet").setLevel(logging.WARNING if quiet else logging.INFO)
 
 

@@ -52,6 +52,7 @@ def evaluate_outcomes(
     subgroups: Sequence[str] = (),
     draws: int = 2000,
     facts: dict[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Scorecard, summary, predictions and pictures of outcomes with known labels, written into a folder.
 
@@ -88,6 +89,7 @@ def evaluate_outcomes(
         draws=draws,
         subgroups={name: [_attribute(o.case, name) for o in kept] for name in subgroups} or None,
     )
+    card["notes"] += notes
     card |= {
         "bundle_sha256": predictor.bundle.sha256,
         "left_out": {"unreadable": len(bad), "unlabelled": len(outcomes) - len(bad) - len(kept)},

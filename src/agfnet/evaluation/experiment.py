@@ -22,6 +22,8 @@ from agfnet.types import Case
 
 log = logging.getLogger("agfnet")
 
+CHOSEN = "The epoch was chosen on these very cases (early stopping): the figures are optimistic."
+
 
 def run(config: Config, folder: Path, *, resume: bool = False) -> dict[str, Any]:
     """Train on the training part, export, and evaluate the exported file on the validation part.
@@ -44,6 +46,8 @@ def run_folds(config: Config, folder: Path, folds: int, *, resume: bool = False)
     cases = [c for c in read_table(config) if c.split is None or c.split in wanted]
     held_out = patient_folds(cases, folds, config.training.seed)
     task = task_of(config, cases, cases)
+    if config.data.cache is None:  # every fold has the same images
+        config = config.model_copy(update={"data": config.data.model_copy(update={"cache": folder / "cache"})})
     pooled: list[Outcome] = []
     for k, rows in enumerate(held_out):
         log.info("fold %d of %d", k + 1, folds)
@@ -82,5 +86,6 @@ def _scored(outcomes: list[Outcome], run_folder: Path, out: Path, config: Config
         Predictor(run_folder),
         out,
         skip_bad=config.data.skip_bad,
+        notes=[] if config.training.early_stopping is None else [CHOSEN],
         facts={"table": facts["table"], "table_sha256": facts["table_sha256"], "part": part},
     )

@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,7 @@ def train(
     pytorch_lightning.seed_everything(config.training.seed, workers=True, verbose=False)
     network = build_network(config, task, pretrained=True)
     specs = view_specs(config, network)
+    _try_out(network, {m: spec.size for m, spec in specs.items()})
     data = CaseData(config, task, specs, cases[0], cases[1], config.data.cache or folder / "cache")
     bad = _decode(data, folder, skip_bad=config.data.skip_bad)
     if bad:
@@ -201,6 +202,16 @@ def _begin(
         "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "command": sys.argv,
     }
+
+
+def _try_out(network: AGFNet, sizes: Mapping[str, tuple[int, int]]) -> None:
+    """One forward pass of nothing, so that sizes that an encoder does not take are said before the work begins."""
+    try:
+        with torch.no_grad():
+            network.eval()({m: torch.zeros(1, 3, *size) for m, size in sizes.items()})
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"the network does not take images of {dict(sizes)} (height, width): {error}") from error
+    network.train()
 
 
 def _decode(data: CaseData, folder: Path, *, skip_bad: bool) -> set[str]:

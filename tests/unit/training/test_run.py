@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from agfnet.config import parse_config
+from agfnet.evaluation.experiment import CHOSEN, run
 from agfnet.models.network import AGFNet
 from agfnet.prediction.bundle import read_bundle
 from agfnet.training.build import task_of
@@ -171,3 +172,15 @@ def test_class_weights_do_not_change_where_a_case_has_its_best_answer():
     losses = [loss._diagnosis(torch.tensor([[p, 1 - p, 1e-6]]).log(), label).item() for p in (0.6, 0.8, 0.9)]
     assert losses[0] > losses[1] > losses[2]
     assert class_weights([500, 10, 0], "balanced")[2] == 0
+
+
+def test_sizes_that_an_encoder_does_not_take_are_said_first(drawn, tmp_path):
+    tree = small_config(drawn / "parts.csv")
+    tree["model"] = {"encoder": "swin_tiny_patch4_window7_224", "pretrained": False}
+    with pytest.raises(ConfigError, match="does not take images of"):
+        train(parse_config(tree, "test"), tmp_path / "run")
+
+
+def test_figures_of_a_chosen_epoch_say_so(drawn, tmp_path):
+    config = config_of(drawn, epochs=1, early_stopping=3)
+    assert CHOSEN in run(config, tmp_path / "run")["notes"]
