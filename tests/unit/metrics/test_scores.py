@@ -43,9 +43,9 @@ def draw_cases(n: int, k: int, seed: int, *, decimals: int | None = None):
     logits[np.arange(n), labels] += 1.0
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     if decimals is not None:
-        p = np.round(p, decimals)
-        p[:, -1] = 1 - p[:, :-1].sum(axis=1)
-        p = np.clip(p, 0, 1)
+        # Rounded down, and what is missing to the last class: rounded to nearest, the sum could pass 1.
+        p = np.floor(p * 10**decimals) / 10**decimals
+        p[:, -1] += 1 - p.sum(axis=1)
     return labels, p
 
 
