@@ -56,7 +56,7 @@ def errors_said() -> Iterator[None]:
             raise
         remedy = f"pip install 'agfnet[{'evaluate' if error.name == 'matplotlib' else 'train'}]'"
         err.print(
-            f"[bold red]error[/]: this command needs {error.name}: {remedy}",
+            f"[bold red]error[/]: this command needs {error.name}: {escape(remedy)}",
             soft_wrap=True,
         )
         raise typer.Exit(1) from error

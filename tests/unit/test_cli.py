@@ -5,7 +5,7 @@ import pytest
 import typer
 from broken import BROKEN
 
-from agfnet.cli import app
+from agfnet.cli import app, errors_said
 from agfnet.types import RESEARCH_USE
 from drawn import small_config, write_config
 
@@ -104,3 +104,10 @@ def test_a_split_in_another_folder_leads_to_the_same_images(agfnet_command, draw
     result = agfnet_command("split", drawn / "cases.csv", "-o", tmp_path / "parts.csv")
     assert result.exit_code == 0
     assert agfnet_command("check", tmp_path / "parts.csv").exit_code == 0
+
+
+@pytest.mark.parametrize(("module", "extra"), [("torch", "train"), ("matplotlib", "evaluate")])
+def test_a_missing_library_names_the_extra_to_install(capsys, module, extra):
+    with pytest.raises(typer.Exit), errors_said():
+        raise ModuleNotFoundError(name=module)
+    assert f"pip install 'agfnet[{extra}]'" in click.unstyle(capsys.readouterr().err)
