@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help install check test verify lock clean
+.PHONY: help demo install check test verify lock clean
 
 help:
+	@echo "make demo     install, then everything once on synthetic cases (about 12 minutes); goes on if stopped"
 	@echo "make test     install, then every test that CI runs (under 12 minutes once installed)"
 	@echo "make check    format, lint, types, layers (about a minute)"
 	@echo "make verify   check, and the statistical, load and fuzz suites at full size"
@@ -18,6 +19,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
 	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/agfnet demo --out demo
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check src tests

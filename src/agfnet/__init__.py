@@ -27,6 +27,7 @@ _PUBLIC = {
     "Prediction": "agfnet.types",
     "Predictor": "agfnet.prediction.predictor",
     "load_config": "agfnet.config",
+    "phantom": "agfnet.data.phantom.generate",
     "read_cases": "agfnet.data.table",
 }
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605 - the names are the keys above

@@ -185,6 +185,73 @@ def split(
 
 
 @app.command()
+def phantom(
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
+    *,
+    cases: Annotated[int, typer.Option(min=1, help="How many lesions.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
+    site: Annotated[
+        Literal["internal", "external"],
+        typer.Option(help="External: other devices, cameras and mix of skin types."),
+    ] = "internal",
+    size: Annotated[int, typer.Option(min=64, max=1024, help="Side of photos and width of scans, pixels.")] = 224,
+    doppler: Annotated[bool, typer.Option("--doppler", help="Also make colour Doppler as a third view.")] = False,
+    balanced: Annotated[bool, typer.Option("--balanced", help="All classes alike often.")] = False,
+    marks: Annotated[
+        Literal["some", "none", "all"], typer.Option(help="Rulers, pen, calipers and text on which images.")
+    ] = "some",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; otherwise one for each processor.")] = None,
+) -> None:
+    """Make paired synthetic cases: photos, ultrasound, masks, every parameter, a case table and contact sheets.
+
+    A set that was stopped goes on where it was. No figure on it is a clinical result.
+
+    Example:  agfnet phantom phantom --cases 1000 --seed 0
+    """
+    with errors_said():
+        from agfnet.data.phantom.generate import SYNTHETIC
+        from agfnet.data.phantom.generate import phantom as make
+
+        with _bar("drawing cases") as progress:
+            table = make(
+                output, cases=cases, seed=seed, site=site, size=size, doppler=doppler, balanced=balanced, marks=marks,
+                workers=workers, progress=progress,
+            )  # fmt: skip
+        out.print(f"{table}: {cases} cases; look at {output / 'sheets'}", highlight=False, soft_wrap=True)
+        out.print(f"note: {SYNTHETIC}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything.")] = Path("demo"),
+    *,
+    cases: Annotated[int, typer.Option(min=300, help="Of the phantom set.")] = 1200,
+    epochs: Annotated[int, typer.Option(min=1, help="Of each training.")] = 9,
+    seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
+) -> None:
+    """Everything once, on synthetic cases: draw, check, split, train, export, evaluate. Called again, it goes on.
+
+    Example:  agfnet demo --out demo
+    """
+    with errors_said():
+        from agfnet.evaluation.demo import demo as show_all
+        from agfnet.evaluation.demo import demo_markdown, demo_paths
+
+        with _bar("drawing cases") as progress:
+            result = show_all(folder, cases=cases, epochs=epochs, seed=seed, progress=progress)
+        out.print(f"\n{demo_markdown(result)}", highlight=False, markup=False, soft_wrap=True)
+        out.print(f"Done in {result.minutes:.1f} minutes. Open:", highlight=False)
+        for path, what in demo_paths(result):
+            out.print(f"  {path}  ({what})", highlight=False, markup=False, soft_wrap=True)
+        example = next((result.folder / "phantom" / "clinical").glob("*.jpg")).stem
+        out.print(
+            f"Try next:\n  agfnet predict {folder}/both-views/model.agf --view clinical={folder}/phantom/clinical/"
+            f"{example}.jpg --view ultrasound={folder}/phantom/ultrasound/{example}.png",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+@app.command()
 def derm7pt(
     release: Annotated[Path, typer.Argument(metavar="RELEASE_DIR", help="The unpacked Seven-Point Checklist release.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="The case table to write, .csv or .parquet.")],

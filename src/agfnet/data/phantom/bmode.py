@@ -1,9 +1,9 @@
 """How a B-mode image comes about, part by part: pulse, beam, attenuation, envelope, log compression.
 
-Arrays are (depth, lateral): row 0 is the transducer's face. Lengths are in mm, frequencies in MHz, attenuation in
-dB / (cm MHz), one way. General source: Szabo, Diagnostic Ultrasound Imaging, 2nd ed. (2014); the scatterer model is
-that of 10.1109/TUFFC.2008.929 and earlier linear simulators: an image is the scatterer field convolved with the
-point-spread function.
+Arrays are (depth, lateral), of float32 or float64, which the results keep; row 0 is the transducer's face. Lengths are
+in mm, frequencies in MHz, attenuation in dB / (cm MHz), one way. General source: Szabo, Diagnostic Ultrasound Imaging,
+2nd ed. (2014); the scatterer model is that of 10.1109/TUFFC.2008.929 and earlier linear simulators: an image is the
+scatterer field convolved with the point-spread function.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.fft import fft, ifft, irfft, next_fast_len, rfft
 
-Grid = NDArray[np.float64]
+from agfnet.data.phantom.fields import decibels
+
+Grid = NDArray[np.floating]
 
 SPEED_OF_SOUND = 1.540
 """Mean of soft tissue, in mm/us."""
@@ -101,25 +103,25 @@ def radio_frequency(scatterers: Grid, step: tuple[float, float], probe: Probe) -
     """
     rows, columns = scatterers.shape
     length = next_fast_len(rows + round(8 * probe.axial_deviation / step[0]), real=True)
-    spectrum = pulse_spectrum(length, step[0], probe)
+    spectrum = pulse_spectrum(length, step[0], probe).astype(scatterers.dtype)
     pulsed = irfft(rfft(scatterers, length, axis=0) * spectrum[:, None], length, axis=0)[:rows]
     depth = (np.arange(rows) + 0.5) * step[0]
     deviation = beam_deviation(depth, probe)[:, None]
     across = next_fast_len(columns + round(8 * float(deviation.max()) / step[1]), real=True)
     cycles = np.fft.rfftfreq(across, step[1])[None]
-    beam = np.exp(-2.0 * (np.pi * cycles * deviation) ** 2)
+    beam = np.exp(-2.0 * (np.pi * cycles * deviation) ** 2).astype(scatterers.dtype)
     # The beam narrows in focus and keeps its energy, so that echoes there are the strongest.
     focused = irfft(rfft(pulsed, across, axis=1) * beam, across, axis=1)[:, :columns]
     gain_axial = np.sqrt(np.mean(np.concatenate([spectrum, spectrum[1:-1]]) ** 2))
     gain_lateral = np.sqrt(step[1] / (2.0 * np.sqrt(np.pi) * float(beam_deviation(probe.focus, probe))))
-    return np.asarray(focused / (gain_axial * gain_lateral))
+    return np.asarray(focused / scatterers.dtype.type(gain_axial * gain_lateral))
 
 
 def envelope(signal: Grid) -> Grid:
     """Amplitude of the analytic signal along depth (Hilbert transform), same shape, 0 or more."""
     rows = signal.shape[0]
     spectrum = fft(signal, axis=0)
-    step = np.zeros(rows)
+    step = np.zeros(rows, dtype=signal.dtype)
     step[0] = 1.0
     step[1 : (rows + 1) // 2] = 2.0
     if rows % 2 == 0:
@@ -144,7 +146,7 @@ def path_loss(attenuation: Grid, step: float, probe: Probe) -> Grid:
 
 def attenuate(signal: Grid, loss: Grid, compensation: Grid) -> Grid:
     """Apply a loss and the time-gain compensation that the device makes for it, both in dB."""
-    return np.asarray(signal * 10.0 ** ((compensation - loss) / 20.0))
+    return np.asarray(signal * decibels(compensation - loss))
 
 
 def log_compress(amplitude: Grid, reference: float, probe: Probe) -> NDArray[np.uint8]:

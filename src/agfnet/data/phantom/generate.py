@@ -1,0 +1,195 @@
+"""A phantom data set on disk: images, masks, parameters, the case table and contact sheets."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from PIL import Image
+
+from agfnet.data.phantom.appearance import MALIGNANT, PREVALENCE
+from agfnet.data.phantom.case import Marks, Rendered, SiteName, Subject, draw_subjects, render_case
+from agfnet.data.phantom.sheets import write_sheets
+from agfnet.data.table import write_table
+from agfnet.files import write_atomically, write_json
+from agfnet.types import RESEARCH_USE, ConfigError
+
+VERSION = "1"
+"""Of the generator: a set is named by it, its seed and its settings. A change of any image is a new version."""
+SYNTHETIC = "Synthetic (agfnet phantom): no figure on these images is a clinical result."
+TABLE, TRUTH, ABOUT = "cases.csv", "truth.csv", "phantom.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What makes a set; see `phantom`."""
+
+    cases: int
+    seed: int
+    site: SiteName
+    size: int
+    doppler: bool
+    balanced: bool
+    marks: Marks
+
+
+def phantom(
+    out: str | Path,
+    *,
+    cases: int = 1000,
+    seed: int = 0,
+    site: SiteName = "internal",
+    size: int = 224,
+    doppler: bool = False,
+    balanced: bool = False,
+    marks: Marks = "some",
+    workers: int | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Path:
+    """Make a set of paired phantoms: one drawn lesion a case, photographed and scanned. Everything is synthetic.
+
+    Written are `cases.csv` (the case table), `truth.csv` (every parameter and the masks' paths), `clinical/*.jpg`,
+    `ultrasound/*.png`, with Doppler `doppler/*.png`, `masks/*.png` (255 the lesion, 128 further evidence such as its
+    shadow, 0 neither), `sheets/*.png` and `phantom.json`. One seed gives the same bytes on one machine and lock. A
+    call that was stopped goes on where it was; a finished set is left as it is.
+
+    Args:
+        out: the folder.
+        cases: how many lesions, 1 or more; some patients have several.
+        seed: of every draw, 0 or more.
+        site: "internal" (two hospitals) or "external" (other devices, cameras and mix of skin types).
+        size: side of the photos and width of the scans in pixels, 64 to 1024.
+        doppler: also make colour Doppler as a third view.
+        balanced: all classes alike often; otherwise uneven, as in a clinic.
+        marks: rulers, pen, calipers and text on "some" images, on "none" or on "all".
+        workers: processes; None takes one for each processor.
+        progress: called with the number of finished cases and of all.
+
+    Returns:
+        The case table.
+
+    Raises:
+        ConfigError: a setting is out of range, or the folder holds a set with other settings.
+    """
+    if cases < 1 or seed < 0 or not 64 <= size <= 1024:
+        raise ConfigError(
+            f"a phantom set needs 1 case or more, a seed of 0 or more and a size of 64 to 1024, not {cases=}, {seed=}, "
+            f"{size=}."
+        )
+    settings = Settings(
+        cases=cases, seed=seed, site=site, size=size, doppler=doppler, balanced=balanced, marks=marks
+    )  # fmt: skip
+    out = Path(out)
+    about = _about(settings)
+    if (out / ABOUT).exists():
+        if json.loads((out / ABOUT).read_text(encoding="utf-8")) != about:
+            raise ConfigError(f"{out}: holds a phantom set with other settings ({ABOUT}); choose another folder.")
+    elif out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out}: is not empty and holds no phantom set; choose another folder.")
+    write_json(out / ABOUT, about)
+    if (out / TABLE).exists():
+        return out / TABLE
+    subjects = draw_subjects(cases, seed, site, balanced=balanced)
+    rows = _rendered(subjects, out, settings, workers or os.cpu_count() or 1, progress)
+    _write_tables(rows, out, doppler=doppler)
+    return out / TABLE
+
+
+def _about(settings: Settings) -> dict[str, Any]:
+    return {
+        "notice": f"{SYNTHETIC} {RESEARCH_USE}",
+        "version": VERSION,
+        **{name: getattr(settings, name) for name in settings.__slots__},
+        "classes": list(PREVALENCE),
+        "malignant": list(MALIGNANT),
+    }
+
+
+def _rendered(
+    subjects: Sequence[Subject], out: Path, settings: Settings, workers: int, progress: Callable[[int, int], None]
+) -> list[dict[str, Any]]:
+    """Render what is not there yet; the rows of all cases, in order."""
+    render = partial(_write_case, out=out, settings=settings)
+    if workers == 1:
+        return [_counted(render(s), i, len(subjects), progress) for i, s in enumerate(subjects)]
+    with ProcessPoolExecutor(workers) as pool:
+        try:
+            return [
+                _counted(row, i, len(subjects), progress)
+                for i, row in enumerate(pool.map(render, subjects, chunksize=4))
+            ]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _counted(row: dict[str, Any], index: int, total: int, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    progress(index + 1, total)
+    return row
+
+
+def _write_case(subject: Subject, out: Path, settings: Settings) -> dict[str, Any]:
+    """Render and write one case unless it is there; its parameters are written last and say that it is whole."""
+    record = out / "parameters" / f"{subject.case_id}.json"
+    if record.exists():
+        row: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        return row
+    made = render_case(
+        subject, settings.seed, size=settings.size, doppler=settings.doppler, marks=settings.marks
+    )  # fmt: skip
+    row = dict(made.truth) | {f"{view}_mm_per_pixel": mm for view, mm in made.mm_per_pixel.items()}
+    for column, (name, content) in _files(made, subject.case_id).items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(content)
+        row[column] = name
+    write_json(record, row)
+    return row
+
+
+def _files(made: Rendered, case_id: str) -> Mapping[str, tuple[str, bytes]]:
+    files = {
+        "clinical": (f"clinical/{case_id}.jpg", made.photo),
+        "ultrasound": (f"ultrasound/{case_id}.png", made.scan),
+        "clinical_mask": (f"masks/{case_id}-clinical.png", _png(made.photo_mask)),
+        "ultrasound_mask": (f"masks/{case_id}-ultrasound.png", _png(made.scan_mask)),
+    }
+    if made.doppler is not None:
+        files["doppler"] = (f"doppler/{case_id}.png", made.doppler)
+    return files
+
+
+def _png(mask: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(mask).save(file, "PNG")
+    return file.getvalue()
+
+
+def _write_tables(rows: Sequence[Mapping[str, Any]], out: Path, *, doppler: bool) -> None:
+    """The truth, the contact sheets, and last the case table, which says that the set is whole."""
+    truth = pl.DataFrame(rows)
+    write_atomically(out / TRUTH, truth.write_csv)
+    views = ["clinical", "ultrasound", *(["doppler"] if doppler else [])]
+    write_sheets(truth, out)
+    table = truth.select(
+        "case_id",
+        "patient_id",
+        "label",
+        *views,
+        "site",
+        pl.lit("synthetic").alias("reference_standard"),
+        pl.col("skin_skin_type").alias("skin_type"),
+        pl.col("shot_scanner").alias("device"),
+        pl.col("shot_camera").alias("camera"),
+        *[f"{view}_mm_per_pixel" for view in views],
+    )
+    write_table(table, out / TABLE)
