@@ -27,7 +27,7 @@ from agfnet.data.phantom.lesion import SLAB, Lesion
 from agfnet.data.phantom.settings import SCANNERS, Scanner, Shot, Skin
 
 GEL, ECHO_FREE, WHITE = -70.0, -32.0, 10.0
-ENTRY, SEPTUM, RIM, STRIA = 16.0, -5.0, -9.0, 8.0
+ENTRY, SEPTUM, RIM, STRIA = 16.0, -3.0, -9.0, 8.0
 DERMIS_LOSS, FAT_LOSS, KERATIN_LOSS, COMPENSATED = 0.8, 0.6, 9.0, 0.5
 SHADOW_DB = 3.0
 """Change of the loss below a lesion from which on a place counts as shadow or enhancement, dB."""
@@ -147,9 +147,10 @@ def lay_out(lesion: Lesion, skin: Skin, shot: Shot, rng: np.random.Generator) ->
     boundary = surface + skin.dermis + 0.12 * smooth_field((1, shape[1]), (1.0, scanner.width / 2.0), rng)
     fat = smoothstep(below - boundary, -0.08, 0.08)
     dermis_level = 2.2 * texture + 1.2 * coarse - skin.sun_band * np.exp(-(((below - surface - 0.25) / 0.15) ** 2))
-    sheets = smooth_field(shape, (scanner.depth / 0.8, scanner.width / 4.0), rng)
-    septa = np.exp(-(((sheets + 0.12 * texture) / 0.07) ** 2)) * smoothstep(coarse, -1.2, 0.6)
-    fat_level = skin.fat + 1.5 * texture + (SEPTUM - skin.fat) * np.minimum(septa, 1.0)
+    sheets = smooth_field(shape, (scanner.depth / 0.55, scanner.width / 4.5), rng)
+    septa = np.exp(-(((sheets + 0.15 * texture) / 0.10) ** 2)) * smoothstep(coarse, -1.6, 0.4)
+    lobules = 1.5 * smooth_field(shape, (scanner.depth / 1.2, scanner.width / 3.5), rng)
+    fat_level = skin.fat + 1.5 * texture + lobules + (SEPTUM - skin.fat) * np.minimum(septa, 1.0)
     level = (1.0 - fat) * dermis_level + fat * fat_level
     attenuation = (1.0 - fat) * DERMIS_LOSS + fat * FAT_LOSS
 

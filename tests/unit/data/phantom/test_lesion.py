@@ -70,10 +70,13 @@ def test_an_ulcer_takes_horn_and_pigment_away():
 def test_cyst_and_lipoma_share_their_surface():
     """From above nothing but chance tells them apart: the same ranges for all that a photo shows."""
     cyst, lipoma = APPEARANCES["epidermal cyst"], APPEARANCES["lipoma"]
-    for name in ("diameter", "elongation", "irregular", "elevation", "plateau", "rolled", "pigment", "uneven_pigment",
-                 "lopsided", "fade", "blood", "halo", "lobules", "saturation", "gloss", "pearly", "keratin", "whiteness",
-                 "warts", "ulcer_chance", "vessels_chance", "keratin_chance", "blue_chance", "pale_middle_chance",
-                 "amelanotic_chance"):  # fmt: skip
+    shown = (
+        "diameter", "elongation", "irregular", "elevation", "plateau", "rolled", "pigment", "uneven_pigment",
+        "lopsided", "fade", "blood", "halo", "lobules", "saturation", "gloss", "pearly", "keratin", "whiteness",
+        "warts", "ulcer_chance", "vessels_chance", "keratin_chance", "blue_chance", "pale_middle_chance",
+        "amelanotic_chance",
+    )  # fmt: skip
+    for name in shown:
         assert getattr(cyst, name) == getattr(lipoma, name), name
 
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from phantom_views import SHOT, SKIN
 from PIL import Image
 
 from agfnet.data.phantom.lesion import draw_lesion
 from agfnet.data.phantom.photo import render_photo
-from phantom_views import SHOT, SKIN
 
 
 def shown(label, skin=SKIN, shot=SHOT, seed=0, size=224):

@@ -4,20 +4,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from phantom_views import SHOT, SKIN
 
 from agfnet.data.phantom.bmode import path_loss
 from agfnet.data.phantom.lesion import draw_lesion
 from agfnet.data.phantom.scan import lay_out, render_scan, scan_line
 from agfnet.data.phantom.settings import SCANNERS
-from phantom_views import SHOT, SKIN
 
 
 def rng():
     return np.random.default_rng(11)
 
 
-def a_lesion(label, wanted=lambda lesion: True):
-    return next(x for x in (draw_lesion(label, np.random.default_rng([s, 1])) for s in range(300)) if wanted(x))
+def a_lesion(label, wanted=None):
+    drawn = (draw_lesion(label, np.random.default_rng([s, 1])) for s in range(300))
+    return next(x for x in drawn if wanted is None or wanted(x))
 
 
 @pytest.fixture(scope="module")
