@@ -3,13 +3,13 @@
 Rooms, in the order in which a case passes them:
 
 - `types`, `config`, `files`: records, configuration, whole-or-nothing files
-- `data`: the case table, images, preprocessing, augmentation, batches
+- `data`: the case table, images, preprocessing, augmentation, batches, the built-in phantom
 - `metrics`: figures and their intervals, pure functions of arrays
 - `models`: encoders, local (ALL) and global (AGL) fusion, the network
 - `training`: losses, feature reconstruction learning (FRL), the run
 - `export`: a run to a bundle with its ONNX graph
 - `prediction`: the bundle and the one inference path, without torch
-- `evaluation`: scorecards, pictures, whole experiments
+- `evaluation`: scorecards, pictures, whole experiments, the demo
 - `cli`: the commands
 
 Public names are loaded when first used, so that `import agfnet` works where torch is not installed.
