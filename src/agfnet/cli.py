@@ -65,7 +65,9 @@ def errors_said() -> Iterator[None]:
         err.print(f"[bold red]error[/]: {escape(where + (error.strerror or str(error)))}", soft_wrap=True)
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
-        err.print("stopped; what was finished is kept. A training goes on with --resume.")
+        err.print(
+            "stopped; what was finished is kept. `train` goes on with --resume, `phantom` and `demo` when called again."
+        )
         raise typer.Exit(130) from error
 
 
@@ -237,18 +239,18 @@ def demo(
         from agfnet.evaluation.demo import demo as show_all
         from agfnet.evaluation.demo import demo_markdown, demo_paths
 
-        with _bar("drawing cases") as progress:
-            result = show_all(folder, cases=cases, epochs=epochs, seed=seed, progress=progress)
+        result = show_all(folder, cases=cases, epochs=epochs, seed=seed, bar=_bar)
         out.print(f"\n{demo_markdown(result)}", highlight=False, markup=False, soft_wrap=True)
         out.print(f"Done in {result.minutes:.1f} minutes. Open:", highlight=False)
         for path, what in demo_paths(result):
             out.print(f"  {path}  ({what})", highlight=False, markup=False, soft_wrap=True)
-        example = next((result.folder / "phantom" / "clinical").glob("*.jpg")).stem
+        views = " ".join(f"--view {view}={file}" for view, file in result.example.items())
         out.print(
-            f"Try next:\n  agfnet predict {folder}/both-views/model.agf --view clinical={folder}/phantom/clinical/"
-            f"{example}.jpg --view ultrasound={folder}/phantom/ultrasound/{example}.png",
-            highlight=False, markup=False, soft_wrap=True,
-        )  # fmt: skip
+            f"Try next:\n  agfnet predict {folder / 'both-views'} {views}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 @app.command()

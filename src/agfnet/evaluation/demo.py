@@ -1,6 +1,7 @@
 """The front door: from nothing to trained networks and honest figures on the built-in phantom.
 
-Each step is left alone where it is done, so a demo that was stopped goes on when it is called again.
+The phantom and each finished training are left alone, so a demo that was stopped goes on when it is called again.
+Calibration and explanation are not part of it yet.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from agfnet.config import Config, parse_config
+from agfnet.config import Config, load_config, parse_config
 from agfnet.data.checks import check_table
 from agfnet.data.phantom.appearance import MALIGNANT
 from agfnet.data.phantom.generate import SYNTHETIC, phantom
@@ -28,9 +30,11 @@ from agfnet.metrics.statistics import Difference, Interval, MetricSet, bootstrap
 from agfnet.prediction.bundle import BUNDLE
 from agfnet.prediction.commands import predict_cases
 from agfnet.prediction.predictor import Outcome, Predictor
+from agfnet.training.run import CONFIG
 from agfnet.types import RESEARCH_USE, ConfigError, TableError
 
 log = logging.getLogger("agfnet")
+Progress = Callable[[int, int], None]
 
 VIEWS: Mapping[str, Mapping[str, object]] = {
     "clinical": {"kind": "photo", "size": [128, 128]},
@@ -57,6 +61,7 @@ class DemoResult:
         better: the better single view's network.
         cases, patients: of the test part.
         minutes: that this call took.
+        example: view -> image of a case of the test part.
     """
 
     folder: Path
@@ -66,6 +71,7 @@ class DemoResult:
     cases: int
     patients: int
     minutes: float
+    example: Mapping[str, Path]
 
 
 def demo_config(table: Path, views: Sequence[str], cache: Path, epochs: int) -> Config:
@@ -88,7 +94,7 @@ def demo(
     cases: int = 1400,
     epochs: int = 8,
     seed: int = 0,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    bar: Callable[[str], AbstractContextManager[Progress]] = lambda _title: nullcontext(lambda _done, _total: None),
     configure: Callable[[Config], Config] = lambda config: config,
 ) -> DemoResult:
     """Phantom, check, split, three networks (both views, each view as a network of its own), test, pictures.
@@ -98,7 +104,7 @@ def demo(
         cases: of the phantom set.
         epochs: of each training.
         seed: of the phantom, the split and the trainings.
-        progress: called while the phantom is drawn.
+        bar: makes a progress bar of a title: a context that gives a function of the done and of all.
         configure: changes each network's configuration before it is trained.
 
     Raises:
@@ -107,7 +113,8 @@ def demo(
     """
     began = time.monotonic()
     log.info("1 of 6  drawing %d paired cases (%s)", cases, folder / "phantom")
-    table = phantom(folder / "phantom", cases=cases, seed=seed, progress=progress)
+    with bar("drawing cases") as progress:
+        table = phantom(folder / "phantom", cases=cases, seed=seed, progress=progress)
     log.info("2 of 6  checking the table, and splitting it by patient")
     parts = folder / "phantom" / "parts.csv"
     if not parts.exists():
@@ -131,10 +138,9 @@ def _run_folder(folder: Path, name: str) -> Path:
 
 def _tested(config: Config, folder: Path) -> list[Outcome]:
     """Train unless that is done; then evaluate the exported file on the test part."""
-    try:
-        run(config, folder, resume=folder.exists())
-    except ConfigError as error:
-        raise ConfigError(f"{error} For a demo with other settings choose another folder.") from error
+    if (folder / CONFIG).exists() and load_config(folder / CONFIG) != config:
+        raise ConfigError(f"{folder}: holds a demo with other settings; choose another folder with --out.")
+    run(config, folder, resume=folder.exists())
     cases = read_cases(config.data.table, views=list(config.data.views))
     test = chosen_part(cases, "test", include_test=True, table=config.data.table)
     predictor = Predictor(folder)
@@ -161,6 +167,7 @@ def _compared(folder: Path, outcomes: Mapping[str, Sequence[Outcome]], minutes: 
         cases=len(first),
         patients=len(set(patients)),
         minutes=minutes,
+        example={view: files[0] for view, files in first[0].case.views.items()},
     )
     showcase_figure(outcomes, classes, folder / "showcase.png")
     write_json(folder / "demo.json", _as_json(result))
@@ -169,7 +176,7 @@ def _compared(folder: Path, outcomes: Mapping[str, Sequence[Outcome]], minutes: 
 
 
 def _balanced(outcomes: Sequence[Outcome], classes: Sequence[str]) -> MetricSet:
-    labels = np.array([classes.index(str(o.case.label)) for o in outcomes])
+    labels = np.array([classes.index(str(o.case.label)) for o in outcomes if o.prediction is not None])
     p = np.stack([o.prediction.probabilities for o in outcomes if o.prediction is not None])
     return lambda weights: {"balanced_accuracy": balanced_accuracy(labels, p, weights)}
 
@@ -184,7 +191,6 @@ def _as_json(result: DemoResult) -> dict[str, object]:
         "patients": result.patients,
         "balanced_accuracy": {name: entry(interval) for name, interval in result.balanced_accuracy.items()},
         "gain": {"over": result.better, **entry(result.gain)},
-        "minutes": round(result.minutes, 2),
     }
 
 

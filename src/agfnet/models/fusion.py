@@ -67,3 +67,9 @@ class AttentionGuidedFusion(Fusion):
         """See `Fusion`."""
         local = self.local_fusion(pyramids, present)
         return Fused(self.global_fusion(local, pooled, present), local.attention)
+
+
+def shown(vectors: Sequence[Tensor], present: Presence) -> list[Tensor]:
+    """One or more rounds of a vector (B, C) per view, zero where the view is absent."""
+    views = present.shape[1]
+    return [x * present[:, i % views, None].to(x.dtype) for i, x in enumerate(vectors)]

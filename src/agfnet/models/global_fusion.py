@@ -88,8 +88,8 @@ class GlobalFusion(nn.Module):
         B = present.shape[0]
         views, maps = len(self.channels), local.descriptors.shape[1]
         where = torch.arange(maps, device=present.device) // (maps // views)
-        owner = torch.cat([where, where, local.place.coarsest_view])
-        kind = torch.cat([torch.arange(2 * maps, device=present.device), 2 * maps + local.place.coarsest_view])
+        owner = torch.cat([where, where, local.coarsest_view])
+        kind = torch.cat([torch.arange(2 * maps, device=present.device), 2 * maps + local.coarsest_view])
         context = torch.cat([local.descriptors, local.averages, local.coarsest], dim=1) + self.kinds[kind]
         context = torch.cat([context, self.null.expand(B, -1, -1).to(context.dtype)], dim=1)
         seen = torch.cat([present.index_select(1, owner), torch.ones_like(present[:, :1])], dim=1)[:, None, None]

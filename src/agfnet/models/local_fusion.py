@@ -120,7 +120,7 @@ def layout(shapes: tuple[tuple[Shape, ...], ...], width: int, device: torch.devi
         padded=not filled.all(),
         view=tensor(view),
         scale=tensor(scale),
-        codes=tensor(_position_code(places[gather, 2:], width)),
+        codes=tensor(_code(places[gather, 2:], width)),
         segments=tensor(segments / segments.sum(1, keepdims=True)),
         pool=tensor(pool),
         spans=_spans(view),
@@ -150,11 +150,19 @@ def _pooling(
     return np.stack(rows), np.array(views)
 
 
-def _position_code(yx: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+def _code(yx: NDArray[np.floating], width: int) -> NDArray[np.floating]:
     """2-D sine-cosine code (N, width) of positions in units of the coarsest grid (1706.03762, in both directions)."""
     bands = 2.0 * np.pi / 32.0 * 16.0 ** np.linspace(0.0, 1.0, width // 4)
     angles = yx[:, :, None] * bands
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).reshape(len(yx), -1)
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(mode=False)
+def position_code(height: int, width: int, features: int) -> Tensor:
+    """The same code for every position of one map, (height * width, features)."""
+    yx = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), axis=-1).reshape(-1, 2) + 0.5
+    return torch.as_tensor(_code(yx, features), dtype=torch.float32)
 
 
 class LocalBlock(nn.Module):
@@ -240,14 +248,14 @@ class LocalFeatures(NamedTuple):
         averages: (B, M * S, D) plain mean of each map.
         coarsest: (B, positions, D) the positions of the coarsest maps of all views.
         attention: per view, per scale, (B, 1, H, W) in (0, 1).
-        place: where they all lie.
+        coarsest_view: (positions,) modality of each of these positions.
     """
 
     descriptors: Tensor
     averages: Tensor
     coarsest: Tensor
     attention: list[list[AttentionMap]]
-    place: Layout
+    coarsest_view: Tensor
 
 
 class LocalFusion(nn.Module):
@@ -318,7 +326,7 @@ class LocalFusion(nn.Module):
             averages=segments @ tokens,
             coarsest=tokens.index_select(1, place.coarsest),
             attention=_as_maps(attention.flatten(1).index_select(1, place.scatter), shapes),
-            place=place,
+            coarsest_view=place.coarsest_view,
         )
 
     @staticmethod

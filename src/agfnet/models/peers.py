@@ -1,4 +1,8 @@
-"""The fusion methods that AGFnet is compared with; same signature, same encoders, same heads."""
+"""The fusion methods that AGFnet is compared with; same signature, same encoders, same heads.
+
+Those that fuse pooled vectors are here, those that attend between positions in `peer_attention`, AGFnet without one of
+its parts in `ablations`. The mean of the probabilities of networks of single views needs no module.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
-from agfnet.models.fusion import AttentionGuidedFusion, Fused, Fusion
+from agfnet.models.ablations import WithoutGlobal, WithoutLocal
+from agfnet.models.fusion import AttentionGuidedFusion, Fused, Fusion, shown
+from agfnet.models.peer_attention import Bottleneck, CrossAttention
 from agfnet.models.shapes import Pooled, Presence, Pyramid
 from agfnet.types import ConfigError
 
@@ -21,8 +28,48 @@ class Concatenation(Fusion):
 
     def forward(self, pyramids: Sequence[Pyramid], pooled: Sequence[Pooled], present: Presence) -> Fused:  # noqa: ARG002
         """See `Fusion`; the pyramids are not used."""
-        shown = [v * present[:, i : i + 1].to(v.dtype) for i, v in enumerate(pooled)]
-        return Fused(torch.cat(shown, dim=1), [])
+        return Fused(torch.cat(shown(pooled, present), dim=1), [])
+
+
+class Gating(Fusion):
+    """Feature-wise gating: every channel of every pooled vector by a sigmoid of all of them."""
+
+    def __init__(self, channels: Mapping[str, Sequence[int]]) -> None:
+        super().__init__()
+        self.out_features = sum(c[-1] for c in channels.values())
+        self.gate = nn.Linear(self.out_features, self.out_features)
+
+    def forward(self, pyramids: Sequence[Pyramid], pooled: Sequence[Pooled], present: Presence) -> Fused:  # noqa: ARG002
+        """See `Fusion`; the pyramids are not used."""
+        joint = torch.cat(shown(pooled, present), dim=1)
+        return Fused(joint * torch.sigmoid(self.gate(joint)), [])
+
+
+class MultimodalTransfer(Fusion):
+    """MMTM (1911.08670): at each scale all views' squeezed maps make one vector, which excites each view's channels.
+
+    The paper puts it between the stages of its encoders; here the encoders are given, so it acts on their maps. Its
+    gates are per channel, and the maps are pooled after it: acting on pooled maps is the same.
+
+    Args:
+        channels: modality -> channels of its maps, finest first.
+        ratio: the joint vector is this many times shorter than what it is made of.
+    """
+
+    def __init__(self, channels: Mapping[str, Sequence[int]], *, ratio: int = 4) -> None:
+        super().__init__()
+        scales = [sum(own) for own in zip(*channels.values(), strict=True)]
+        self.squeeze = nn.ModuleList(nn.Linear(c, max(8, c // ratio)) for c in scales)
+        self.excite = nn.ModuleList(nn.Linear(max(8, c // ratio), c) for c in scales)
+        self.out_features = sum(scales)
+
+    def forward(self, pyramids: Sequence[Pyramid], pooled: Sequence[Pooled], present: Presence) -> Fused:  # noqa: ARG002
+        """See `Fusion`; the coarsest maps' means are computed once more, as every scale is treated alike."""
+        out = []
+        for maps, squeeze, excite in zip(zip(*pyramids, strict=True), self.squeeze, self.excite, strict=True):
+            joint = torch.cat(shown([m.mean((2, 3)) for m in maps], present), dim=1)
+            out.append(joint * 2.0 * torch.sigmoid(excite(torch.relu(squeeze(joint)))))
+        return Fused(torch.cat(out, dim=1), [])
 
 
 def build_fusion(name: str, channels: Mapping[str, Sequence[int]], options: Mapping[str, Any]) -> Fusion:
@@ -41,5 +88,11 @@ def build_fusion(name: str, channels: Mapping[str, Sequence[int]], options: Mapp
 
 FUSIONS: Mapping[str, Callable[..., Fusion]] = {
     "agf": AttentionGuidedFusion,
+    "agf_without_local": WithoutLocal,
+    "agf_without_global": WithoutGlobal,
     "concatenation": Concatenation,
+    "gating": Gating,
+    "mmtm": MultimodalTransfer,
+    "bottleneck": Bottleneck,
+    "cross_attention": CrossAttention,
 }

@@ -26,20 +26,20 @@ class Appearance:
         elongation: longer over shorter axis of the outline.
         irregular: relative amplitude of the outline's waves.
         top: depth of the upper border below the skin's surface; 0 lies under the epidermis.
-        thickness: depth extent below the level of the surrounding skin.
+        thickness: depth extent below the level of the surrounding skin; of a melanoma, with what is raised.
         normal: name of a range -> mean and deviation, where it is drawn from a normal distribution cut to the range.
         shapes: chance of each depth profile (see `lesion.profile`).
         base_noise: roughness of the lower border.
         border: width of the transition to the tissue around it, in depth.
         elevation: height over the surrounding skin.
         plateau: 0 a dome, 1 steep sides with a flat top.
-        rolled: height of a rim over the middle, as a share of the elevation.
+        rolled: share of the elevation that is a rim rather than a dome.
         echo: level against the dermis (`in_fat` false) or against the subcutis (`in_fat` true).
         in_fat: lies in the subcutis.
         uneven_echo: deviation of the level inside.
         absorbs: attenuation over the tissue's, dB / (cm MHz); below 0 for posterior enhancement.
         absorbs_chance: chance that it differs from the tissue's at all.
-        spots: least and greatest number of bright spots.
+        spots: least and greatest number of bright spots in a slice through the middle.
         spots_chance: chance that there are any.
         cavities_chance: chance of echo-free areas.
         rim_chance: chance of a dark rim.
@@ -84,7 +84,7 @@ class Appearance:
     in_fat: bool = False
     uneven_echo: Range = (0.8, 2.0)
     absorbs: Range = NONE
-    absorbs_chance: float = 1.0
+    absorbs_chance: float = 0.0
     spots: tuple[int, int] = (0, 0)
     spots_chance: float = 0.0
     cavities_chance: float = 0.0
@@ -121,7 +121,6 @@ _dome_over_fat = partial(
     elongation=(1.0, 1.4),
     plateau=NONE,
     irregular=(0.01, 0.03),
-    shapes={"oval": 1.0},
     in_fat=True,
 )
 """What shows of a cyst and of a lipoma: the same skin-coloured dome."""
@@ -130,7 +129,7 @@ APPEARANCES: Mapping[str, Appearance] = {
     "naevus": Appearance(
         diameter=(3.5, 10.0),
         irregular=(0.02, 0.10),
-        thickness=(0.4, 1.8),
+        thickness=(0.4, 1.4),
         shapes={"strip": 0.34, "oval": 0.33, "mushroom": 0.33},  # D: a third each; clear border, little flow
         border=(0.03, 0.10),
         elevation=(0.0, 1.2),
@@ -153,7 +152,7 @@ APPEARANCES: Mapping[str, Appearance] = {
         irregular=(0.03, 0.15),
         thickness=(0.35, 3.4),
         normal={"thickness": (1.44, 0.8)},  # C
-        shapes={"melanoma": 1.0},  # A, C: flat and fusiform when thin, rounder when thick
+        shapes={"melanoma": 1.0},  # A, C: flat and fusiform when thin, rounder and less distinct when thick
         border=(0.04, 0.16),
         elevation=(0.0, 1.3),
         echo=(-25.0, -16.0),
@@ -173,12 +172,12 @@ APPEARANCES: Mapping[str, Appearance] = {
     "basal cell carcinoma": Appearance(
         diameter=(4.0, 12.0),
         irregular=(0.02, 0.10),
-        thickness=(0.6, 2.6),  # B: reaches the subcutis in a fifth
+        thickness=(0.35, 1.6),  # B: reaches the subcutis in a fifth
         shapes={"oval": 0.6, "strip": 0.4},
-        base_noise=(0.02, 0.25),
+        base_noise=(0.02, 0.15),
         border=(0.04, 0.16),
         elevation=(0.1, 1.4),
-        rolled=(0.0, 0.4),
+        rolled=(0.0, 0.7),
         echo=(-24.0, -14.0),
         uneven_echo=(1.0, 3.0),
         spots=(1, 9),
@@ -207,7 +206,7 @@ APPEARANCES: Mapping[str, Appearance] = {
         base_noise=(0.1, 0.5),  # B: irregular base
         border=(0.06, 0.25),
         elevation=(0.3, 2.2),
-        rolled=(0.0, 0.4),
+        rolled=(0.0, 0.5),
         echo=(-23.0, -13.0),
         uneven_echo=(1.8, 4.5),  # B: inhomogeneous
         spots=(1, 5),
@@ -273,6 +272,7 @@ APPEARANCES: Mapping[str, Appearance] = {
         halo=(0.0, 0.2),
     ),
     "epidermal cyst": _dome_over_fat(
+        shapes={"oval": 1.0},
         top=(0.7, 1.8),
         thickness=(2.2, 5.0),
         echo=(-11.0, 1.0),  # against fat, which is itself darker than the dermis
@@ -284,8 +284,9 @@ APPEARANCES: Mapping[str, Appearance] = {
         flow=(0.0, 0.05),
     ),
     "lipoma": _dome_over_fat(
+        shapes={"fusiform": 1.0},  # F: spindle along the skin, iso- to hyperechoic, no flow
         top=(1.2, 2.4),
-        thickness=(2.0, 4.2),  # F: spindle along the skin, iso- to hyperechoic, no flow
+        thickness=(2.0, 4.2),
         echo=(-1.0, 8.0),
         border=(0.05, 0.15),
         striae_chance=0.8,

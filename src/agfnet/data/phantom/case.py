@@ -25,7 +25,7 @@ Marks = Literal["some", "none", "all"]
 SEVERAL = {1: 0.78, 2: 0.16, 3: 0.06}
 """Chance that a patient has so many lesions; an assumption."""
 ALIKE = 0.5
-"""Chance that a patient's further lesion is of the first one's class; an assumption."""
+"""Chance that a further lesion repeats the class of the patient's first; otherwise it is drawn anew. An assumption."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ class Rendered:
         scan, doppler: PNG; Doppler only where it was asked for.
         photo_mask, scan_mask: (H, W) uint8: 255 the lesion, 128 further evidence, 0 neither.
         mm_per_pixel: view -> mm.
-        truth: every parameter.
+        truth: the parameters.
     """
 
     photo: bytes
@@ -76,7 +76,7 @@ def draw_subjects(cases: int, seed: int, site: SiteName, *, balanced: bool = Fal
         cases: number of cases.
         seed: of every draw.
         site: "internal" (two hospitals) or "external".
-        balanced: all classes alike often, in turn; otherwise by `PREVALENCE`.
+        balanced: all classes alike often, in turn, whoever the patient is; otherwise by `PREVALENCE`.
     """
     labels, shares = list(PREVALENCE), np.array(list(PREVALENCE.values()))
     prefix = "x" if site == "external" else "p"
@@ -125,29 +125,26 @@ def render_case(
         seed: of the set.
         size: side of the photo and width of the scan, pixels.
         doppler: also make the third view.
-        marks: rulers, pen, calipers and text on some images, on none or on all. The images below are the same.
+        marks: rulers, pen, calipers and text on some images, on none or on all. The images under them are the same.
     """
     lesion, skin, shot = draw_case(subject, seed)
     photo_marks, scan_marks = _marks(shot, marks, stream(seed, subject.site, "marked", subject.number))
     photo = render_photo(lesion, skin, shot, size, stream(seed, subject.site, "photo", subject.number))
     scan = render_scan(lesion, skin, shot, size, stream(seed, subject.site, "scan", subject.number))
-    jpeg = photo.jpeg
-    if photo_marks != "none":
-        pen = stream(seed, subject.site, "marks of the photo", subject.number)
-        image = draw_marks(Image.open(io.BytesIO(jpeg)), photo_marks, photo.mm_per_pixel, pen)
-        jpeg = _file(image, "JPEG", quality=shot.quality)
+    pen = stream(seed, subject.site, "marks of the photo", subject.number)
+    picture = draw_marks(Image.fromarray(photo.image), photo_marks, photo.mm_per_pixel, pen)
     pen = stream(seed, subject.site, "marks of the scan", subject.number)
     image = draw_marks(Image.fromarray(scan.image), scan_marks, scan.mm_per_pixel, pen)
     coloured = None
     if doppler:
         flow = colour_flow(scan.image, scan.flow, stream(seed, subject.site, "doppler", subject.number))
-        coloured = _file(Image.fromarray(flow), "PNG")
+        coloured = image_file(Image.fromarray(flow), "PNG")
     scale = {"clinical": photo.mm_per_pixel, "ultrasound": scan.mm_per_pixel}
     if doppler:
         scale["doppler"] = scan.mm_per_pixel
     return Rendered(
-        photo=jpeg,
-        scan=_file(image, "PNG"),
+        photo=image_file(picture, "JPEG", quality=shot.quality),
+        scan=image_file(image, "PNG"),
         doppler=coloured,
         photo_mask=_mask(photo.lesion, photo.evidence),
         scan_mask=_mask(scan.lesion, scan.evidence),
@@ -155,6 +152,8 @@ def render_case(
         truth={
             **asdict(subject),
             "lesion_shape": lesion.shape,
+            "lesion_spots": len(lesion.spots),
+            "lesion_cavities": len(lesion.cavities),
             **{f"lesion_{name}": value for name, value in lesion.numbers.items()},
             **{f"lesion_has_{name}": value for name, value in lesion.signs.items()},
             **{f"skin_{name}": value for name, value in asdict(skin).items()},
@@ -176,7 +175,8 @@ def _mask(lesion: NDArray[np.bool_], evidence: NDArray[np.bool_]) -> NDArray[np.
     return np.where(lesion, 255, np.where(evidence, 128, 0)).astype(np.uint8)
 
 
-def _file(image: Image.Image, kind: str, **options: int) -> bytes:
+def image_file(image: Image.Image, kind: str, **options: int) -> bytes:
+    """The bytes of an image's file."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()

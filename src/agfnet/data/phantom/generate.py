@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 from PIL import Image
 
 from agfnet.data.phantom.appearance import MALIGNANT, PREVALENCE
-from agfnet.data.phantom.case import Marks, Rendered, SiteName, Subject, draw_subjects, render_case
+from agfnet.data.phantom.case import Marks, Rendered, SiteName, Subject, draw_subjects, image_file, render_case
 from agfnet.data.phantom.sheets import write_sheets
 from agfnet.data.table import write_table
 from agfnet.files import write_atomically, write_json
@@ -58,7 +56,7 @@ def phantom(
 ) -> Path:
     """Make a set of paired phantoms: one drawn lesion a case, photographed and scanned. Everything is synthetic.
 
-    Written are `cases.csv` (the case table), `truth.csv` (every parameter and the masks' paths), `clinical/*.jpg`,
+    Written are `cases.csv` (the case table), `truth.csv` (the parameters and the masks' paths), `clinical/*.jpg`,
     `ultrasound/*.png`, with Doppler `doppler/*.png`, `masks/*.png` (255 the lesion, 128 further evidence such as its
     shadow, 0 neither), `sheets/*.png` and `phantom.json`. One seed gives the same bytes on one machine and lock. A
     call that was stopped goes on where it was; a finished set is left as it is.
@@ -86,6 +84,9 @@ def phantom(
             f"a phantom set needs 1 case or more, a seed of 0 or more and a size of 64 to 1024, not {cases=}, {seed=}, "
             f"{size=}."
         )
+    for name, value, known in (("site", site, get_args(SiteName)), ("marks", marks, get_args(Marks))):
+        if value not in known:
+            raise ConfigError(f"{name} {value!r} is not known; there are {', '.join(known)}.")
     settings = Settings(
         cases=cases, seed=seed, site=site, size=size, doppler=doppler, balanced=balanced, marks=marks
     )  # fmt: skip
@@ -122,7 +123,8 @@ def _rendered(
     render = partial(_write_case, out=out, settings=settings)
     if workers == 1:
         return [_counted(render(s), i, len(subjects), progress) for i, s in enumerate(subjects)]
-    with ProcessPoolExecutor(workers) as pool:
+    # Forked, so that a script without a main guard can call this; the children only draw.
+    with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
         try:
             return [
                 _counted(row, i, len(subjects), progress)
@@ -149,8 +151,7 @@ def _write_case(subject: Subject, out: Path, settings: Settings) -> dict[str, An
     )  # fmt: skip
     row = dict(made.truth) | {f"{view}_mm_per_pixel": mm for view, mm in made.mm_per_pixel.items()}
     for column, (name, content) in _files(made, subject.case_id).items():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        (out / name).write_bytes(content)
+        write_atomically(out / name, partial(Path.write_bytes, data=content))
         row[column] = name
     write_json(record, row)
     return row
@@ -160,18 +161,12 @@ def _files(made: Rendered, case_id: str) -> Mapping[str, tuple[str, bytes]]:
     files = {
         "clinical": (f"clinical/{case_id}.jpg", made.photo),
         "ultrasound": (f"ultrasound/{case_id}.png", made.scan),
-        "clinical_mask": (f"masks/{case_id}-clinical.png", _png(made.photo_mask)),
-        "ultrasound_mask": (f"masks/{case_id}-ultrasound.png", _png(made.scan_mask)),
+        "clinical_mask": (f"masks/{case_id}-clinical.png", image_file(Image.fromarray(made.photo_mask), "PNG")),
+        "ultrasound_mask": (f"masks/{case_id}-ultrasound.png", image_file(Image.fromarray(made.scan_mask), "PNG")),
     }
     if made.doppler is not None:
         files["doppler"] = (f"doppler/{case_id}.png", made.doppler)
     return files
-
-
-def _png(mask: NDArray[np.uint8]) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(mask).save(file, "PNG")
-    return file.getvalue()
 
 
 def _write_tables(rows: Sequence[Mapping[str, Any]], out: Path, *, doppler: bool) -> None:

@@ -38,7 +38,7 @@ class Lesion:
         spots: (n, 4): x, y, z in mm and level in dB of bright spots.
         cavities: (n, 4): x, y, z and radius in mm of echo-free areas.
         shape: of its depth profile; see `profile`.
-        numbers: every drawn number, named as in `Appearance`.
+        numbers: the numbers that it was built from, named as in `Appearance`.
         signs: which of the features that come by chance it has.
     """
 
@@ -113,7 +113,12 @@ def draw_lesion(label: str, rng: np.random.Generator) -> Lesion:
     numbers["keratin_cover"] = drawn("keratin_cover")
     shape = str(rng.choice(list(look.shapes), p=list(look.shapes.values())))
     if shape == "melanoma":
-        shape = "fusiform" if numbers["thickness"] < THIN else "oval"
+        thick = numbers["thickness"]
+        shape = "fusiform" if thick < THIN else "oval"
+        numbers["elevation"] = min(numbers["elevation"], 0.5 * thick)
+        numbers["thickness"] = thick - numbers["elevation"]
+        low, high = look.border
+        numbers["border"] = low + (high - low) * min(1.0, thick / 2.5)
     if signs["amelanotic"]:
         numbers["pigment"] *= 0.08
         numbers["blood"] += 0.008
@@ -140,7 +145,7 @@ def _build(
     ulcer = _ulcer(x, y, f, texture(5.0), rng) if signs["ulcer"] else np.zeros_like(radius)
     dome = (1.0 - f["plateau"]) * np.cos(0.5 * np.pi * np.minimum(radius, 1.0)) ** 2
     dome += f["plateau"] * (1.0 - np.minimum(radius, 1.0) ** 8)
-    dome += f["rolled"] * np.exp(-(((radius - 0.78) / 0.15) ** 2)) - f["rolled"] * np.exp(-((radius / 0.5) ** 2))
+    dome += f["rolled"] * (np.exp(-(((radius - 0.72) / 0.2) ** 2)) - dome)
     warts = f["warts"] * texture(f["diameter"] / 0.9) * (1.0 - smoothstep(radius, 0.8, 1.0))
     elevation = np.maximum(f["elevation"] * dome + warts - 0.25 * ulcer, -0.3)
     extent = profile(shape, radius)
@@ -249,9 +254,11 @@ def _bodies(
     signs: Mapping[str, bool],
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Bright spots and echo-free areas, so many that a slice through the middle shows the drawn number on average."""
+    """Bright spots and echo-free areas, so many that a slice through the middle shows the drawn number on average.
+
+    Evenly spread over a disc, a slice along its diameter holds 8 SLAB / (pi diameter) of them.
+    """
     radius, top, bottom = maps
-    slices = diameter / (2.0 * SLAB)
 
     def places(count: int, reach: float) -> NDArray[np.float64]:
         rows, columns = np.nonzero(radius < reach)
@@ -261,8 +268,9 @@ def _bodies(
         return np.stack([axis[c], axis[r], top[r, c] + share * (bottom[r, c] - top[r, c])], axis=1)
 
     in_slice = rng.integers(look.spots[0], look.spots[1] + 1) if signs["spots"] else 0
-    n_spots = int(rng.poisson(in_slice * slices))
+    slices = np.pi * diameter / (8.0 * SLAB)
+    n_spots = int(rng.poisson(in_slice * 0.85 * slices))
     spots = np.column_stack([places(n_spots, 0.85), rng.uniform(10.0, 20.0, size=n_spots)])
-    n_cavities = int(rng.poisson(1.5 * slices)) if signs["cavities"] else 0
+    n_cavities = int(rng.poisson(1.5 * 0.7 * slices)) if signs["cavities"] else 0
     cavities = np.column_stack([places(n_cavities, 0.7), rng.uniform(0.2, 0.5, size=n_cavities)])
     return spots, cavities

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,8 +25,6 @@ SURFACE = 0.03
 """Share of the light that the skin's surface itself throws back to all sides (Fresnel, 2.8 % at normal incidence)."""
 METERED = 0.42
 """Median in green that the camera aims for; it goes a part of the way, as cameras and their users do."""
-HALO = 1.15
-"""Radius up to which a photo shows what belongs to the lesion."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +32,12 @@ class Photo:
     """A photo with its truth.
 
     Attributes:
-        jpeg: the file's bytes.
+        image: (H, W, 3) uint8, before it is put into a file.
         lesion, evidence: (H, W) bool.
         mm_per_pixel: of the image.
     """
 
-    jpeg: bytes
+    image: NDArray[np.uint8]
     lesion: NDArray[np.bool_]
     evidence: NDArray[np.bool_]
     mm_per_pixel: float
@@ -69,13 +66,13 @@ def render_photo(lesion: Lesion, skin: Skin, shot: Shot, size: int, rng: np.rand
     lit = _light(lesion, skin, shot, maps["elevation"], colour, mm, rng)
     hairy = _hairs(lit, skin, mm, shot.field, rng)
     linear = _through(hairy, shot, camera, rng)
-    image = Image.fromarray(np.round(255.0 * linear).astype(np.uint8))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=shot.quality)
+    # What shows beyond the outline: redness, and vessels that run in.
+    around = (maps["blood"] > 0.25 * skin.blood) | (maps["vessels"] > 0.3)
+    inside = maps["radius"] < 1.0
     return Photo(
-        jpeg=file.getvalue(),
-        lesion=maps["radius"] < 1.0,
-        evidence=maps["radius"] < HALO,
+        image=np.round(255.0 * linear).astype(np.uint8),
+        lesion=inside,
+        evidence=inside | around,
         mm_per_pixel=mm,
     )
 
@@ -90,10 +87,10 @@ def _colour(
     pigment = skin.melanosomes * (1.0 + skin.mottled * fractal_field(shape, (cells, cells), rng))
     pigment = np.maximum(pigment, 0.2 * skin.melanosomes) + _freckles(shape, skin, shot.field, rng)
     blood = skin.blood * np.maximum(1.0 + 2.0 * skin.mottled * fractal_field(shape, (cells, cells), rng), 0.1)
-    colour = skin_reflectance(np.clip(pigment + maps["pigment"], 0.0, 0.6), np.clip(blood + maps["blood"], 0.0, 0.6))
-    venous = skin_reflectance(
-        np.clip(pigment + maps["pigment"], 0.0, 0.6), np.clip(blood + maps["blood"], 0.0, 0.6), numbers["saturation"]
-    )
+    pigment = np.clip(pigment + maps["pigment"], 0.0, 0.6)
+    bloody = np.clip(blood + maps["blood"], 0.0, 0.6)
+    colour = skin_reflectance(pigment, bloody, epidermis=skin.epidermis)
+    venous = skin_reflectance(pigment, bloody, numbers["saturation"], skin.epidermis)
     inside = (1.0 - smoothstep(maps["radius"], 0.9, 1.05))[..., None]
     colour = colour + (maps["blood"] / (maps["blood"] + blood))[..., None] * (venous - colour)
 

@@ -42,7 +42,7 @@ class Tissue:
         depth_below: z, mm below the level of the skin around the lesion.
         level: of the scatterers, dB.
         attenuation: dB / (cm MHz).
-        attenuation_without: the same without the lesion and what covers it.
+        attenuation_flat: the same of flat skin without a lesion.
         compensation: attenuation that the device compensates for.
         specular: reflectivity of smooth interfaces.
         lesion: where the lesion is.
@@ -54,7 +54,7 @@ class Tissue:
     depth_below: Grid
     level: Grid
     attenuation: Grid
-    attenuation_without: Grid
+    attenuation_flat: Grid
     compensation: Grid
     specular: Grid
     lesion: NDArray[np.bool_]
@@ -96,7 +96,7 @@ def render_scan(lesion: Lesion, skin: Skin, shot: Shot, width: int, rng: np.rand
     amplitude = _amplitude(tissue, loss, scanner, shot, rng)
     grey = log_compress(amplitude * decibels(shot.gain), decibels(WHITE), scanner.probe)
     grey = np.round(255.0 * (grey / 255.0) ** scanner.gamma).astype(np.uint8)
-    change = np.abs(loss - path_loss(tissue.attenuation_without, tissue.step[0], scanner.probe))
+    change = np.abs(loss - path_loss(tissue.attenuation_flat, tissue.step[0], scanner.probe))
     evidence = tissue.lesion | tissue.entry | ((change > SHADOW_DB) & (tissue.depth_below > 0.0))
     size = (width, round(width * scanner.depth / scanner.width))
 
@@ -144,8 +144,9 @@ def lay_out(lesion: Lesion, skin: Skin, shot: Shot, rng: np.random.Generator) ->
     coarse = smooth_field(shape, (scanner.depth / 0.7, scanner.width / 2.5), rng)
 
     in_skin = below >= surface
-    boundary = surface + skin.dermis + 0.12 * smooth_field((1, shape[1]), (1.0, scanner.width / 2.0), rng)
-    fat = smoothstep(below - boundary, -0.08, 0.08)
+    border = skin.dermis + 0.12 * smooth_field((1, shape[1]), (1.0, scanner.width / 2.0), rng)
+    lifted = surface if look.in_fat else np.float32(0.0)  # a dome lifts the layers over it; a growth lies on them
+    fat = smoothstep(below - border - lifted, -0.08, 0.08)
     dermis_level = 2.2 * texture + 1.2 * coarse - skin.sun_band * np.exp(-(((below - surface - 0.25) / 0.15) ** 2))
     sheets = smooth_field(shape, (scanner.depth / 0.55, scanner.width / 4.5), rng)
     septa = np.exp(-(((sheets + 0.15 * texture) / 0.10) ** 2)) * smoothstep(coarse, -1.6, 0.4)
@@ -162,20 +163,22 @@ def lay_out(lesion: Lesion, skin: Skin, shot: Shot, rng: np.random.Generator) ->
     fat_around = skin.fat if look.in_fat else 0.0
     inside = _lesion_level(lesion, fat_around, (below, upper, lower), (u, x, y), (texture, coarse))
     level = (1.0 - share) * level + share * inside
-    without = np.where(in_skin, attenuation, np.float32(0.0))
-    attenuation = np.maximum(without + share * lesion.numbers["absorbs"], 0.0)
+    fat_flat = smoothstep(below - border, -0.08, 0.08)
+    flat = np.where(below >= 0.0, (1.0 - fat_flat) * DERMIS_LOSS + fat_flat * FAT_LOSS, np.float32(0.0))
+    attenuation = np.maximum(np.where(in_skin, attenuation, np.float32(0.0)) + share * lesion.numbers["absorbs"], 0.0)
 
     level = np.where(in_skin, level, np.float32(GEL))
     entry, cap = _surface(line, below, surface, skin, step, level)
     attenuation = np.where(cap, np.float32(KERATIN_LOSS), attenuation)
     changed = (line["keratin"] > 0.03) | (line["ulcer"] > 0.5)
-    compensation = np.where(below - shot.tilt * u >= 0.0, np.float32(COMPENSATED), np.float32(0.0))
+    # The device knows no skin: it compensates for a mean loss from a usual depth of the skin on.
+    compensation = np.broadcast_to(np.where(z >= shot.gel, np.float32(COMPENSATED), np.float32(0.0)), shape)
     return Tissue(
         step=step,
         depth_below=below,
         level=level,
         attenuation=attenuation,
-        attenuation_without=without,
+        attenuation_flat=flat,
         compensation=compensation,
         specular=entry,
         lesion=(share > 0.5) & in_skin,

@@ -45,9 +45,9 @@ class Camera:
     Attributes:
         white: largest relative error of the white balance.
         tint: mean of that error in red and blue.
-        contrast: exponent on the tone curve.
+        contrast: gain of the tones about mid-grey.
         blur: least and greatest standard deviation of the blur, in pixels at 224.
-        noise: standard deviation of the noise, of full scale, in mid-grey.
+        noise: standard deviation of the noise in white, of full scale; it grows with the root of the light.
         quality: least and greatest JPEG quality.
         exposure: least and greatest mean brightness of lit white.
         ring_light: chance of a ring flash, which casts no shadows.
@@ -162,7 +162,7 @@ def draw_skin(site: Site, rng: np.random.Generator) -> Skin:
         freckles=float(rng.choice([0.0, 0.0, 8.0, 30.0])),
         hairs=float(rng.choice([0.0, 6.0, 20.0, 45.0], p=[0.4, 0.3, 0.2, 0.1])),
         hair_grey=float(rng.beta(0.6, 1.2)),
-        epidermis=uniform(rng, (0.07, 0.15)),
+        epidermis=uniform(rng, (0.06, 0.10)),
         dermis=uniform(rng, (1.1, 2.0)),
         fat=uniform(rng, (-25.0, -18.0)),
         sun_band=max(0.0, float(rng.normal(0.0, 3.0))),

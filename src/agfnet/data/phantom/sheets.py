@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from agfnet.files import write_atomically
 
-TILE, GAP, HEAD, COLUMNS = 168, 6, 40, 8
+TILE, GAP, HEAD, COLUMNS = 150, 6, 40, 9
 _TITLE = ImageFont.load_default(size=17)
 _SMALL = ImageFont.load_default(size=11)
 

@@ -57,16 +57,19 @@ def dermal_reflectance(blood: ArrayLike, saturation: float = 0.75) -> NDArray[np
     return np.exp(-7.0 / np.sqrt(3.0 * (1.0 + reduced_scattering() / absorption)))
 
 
-def skin_reflectance(melanosomes: ArrayLike, blood: ArrayLike, saturation: float = 0.75) -> NDArray[np.float64]:
+def skin_reflectance(
+    melanosomes: ArrayLike, blood: ArrayLike, saturation: float = 0.75, epidermis: float = EPIDERMIS_MM
+) -> NDArray[np.float64]:
     """Reflectance of skin in red, green and blue, (..., 3) in 0..1, linear light.
 
     Args:
         melanosomes: volume fraction in the epidermis, any shape; see `MELANOSOMES`.
         blood: volume fraction in the dermis, same shape.
         saturation: of the blood with oxygen.
+        epidermis: its thickness, mm.
     """
     fraction = np.asarray(melanosomes, dtype=np.float64)[..., None]
-    crossing = np.exp(-2.0 * fraction * melanosome_absorption() * EPIDERMIS_MM / 10.0)
+    crossing = np.exp(-2.0 * fraction * melanosome_absorption() * epidermis / 10.0)
     return np.asarray(crossing * dermal_reflectance(blood, saturation))
 
 

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from phantom_views import SHOT, SKIN
-from PIL import Image
 
 from agfnet.data.phantom.lesion import draw_lesion
 from agfnet.data.phantom.photo import render_photo
@@ -15,7 +13,7 @@ from agfnet.data.phantom.photo import render_photo
 def shown(label, skin=SKIN, shot=SHOT, seed=0, size=224):
     lesion = draw_lesion(label, np.random.default_rng([seed, 1]))
     photo = render_photo(lesion, skin, shot, size, np.random.default_rng(4))
-    return photo, np.asarray(Image.open(io.BytesIO(photo.jpeg))).astype(float)
+    return photo, photo.image.astype(float)
 
 
 def test_size_scale_and_masks():
@@ -24,7 +22,21 @@ def test_size_scale_and_masks():
     assert photo.mm_per_pixel == pytest.approx(24.0 / 192)
     assert photo.lesion.any()
     assert photo.evidence[photo.lesion].all()
-    assert photo.evidence.sum() > photo.lesion.sum()
+
+
+def test_redness_around_is_evidence_and_a_dome_has_none():
+    red = next(
+        x
+        for x in (draw_lesion("squamous cell carcinoma", np.random.default_rng([s, 1])) for s in range(50))
+        if x.numbers["halo"] > 0.25 and x.numbers["blood"] > 0.02
+    )
+    photo = render_photo(red, SKIN, SHOT, 224, np.random.default_rng(4))
+    ring = photo.evidence & ~photo.lesion
+    assert ring.sum() > 0.1 * photo.lesion.sum()
+    redness = photo.image[..., 0] / np.maximum(photo.image[..., 1].astype(float), 1.0)
+    assert redness[ring].mean() > redness[~photo.evidence].mean() + 0.03
+    dome, _ = shown("lipoma")
+    assert np.array_equal(dome.evidence, dome.lesion)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -64,14 +64,30 @@ def test_a_cyst_is_darker_than_its_surroundings_and_enhances(cyst):
 
 def test_posterior_change_is_beer_lamberts(cyst):
     """The level below the lesion differs by its excess times the path through it, there and back."""
-    tissue = lay_out(cyst, SKIN, SHOT, rng())
     probe = SCANNERS["H20"].probe
-    change = path_loss(tissue.attenuation_without, tissue.step[0], probe) - path_loss(
-        tissue.attenuation, tissue.step[0], probe
-    )
-    column = tissue.level.shape[1] // 2
-    path = tissue.lesion[:, column].sum() * tissue.step[0] / 10.0  # cm
+    plain = replace(cyst, numbers={**cyst.numbers, "absorbs": 0.0})
+    with_excess, without = (lay_out(x, SKIN, SHOT, rng()) for x in (cyst, plain))
+    step = with_excess.step[0]
+    change = path_loss(without.attenuation, step, probe) - path_loss(with_excess.attenuation, step, probe)
+    column = with_excess.level.shape[1] // 2
+    path = with_excess.lesion[:, column].sum() * step / 10.0  # cm
     assert change[-1, column] == pytest.approx(-2.0 * cyst.numbers["absorbs"] * probe.frequency * path, rel=0.05)
+
+
+def test_what_a_raised_dome_darkens_is_evidence():
+    """Raised tissue costs the echo more than the gel beside it."""
+    lipoma = a_lesion(
+        "lipoma", lambda x: x.numbers["elevation"] > 1.6 and x.numbers["top"] + x.numbers["thickness"] < 5
+    )
+    scan = render_scan(lipoma, SKIN, SHOT, 224, rng())
+    column = np.flatnonzero(scan.lesion[:, 112])
+    assert scan.evidence[column[-1] + 5 : column[-1] + 15, 112].all()
+
+
+def test_a_tilted_skin_is_compensated_as_the_device_does():
+    """Compensation knows the depth alone."""
+    tissue = lay_out(a_lesion("naevus"), SKIN, replace(SHOT, tilt=0.05), rng())
+    assert np.ptp(tissue.compensation, axis=1).max() == 0.0
 
 
 def test_a_horny_cap_casts_a_shadow_where_it_is():
