@@ -29,12 +29,16 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# One thread per process: the tests are small, and they share the machine with whatever else runs.
+# Two processes of one thread each: the tests are small. The full-size ones train networks and measure time: one after
+# the other, with all threads.
+SMALL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "not full" --doctest-modules src/agfnet/metrics tests
+
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full" --cov --cov-report=term:skip-covered --doctest-modules src/agfnet/metrics tests
+	$(SMALL) --cov --cov-report=term:skip-covered
 
 verify: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov --cov-report=term:skip-covered --doctest-modules src/agfnet/metrics tests
+	$(SMALL) --cov --cov-report=
+	$(BIN)/python -m pytest -m full -rP --cov --cov-append --cov-report=term:skip-covered tests
 
 lock: $(INSTALLED)
 	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
