@@ -227,8 +227,8 @@ def phantom(
 def demo(
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything.")] = Path("demo"),
     *,
-    cases: Annotated[int, typer.Option(min=300, help="Of the phantom set.")] = 1400,
-    epochs: Annotated[int, typer.Option(min=1, help="Of each training.")] = 8,
+    cases: Annotated[int, typer.Option(min=300, help="Of the phantom set.")] = 1200,
+    epochs: Annotated[int, typer.Option(min=1, help="Of each training.")] = 7,
     seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
 ) -> None:
     """Everything once, on synthetic cases: draw, check, split, train, export, evaluate. Called again, it goes on.

@@ -132,19 +132,19 @@ def test_two_views_say_more_than_one_to_a_frozen_encoder(tmp_path):
 @pytest.mark.full
 def test_networks_on_the_phantom_at_full_size(tmp_path):
     """Properties 1 and 3, and no cue from marks: networks of both views and of each, trained alike."""
-    train = phantom(tmp_path / "train", cases=1200, seed=31)
+    train = phantom(tmp_path / "train", cases=1000, seed=31)
     shortcuts, frame = thumbnails_and_histograms(train)
     parts = tmp_path / "train" / "parts.csv"
     split_to_file(train, parts, fractions={"train": 0.9, "validation": 0.1})
     test = {
         "bare": phantom(tmp_path / "bare", cases=1350, seed=32, balanced=True, marks="none"),
         "marked": phantom(tmp_path / "marked", cases=1350, seed=32, balanced=True, marks="all"),
-        "external": phantom(tmp_path / "external", cases=630, seed=32, balanced=True, site="external", marks="none"),
+        "external": phantom(tmp_path / "external", cases=450, seed=32, balanced=True, site="external", marks="none"),
     }
     scores, patients = {}, {}
     for views in (("clinical", "ultrasound"), ("clinical",), ("ultrasound",)):
         folder = tmp_path / "-".join(views)
-        run(demo_config(parts, views, tmp_path / "cache", 10), folder)
+        run(demo_config(parts, views, tmp_path / "cache", 8), folder)
         predictor = Predictor(folder)
         for name, table in test.items():
             if len(views) == 1 and name != "bare":

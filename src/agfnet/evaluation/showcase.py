@@ -64,8 +64,10 @@ def showcase_figure(outcomes: Mapping[str, Sequence[Outcome]], classes: Sequence
             _picture(axes, case.views[view], view)
         _bars(row[-1], {n: outcomes[n][i].prediction for n in names}, classes, str(case.label))
     handles, labels = grid[0, -1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(names), frameon=False, fontsize=9)
-    figure.supxlabel("Chosen where the networks differ; not a sample of all cases.", fontsize=8.5, color=GREY)
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=len(names), frameon=False, fontsize=10,
+        title="Cases chosen where the networks differ: no sample of all cases", title_fontsize=9,
+    )  # fmt: skip
     save(figure, path)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.fft import fft, ifft, irfft, next_fast_len, rfft
+from scipy.fft import ifft, irfft, next_fast_len, rfft
 
 from agfnet.data.phantom.fields import decibels
 
@@ -90,6 +90,26 @@ def pulse_spectrum(samples: int, step: float, probe: Probe) -> NDArray[np.float6
     return np.exp(-0.5 * ((cycles - carrier) * 2.0 * np.pi * probe.axial_deviation) ** 2)
 
 
+def pulsed(field: Grid, step: float, probe: Probe) -> Grid:
+    """A field filtered along depth by the received pulse, same shape, not scaled.
+
+    Args:
+        field: (depth, lateral).
+        step: of the depth axis, mm.
+        probe: the transducer.
+    """
+    rows = len(field)
+    length = next_fast_len(rows + round(8 * probe.axial_deviation / step), real=True)
+    spectrum = pulse_spectrum(length, step, probe).astype(field.dtype)
+    return np.asarray(irfft(rfft(field, length, axis=0) * spectrum[:, None], length, axis=0)[:rows])
+
+
+def electronic_noise(shape: tuple[int, int], step: float, probe: Probe, rng: np.random.Generator) -> Grid:
+    """Noise of the receiver, in its band, each line on its own: (depth, lateral) float32 of unit variance."""
+    noise = pulsed(rng.standard_normal(shape, np.float32), step, probe)
+    return np.asarray(noise / noise.std())
+
+
 def radio_frequency(scatterers: Grid, step: tuple[float, float], probe: Probe) -> Grid:
     """Echo signal of a scatterer field: convolution with the point-spread function, whose width follows the depth.
 
@@ -102,16 +122,15 @@ def radio_frequency(scatterers: Grid, step: tuple[float, float], probe: Probe) -
         (depth, lateral), scaled so that a field of unit variance gives unit variance in focus.
     """
     rows, columns = scatterers.shape
-    length = next_fast_len(rows + round(8 * probe.axial_deviation / step[0]), real=True)
-    spectrum = pulse_spectrum(length, step[0], probe).astype(scatterers.dtype)
-    pulsed = irfft(rfft(scatterers, length, axis=0) * spectrum[:, None], length, axis=0)[:rows]
+    along = pulsed(scatterers, step[0], probe)
     depth = (np.arange(rows) + 0.5) * step[0]
     deviation = beam_deviation(depth, probe)[:, None]
     across = next_fast_len(columns + round(8 * float(deviation.max()) / step[1]), real=True)
     cycles = np.fft.rfftfreq(across, step[1])[None]
     beam = np.exp(-2.0 * (np.pi * cycles * deviation) ** 2).astype(scatterers.dtype)
     # The beam narrows in focus and keeps its energy, so that echoes there are the strongest.
-    focused = irfft(rfft(pulsed, across, axis=1) * beam, across, axis=1)[:, :columns]
+    focused = irfft(rfft(along, across, axis=1) * beam, across, axis=1)[:, :columns]
+    spectrum = pulse_spectrum(2 * rows, step[0], probe)
     gain_axial = np.sqrt(np.mean(np.concatenate([spectrum, spectrum[1:-1]]) ** 2))
     gain_lateral = np.sqrt(step[1] / (2.0 * np.sqrt(np.pi) * float(beam_deviation(probe.focus, probe))))
     return np.asarray(focused / scatterers.dtype.type(gain_axial * gain_lateral))
@@ -120,13 +139,11 @@ def radio_frequency(scatterers: Grid, step: tuple[float, float], probe: Probe) -
 def envelope(signal: Grid) -> Grid:
     """Amplitude of the analytic signal along depth (Hilbert transform), same shape, 0 or more."""
     rows = signal.shape[0]
-    spectrum = fft(signal, axis=0)
-    step = np.zeros(rows, dtype=signal.dtype)
-    step[0] = 1.0
-    step[1 : (rows + 1) // 2] = 2.0
-    if rows % 2 == 0:
-        step[rows // 2] = 1.0
-    return np.abs(ifft(spectrum * step[:, None], axis=0))
+    spectrum = np.zeros((rows, *signal.shape[1:]), dtype=np.result_type(signal.dtype, np.complex64))
+    half = rfft(signal, axis=0)
+    half[1 : (rows + 1) // 2] *= 2.0
+    spectrum[: len(half)] = half
+    return np.abs(ifft(spectrum, axis=0))
 
 
 def path_loss(attenuation: Grid, step: float, probe: Probe) -> Grid:

@@ -17,6 +17,7 @@ from agfnet.data.phantom.appearance import APPEARANCES
 from agfnet.data.phantom.bmode import (
     Grid,
     attenuate,
+    electronic_noise,
     envelope,
     log_compress,
     path_loss,
@@ -29,6 +30,8 @@ from agfnet.data.phantom.settings import SCANNERS, Scanner, Shot, Skin
 GEL, ECHO_FREE, WHITE = -70.0, -32.0, 10.0
 ENTRY, SEPTUM, RIM, STRIA = 16.0, -3.0, -9.0, 8.0
 DERMIS_LOSS, FAT_LOSS, KERATIN_LOSS, COMPENSATED = 0.8, 0.6, 9.0, 0.5
+LATERAL_STEP = 0.045
+"""Of the grid, mm: a fifth of the narrowest beam's full width at half maximum."""
 SHADOW_DB = 3.0
 """Change of the loss below a lesion from which on a place counts as shadow or enhancement, dB."""
 
@@ -119,7 +122,7 @@ def _amplitude(tissue: Tissue, loss: Grid, scanner: Scanner, shot: Shot, rng: np
     signal = radio_frequency(scatterers, tissue.step, scanner.probe)
     depth = ((np.arange(len(signal), dtype=np.float32) + 0.5) * np.float32(tissue.step[0]))[:, None]
     compensation = path_loss(tissue.compensation, tissue.step[0], scanner.probe) + shot.tgc_slope * (depth - 3.0)
-    noise = radio_frequency(rng.standard_normal(shape, np.float32), tissue.step, scanner.probe)
+    noise = electronic_noise(shape, tissue.step[0], scanner.probe, rng)
     # The electronics' noise is amplified like the echoes, but was never attenuated.
     noise = attenuate(noise * np.float32(decibels(scanner.noise)), np.zeros_like(loss), compensation)
     return envelope(attenuate(signal, loss, compensation) + noise)
@@ -128,7 +131,7 @@ def _amplitude(tissue: Tissue, loss: Grid, scanner: Scanner, shot: Shot, rng: np
 def lay_out(lesion: Lesion, skin: Skin, shot: Shot, rng: np.random.Generator) -> Tissue:
     """Put the skin's layers and the lesion along the scan line; see `Tissue`."""
     scanner, look = SCANNERS[shot.scanner], APPEARANCES[lesion.label]
-    step = (scanner.probe.wavelength / 9.0, 0.035)
+    step = (scanner.probe.wavelength / 9.0, LATERAL_STEP)
     shape = round(scanner.depth / step[0]), round(scanner.width / step[1])
     z = ((np.arange(shape[0], dtype=np.float32) + 0.5) * np.float32(step[0]))[:, None]
     u = (np.arange(shape[1], dtype=np.float32) + 0.5) * np.float32(step[1]) - np.float32(0.5 * scanner.width)

@@ -7,6 +7,7 @@ from agfnet.data.phantom.bmode import (
     Probe,
     attenuate,
     beam_deviation,
+    electronic_noise,
     envelope,
     log_compress,
     path_loss,
@@ -84,6 +85,23 @@ def test_shadow_follows_beer_lambert():
     amplitude = envelope(signal)
     ratio = (amplitude[600:950, 170:230] ** 2).mean() / (amplitude[600:950, 300:380] ** 2).mean()
     assert 10 * np.log10(ratio) == pytest.approx(-24.0, abs=1.0)
+
+
+def test_noise_is_in_the_band_and_independent_between_lines():
+    noise = electronic_noise((1000, 400), STEP[0], PROBE, np.random.default_rng(2))
+    assert noise.std() == pytest.approx(1.0)
+    assert abs(np.corrcoef(noise[:, :-1].ravel(), noise[:, 1:].ravel())[0, 1]) < 0.02
+    power = (np.abs(np.fft.rfft(noise, axis=0)) ** 2).mean(axis=1)
+    cycles = np.fft.rfftfreq(1000, STEP[0])
+    assert cycles[power.argmax()] == pytest.approx(2.0 / PROBE.wavelength, rel=0.15)
+
+
+def test_the_envelope_of_a_burst():
+    """A sine with a Gaussian envelope has that envelope, for even and odd lengths."""
+    for rows in (400, 401):
+        z = np.arange(rows)[:, None] * 0.01
+        shape = np.exp(-(((z - 2.0) / 0.3) ** 2))
+        assert np.allclose(envelope(shape * np.sin(2 * np.pi * 15.0 * z)), shape, atol=2e-3)
 
 
 def test_compensation_undoes_the_mean_loss():
