@@ -10,7 +10,7 @@ Rooms, in the order in which a case passes them:
 - `export`: a run to a bundle with its ONNX graph
 - `prediction`: the bundle and the one inference path, without torch
 - `evaluation`: scorecards, pictures, whole experiments, the demo
-- `cli`: the commands
+- `cli`, `console`: the commands and what they say
 
 Public names are loaded when first used, so that `import agfnet` works where torch is not installed.
 """

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from agfnet.types import RESEARCH_USE, AgfnetError
+from agfnet.console import bar, err, errors_said, escape, out
+from agfnet.types import RESEARCH_USE
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,8 +25,6 @@ app = typer.Typer(
 
 Example:  agfnet check cases.csv && agfnet split cases.csv -o parts.csv && agfnet train -c my.yaml -o runs/first""",
 )
-out = Console()
-err = Console(stderr=True)
 
 TableArg = Annotated[Path, typer.Argument(metavar="TABLE", help="The case table, .csv or .parquet.")]
 SourceArg = Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A run folder or a bundle (model.agf).")]
@@ -43,49 +38,8 @@ SkipOpt = Annotated[
 ]
 
 
-@contextmanager
-def errors_said() -> Iterator[None]:
-    """A fault of the input is one message on standard error and exit code 1, never a traceback."""
-    try:
-        yield
-    except AgfnetError as error:
-        err.print(f"[bold red]error[/]: {escape(str(error))}", soft_wrap=True, highlight=False)
-        raise typer.Exit(1) from error
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("agfnet"):
-            raise
-        remedy = f"pip install 'agfnet[{'evaluate' if error.name == 'matplotlib' else 'train'}]'"
-        err.print(
-            f"[bold red]error[/]: this command needs {error.name}: {escape(remedy)}",
-            soft_wrap=True,
-        )
-        raise typer.Exit(1) from error
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        err.print(f"[bold red]error[/]: {escape(where + (error.strerror or str(error)))}", soft_wrap=True)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt as error:
-        err.print(
-            "stopped; what was finished is kept. `train` goes on with --resume, `phantom` and `demo` when called again."
-        )
-        raise typer.Exit(130) from error
-
-
-def escape(text: str) -> str:
-    """Text that Rich prints as it is."""
-    return text.replace("[", r"\[")
-
-
 def _names(value: str | None) -> tuple[str, ...] | None:
     return None if value is None else tuple(part.strip() for part in value.split(",") if part.strip())
-
-
-@contextmanager
-def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=err, transient=True) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 @app.callback()
@@ -129,7 +83,7 @@ def check(
         if quick and deep:
             raise typer.BadParameter("--quick and --deep exclude each other")
         level: Literal["quick", "decode", "deep"] = "quick" if quick else "deep" if deep else "decode"
-        with _bar("checking images") as progress:
+        with bar("checking images") as progress:
             report = check_table(
                 table,
                 views=_names(views),
@@ -214,7 +168,7 @@ def phantom(
         from agfnet.data.phantom.generate import SYNTHETIC
         from agfnet.data.phantom.generate import phantom as make
 
-        with _bar("drawing cases") as progress:
+        with bar("drawing cases") as progress:
             table = make(
                 output, cases=cases, seed=seed, site=site, size=size, doppler=doppler, balanced=balanced, marks=marks,
                 workers=workers, progress=progress,
@@ -239,7 +193,7 @@ def demo(
         from agfnet.evaluation.demo import demo as show_all
         from agfnet.evaluation.demo import demo_markdown, demo_paths
 
-        result = show_all(folder, cases=cases, epochs=epochs, seed=seed, bar=_bar)
+        result = show_all(folder, cases=cases, epochs=epochs, seed=seed, bar=bar)
         out.print(f"\n{demo_markdown(result)}", highlight=False, markup=False, soft_wrap=True)
         out.print(f"Done in {result.minutes:.1f} minutes. Open:", highlight=False)
         for path, what in demo_paths(result):

@@ -5,7 +5,8 @@ import pytest
 import typer
 from broken import BROKEN
 
-from agfnet.cli import app, errors_said
+from agfnet.cli import app
+from agfnet.console import errors_said
 from agfnet.types import RESEARCH_USE
 from drawn import small_config, write_config
 

@@ -1,0 +1,57 @@
+"""What the commands say on a terminal: text, errors, progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from agfnet.types import AgfnetError
+
+out = Console()
+err = Console(stderr=True)
+
+
+@contextmanager
+def errors_said() -> Iterator[None]:
+    """A fault of the input is one message on standard error and exit code 1, never a traceback."""
+    try:
+        yield
+    except AgfnetError as error:
+        err.print(f"[bold red]error[/]: {escape(str(error))}", soft_wrap=True, highlight=False)
+        raise typer.Exit(1) from error
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("agfnet"):
+            raise
+        remedy = f"pip install 'agfnet[{'evaluate' if error.name == 'matplotlib' else 'train'}]'"
+        err.print(
+            f"[bold red]error[/]: this command needs {error.name}: {escape(remedy)}",
+            soft_wrap=True,
+        )
+        raise typer.Exit(1) from error
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        err.print(f"[bold red]error[/]: {escape(where + (error.strerror or str(error)))}", soft_wrap=True)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        err.print(
+            "stopped; what was finished is kept. `train` goes on with --resume, `phantom` and `demo` when called again."
+        )
+        raise typer.Exit(130) from error
+
+
+def escape(text: str) -> str:
+    """Text that Rich prints as it is."""
+    return text.replace("[", r"\[")
+
+
+@contextmanager
+def bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error; gives the function that moves it: done, all."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
