@@ -110,6 +110,8 @@ class ReconstructionConfig(Section):
     Attributes:
         enabled: train with it.
         hide: share of the positions that are hidden.
+        fill: what stands in hidden positions: "reconstruct" (FRL), or "mean", the mean of the visible ones, to see what
+            hiding alone is worth.
         policy: which positions: those with the most evidence for the true class, random ones, or those with the least.
         reconstruction: weight of the cosine loss of the hidden features.
         second_view: weight of the diagnosis loss on the completed maps.
@@ -120,6 +122,7 @@ class ReconstructionConfig(Section):
 
     enabled: bool = True
     hide: Annotated[float, Field(gt=0.0, lt=0.9)] = 0.3
+    fill: Literal["reconstruct", "mean"] = "reconstruct"
     policy: Literal["top", "random", "bottom"] = "top"
     reconstruction: Weight = 0.5
     second_view: Weight = 0.5

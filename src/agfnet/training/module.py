@@ -19,7 +19,9 @@ from agfnet.data.dataset import UNKNOWN, Batch
 from agfnet.models.network import AGFNet, Output
 from agfnet.training.losses import DiagnosisLoss
 from agfnet.training.reconstruction import (
+    Completed,
     FeatureReconstruction,
+    blank,
     choose_hidden,
     class_evidence,
     consistency_loss,
@@ -55,7 +57,8 @@ class LesionModule(pl.LightningModule):
             view_loss=training.view_loss,
             extra_loss=training.extra_loss,
         )
-        self.decoder = FeatureReconstruction(network.channels) if reconstruction.enabled else None
+        rebuilds = reconstruction.enabled and reconstruction.fill == "reconstruct"
+        self.decoder = FeatureReconstruction(network.channels) if rebuilds else None
         K = network.num_classes
         self.figures = MetricCollection(
             {
@@ -79,7 +82,7 @@ class LesionModule(pl.LightningModule):
         """The loss of one batch; its parts are logged."""
         pyramids = self.network.encode(batch.images, batch.present)
         begun = self.trainer.global_step >= self.frl.start * self.trainer.estimated_stepping_batches
-        if self.decoder is None or not begun:
+        if not self.frl.enabled or not begun:
             output = self.network.fuse(pyramids, batch.present)
             parts = {"diagnosis": self.loss(output, batch.label, batch.extra, batch.present)}
         else:
@@ -98,11 +101,13 @@ class LesionModule(pl.LightningModule):
 
     def _reconstructed(self, pyramids: list[list[Tensor]], batch: Batch) -> dict[str, Tensor]:
         """FRL: both passes go through fusion and heads as one batch; the encoders have run once."""
-        assert self.decoder is not None  # noqa: S101
         present, label, frl = batch.present, batch.label, self.frl
         evidence = [class_evidence(e, label) for e in self.network.evidence(pyramids)]
         hidden = [choose_hidden(e, frl.hide, frl.policy) for e in evidence]
-        completed = self.decoder(pyramids, hidden, present)
+        if self.decoder is None:
+            completed = Completed(blank(pyramids, hidden), evidence[0].new_zeros(()))
+        else:
+            completed = self.decoder(pyramids, hidden, present)
         both = [
             [torch.cat([a, b]) for a, b in zip(old, new, strict=True)]
             for old, new in zip(pyramids, completed.pyramids, strict=True)

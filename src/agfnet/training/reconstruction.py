@@ -146,6 +146,24 @@ class FeatureReconstruction(nn.Module):
         ]
 
 
+def blank(pyramids: Sequence[Pyramid], hidden: Sequence[Tensor]) -> list[Pyramid]:
+    """The maps with each hidden position replaced by the mean of its map's visible ones: hiding, no reconstruction.
+
+    Args:
+        pyramids: per view its maps, finest first.
+        hidden: per view (B, h, w) bool over its coarsest map.
+    """
+    blanked = []
+    for maps, cells in zip(pyramids, hidden, strict=True):
+        masks = [at_scale(cells, m.shape) for m in maps]
+        means = [
+            (m * ~k).sum((2, 3), keepdim=True) / (~k).sum((2, 3), keepdim=True).clamp(min=1)
+            for m, k in zip(maps, masks, strict=True)
+        ]
+        blanked.append([torch.where(k, mean, m) for m, k, mean in zip(maps, masks, means, strict=True)])
+    return blanked
+
+
 def _hidden_loss(written: Tensor, target: Tensor, where: Tensor) -> Tensor:
     """1 - cosine similarity over the channels, mean over the positions (B, 1, H, W) that were hidden."""
     distance = 1.0 - F.cosine_similarity(written.float(), target.float(), dim=1, eps=1e-4)

@@ -6,6 +6,7 @@ import torch
 from agfnet.training.reconstruction import (
     FeatureReconstruction,
     at_scale,
+    blank,
     choose_hidden,
     class_evidence,
     consistency_loss,
@@ -117,3 +118,17 @@ def test_consistency_is_the_symmetric_divergence():
     expected = 0.5 * ((p * (p / q).log()).sum() + (q * (q / p).log()).sum())
     assert consistency_loss(p.log(), q.log()).item() == pytest.approx(expected.item(), rel=1e-5)
     assert consistency_loss(p.log(), p.log()).item() == 0.0
+
+
+def test_blanked_cells_hold_the_mean_of_the_visible_ones():
+    maps = pyramid(3, 4)
+    hidden = choose_hidden(torch.randn(2, 3, 4), 0.3, "top")
+    (blanked,) = blank([maps], [hidden])
+    for before, after in zip(maps, blanked, strict=True):
+        mask = at_scale(hidden, before.shape).expand_as(before)
+        assert torch.equal(after[~mask], before[~mask])
+        for case in range(2):
+            for channel in range(before.shape[1]):
+                here = mask[case, channel]
+                mean = before[case, channel][~here].mean()
+                assert torch.allclose(after[case, channel][here], mean, atol=1e-5)

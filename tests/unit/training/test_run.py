@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import polars as pl
 import pytest
@@ -32,6 +33,18 @@ def test_without_frl_and_without_averaging(drawn, tmp_path):
     assert not network.training
     assert facts["epochs"] == 1
     assert facts["minutes"] > 0
+
+
+def test_hiding_without_reconstruction_trains_no_decoder(drawn, tmp_path):
+    """The ablation differs from no FRL, and from FRL, and its parts are finite."""
+    tree = small_config(drawn / "parts.csv", epochs=1)
+    ends = {}
+    for name, frl in (("off", {"enabled": False}), ("mean", {"fill": "mean"}), ("frl", {})):
+        train(parse_config(tree | {"reconstruction": frl}, "test"), tmp_path / name)
+        (row,) = json.loads((tmp_path / name / "history.json").read_text())
+        assert math.isfinite(row["train_loss"])
+        ends[name] = row["train_loss"]
+    assert len(set(ends.values())) == 3
 
 
 def test_early_stopping_keeps_the_best_epoch(drawn, tmp_path):
