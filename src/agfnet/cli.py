@@ -12,7 +12,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from agfnet.console import bar, err, errors_said, escape, out
-from agfnet.types import RESEARCH_USE
+from agfnet.types import RESEARCH_USE, SYNTHETIC
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -165,7 +165,6 @@ def phantom(
     Example:  agfnet phantom phantom --cases 1000 --seed 0
     """
     with errors_said():
-        from agfnet.data.phantom.generate import SYNTHETIC
         from agfnet.data.phantom.generate import phantom as make
 
         with bar("drawing cases") as progress:
@@ -260,6 +259,36 @@ def train(
             card = run_folds(settings, folder, folds, resume=resume)
         out.print(escape(summary_markdown(card)), highlight=False, soft_wrap=True)
         out.print(f"everything is in {folder}", highlight=False)
+
+
+@app.command()
+def compare(
+    *,
+    config: Annotated[Path, typer.Option("--config", "-c", help="The plan of the comparison, YAML.")],
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder of the comparison; a begun one goes on.")],
+    minutes: Annotated[
+        float | None, typer.Option(min=0.0, help="Begin no run after this time; 0 only makes the table.")
+    ] = None,
+    draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = 2000,
+) -> None:
+    """Train several methods with one recipe and several seeds, test them on the same cases, and set them side by side.
+
+    Each run is a process of its own; called again, a comparison goes on where it was.
+
+    Example:  agfnet compare -c configs/compare-phantom.yaml -o runs/compare --minutes 120
+    """
+    with errors_said():
+        from agfnet.evaluation.compare import compare as run_all
+        from agfnet.evaluation.compare import comparison_notes, comparison_table
+        from agfnet.evaluation.comparison_report import comparison_markdown, write_comparison
+        from agfnet.evaluation.plan import load_plan
+
+        plan = load_plan(config)
+        done = run_all(plan, folder, source=str(config), minutes=minutes)
+        table = comparison_table(plan, folder, draws=draws)
+        write_comparison(table, folder, comparison_notes(plan, complete=done))
+        out.print(escape(comparison_markdown(table)), highlight=False, soft_wrap=True)
+        out.print(f"{'complete' if done else 'not complete yet'}; everything is in {folder}", highlight=False)
 
 
 @app.command()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -25,6 +26,9 @@ class Section(BaseModel):
     """A part of the configuration."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+S = TypeVar("S", bound=Section)
 
 
 class ViewConfig(Section):
@@ -217,17 +221,32 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path}: is not YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: holds no configuration; it needs at least data.table and data.views.")
+    return parse_config(apply_overrides(tree, overrides), str(path))
+
+
+def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of a configuration's mapping with `section.key=value` overrides; values are YAML.
+
+    Raises:
+        ConfigError: an override is not of that form.
+    """
+    changed: dict[str, Any] = copy.deepcopy(dict(tree))
     for override in overrides:
-        _override(tree, override)
-    return parse_config(tree, str(path))
+        _override(changed, override)
+    return changed
 
 
 def parse_config(tree: Mapping[str, Any], source: str) -> Config:
     """A configuration from a nested mapping; errors name `source`, the key and what is wrong."""
+    return validated(Config, tree, source)
+
+
+def validated(kind: type[S], tree: Any, source: str) -> S:  # noqa: ANN401 - whatever a YAML file holds
+    """A section of a kind from a nested mapping; errors name `source`, the key and what is wrong."""
     try:
-        return Config.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or '(top)'}: {_explain(e)}" for e in error.errors()]
+        lines = [f"  {'.'.join(map(str, e['loc'])) or '(top)'}: {_explain(kind, e)}" for e in error.errors()]
         raise ConfigError(f"{source}: {len(lines)} faults in the configuration\n" + "\n".join(lines)) from error
 
 
@@ -252,16 +271,16 @@ def _override(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r}: the value is not YAML.") from error
 
 
-def _explain(error: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
+def _explain(root: type[BaseModel], error: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
     if error["type"] != "extra_forbidden":
         return str(error["msg"])
-    known = _keys_at(error["loc"][:-1])
+    known = _keys_at(root, error["loc"][:-1])
     near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
     return "unknown key" + (f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}")
 
 
-def _keys_at(path: Sequence[str | int]) -> list[str]:
-    section: type[BaseModel] = Config
+def _keys_at(root: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    section = root
     for name in path:
         field = section.model_fields.get(str(name))
         if field is None:

@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 
 RESEARCH_USE = "Research use only. Not a medical device: no output may guide the care of a patient."
 
+SYNTHETIC = "Synthetic (agfnet phantom): no figure on these images is a clinical result."
+SYNTHETIC_STANDARD = "synthetic"
+"""The reference standard of phantom cases; whatever reports figures on such cases says so."""
+
 
 class AgfnetError(Exception):
     """Something the user can put right; the message names what, where and the remedy."""

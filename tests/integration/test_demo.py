@@ -66,6 +66,11 @@ def test_it_goes_on_and_shows_what_came_out(folder):
     card = json.loads((folder / "both-views" / "test" / "scorecard.json").read_text())
     assert card["n_cases"] == result.cases
     assert set(card["subgroups"]) == {"skin_type", "device"}
+    for part in ("validation", "test"):
+        assert (
+            "no figure on these images is a clinical result"
+            in (folder / "both-views" / part / "summary.md").read_text()
+        )
 
 
 def test_other_settings_need_another_folder(folder):

@@ -18,7 +18,7 @@ import numpy as np
 from agfnet.config import Config, load_config, parse_config
 from agfnet.data.checks import check_table
 from agfnet.data.phantom.appearance import MALIGNANT
-from agfnet.data.phantom.generate import SYNTHETIC, phantom
+from agfnet.data.phantom.generate import phantom
 from agfnet.data.split import split_to_file
 from agfnet.data.table import read_cases
 from agfnet.evaluation.evaluate import chosen_part, evaluate_outcomes
@@ -31,7 +31,7 @@ from agfnet.prediction.bundle import BUNDLE
 from agfnet.prediction.commands import predict_cases
 from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.training.run import CONFIG
-from agfnet.types import RESEARCH_USE, ConfigError, TableError
+from agfnet.types import RESEARCH_USE, SYNTHETIC, ConfigError, TableError
 
 log = logging.getLogger("agfnet")
 Progress = Callable[[int, int], None]
@@ -146,8 +146,8 @@ def _tested(config: Config, folder: Path) -> list[Outcome]:
     predictor = Predictor(folder)
     outcomes = predict_cases(predictor, test)
     facts = {"table": str(config.data.table), "part": "test", "include_test": True}
-    evaluate_outcomes(outcomes, predictor, folder / "test", subgroups=["skin_type", "device"], facts=facts,
-                      notes=[SYNTHETIC])  # fmt: skip
+    subgroups = ["skin_type", "device"] if len(config.data.views) > 1 else []
+    evaluate_outcomes(outcomes, predictor, folder / "test", subgroups=subgroups, facts=facts)
     return outcomes
 
 

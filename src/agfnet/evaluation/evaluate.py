@@ -18,7 +18,7 @@ from agfnet.files import write_json, write_text
 from agfnet.prediction.commands import cases_of, predict_cases
 from agfnet.prediction.output import outcome_table
 from agfnet.prediction.predictor import Outcome, Predictor
-from agfnet.types import Case, ImageError, TableError
+from agfnet.types import SYNTHETIC, SYNTHETIC_STANDARD, Case, ImageError, TableError
 
 log = logging.getLogger("agfnet")
 
@@ -90,6 +90,8 @@ def evaluate_outcomes(
         subgroups={name: [_attribute(o.case, name) for o in kept] for name in subgroups} or None,
     )
     card["notes"] += notes
+    if any(o.case.reference_standard == SYNTHETIC_STANDARD for o in kept):
+        card["notes"].insert(0, SYNTHETIC)
     card |= {
         "bundle_sha256": predictor.bundle.sha256,
         "left_out": {"unreadable": len(bad), "unlabelled": len(outcomes) - len(bad) - len(kept)},

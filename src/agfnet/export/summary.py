@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 import numpy as np
 import onnxruntime
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from agfnet.export.onnx import Graph, example, export_graph
 from agfnet.models.network import AGFNet, Output
 from agfnet.models.shapes import Pyramid
-from agfnet.prediction.predictor import open_session
+from agfnet.prediction.predictor import Predictor, open_session
+from agfnet.training.run import WEIGHTS
 
 BUDGET = {1: 0.60, 16: 0.30}
 """Largest time that fusion and heads may add to the encoders' forward time, by batch size."""
@@ -144,3 +148,22 @@ def _timing(network: AGFNet, sessions: Sequence[onnxruntime.InferenceSession], i
                     if turn >= 3:
                         own.append(1e3 * (time.perf_counter() - start))
     return Timing(batch, *(median(own) for own in times))
+
+
+def parameter_count(folder: Path) -> int:
+    """Parameters and running statistics in a run's weights file."""
+    with safe_open(folder / WEIGHTS, framework="numpy") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - no mapping
+
+
+def forward_time(predictor: Predictor, repeats: int = 20) -> float:
+    """Median time of the exported graph on one case with every view, in milliseconds."""
+    images = {m: np.zeros((1, 3, *spec.size), np.float32) for m, spec in predictor.specs.items()}
+    present = np.ones((1, len(images)), dtype=bool)
+    predictor.run(images, present)
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        predictor.run(images, present)
+        times.append(time.perf_counter() - start)
+    return 1000.0 * median(times)

@@ -20,11 +20,10 @@ from agfnet.data.phantom.case import Marks, Rendered, SiteName, Subject, draw_su
 from agfnet.data.phantom.sheets import write_sheets
 from agfnet.data.table import write_table
 from agfnet.files import write_atomically, write_json
-from agfnet.types import RESEARCH_USE, ConfigError
+from agfnet.types import RESEARCH_USE, SYNTHETIC, SYNTHETIC_STANDARD, ConfigError
 
 VERSION = "1"
 """Of the generator: a set is named by it, its seed and its settings. A change of any image is a new version."""
-SYNTHETIC = "Synthetic (agfnet phantom): no figure on these images is a clinical result."
 TABLE, TRUTH, ABOUT = "cases.csv", "truth.csv", "phantom.json"
 
 
@@ -181,7 +180,7 @@ def _write_tables(rows: Sequence[Mapping[str, Any]], out: Path, *, doppler: bool
         "label",
         *views,
         "site",
-        pl.lit("synthetic").alias("reference_standard"),
+        pl.lit(SYNTHETIC_STANDARD).alias("reference_standard"),
         pl.col("skin_skin_type").alias("skin_type"),
         pl.col("shot_scanner").alias("device"),
         pl.col("shot_camera").alias("camera"),

@@ -1,0 +1,102 @@
+"""A comparison as Markdown, CSV, JSON and a forest plot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from agfnet.data.table import write_table
+from agfnet.evaluation.canvas import GREY, PALETTE, canvas, save
+from agfnet.files import write_json, write_text
+from agfnet.types import RESEARCH_USE
+
+
+def write_comparison(table: Mapping[str, Any], folder: Path, notes: list[str]) -> None:
+    """Write `table.md`, `table.csv`, `table.json` and `forest.png`.
+
+    Args:
+        table: from `comparison_table`.
+        folder: of the comparison.
+        notes: what a reader must know.
+    """
+    notes = [*notes, RESEARCH_USE]
+    write_json(folder / "table.json", {**table, "notes": notes})
+    write_text(folder / "table.md", comparison_markdown(table) + "\n" + "\n".join(f"- {n}" for n in notes) + "\n")
+    write_table(_flat(table), folder / "table.csv")
+    forest_figure(table, folder / "forest.png")
+
+
+def _ordered(table: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The rows, best balanced accuracy first."""
+    return sorted(table["rows"].items(), key=lambda item: -item[1]["figures"]["balanced_accuracy"]["value"])
+
+
+def _flat(table: Mapping[str, Any]) -> pl.DataFrame:
+    rows = []
+    for name, row in _ordered(table):
+        flat: dict[str, Any] = {"row": name, "seeds": row["seeds"]}
+        for kind in ("figures", "difference"):
+            for figure, entry in row.get(kind, {}).items():
+                prefix = figure if kind == "figures" else f"difference_{figure}"
+                flat |= {prefix if end == "value" else f"{prefix}_{end}": value for end, value in entry.items()}
+        flat |= {key: row[key] for key in ("holm_p", "parameters", "forward_ms", "training_minutes") if key in row}
+        rows.append(flat)
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def forest_figure(table: Mapping[str, Any], path: Path) -> None:
+    """Differences of balanced accuracy from the reference, in points, with their intervals.
+
+    Args:
+        table: from `comparison_table`.
+        path: where the PNG goes.
+    """
+    rows = [(name, row) for name, row in _ordered(table) if "difference" in row]
+    figure, axes = canvas(height=1.8 + 0.36 * max(1, len(rows)))
+    for place, (_, row) in enumerate(rows):
+        entry = row["difference"]["balanced_accuracy"]
+        low, value, high = (100.0 * entry[end] for end in ("low", "value", "high"))
+        axes.plot([low, high], [place, place], color=PALETTE[0], linewidth=1.8)
+        axes.plot([value], [place], "o", color=PALETTE[0], markersize=5)
+    axes.axvline(0.0, color=GREY, linewidth=1.0)
+    axes.set_yticks(range(len(rows)), [f"{name} ({row['seeds']})" for name, row in rows])
+    axes.set_ylim(max(1, len(rows)) - 0.4, -0.6)
+    axes.set_xlabel(f"Balanced accuracy, points: row minus {table['reference']} (95 % interval)")
+    axes.set_title("Difference from the reference (seeds)")
+    save(figure, path)
+
+
+def _percent(entry: Mapping[str, float], *, sign: bool = False) -> str:
+    form = "+.1f" if sign else ".1f"
+    value, low, high = (format(100.0 * entry[end], form) for end in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
+def comparison_markdown(table: Mapping[str, Any]) -> str:
+    """The comparison as a table, best balanced accuracy first."""
+    reference, rows = table["reference"], _ordered(table)
+    lines = [
+        (
+            f"{table['cases']} cases of {table['patients']} patients. Mean over seeds; in brackets the 95 % interval "
+            f"over patients and seeds. Difference: row minus {reference}, same cases; p adjusted by Holm."
+        ),
+        "",
+        (
+            f"| Row | Seeds | Balanced accuracy, % | Difference from {reference} | p | Macro AUC, % | NLL "
+            "| Parameters, M | Forward, ms | Training, min |"
+        ),
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in rows:
+        figures, apart = row["figures"], row.get("difference")
+        difference = _percent(apart["balanced_accuracy"], sign=True) if apart else "reference"
+        p = f"{row['holm_p']:.3f}" if apart else ""
+        lines.append(
+            f"| {name} | {row['seeds']} | {_percent(figures['balanced_accuracy'])} | {difference} | {p} "
+            f"| {_percent(figures['macro_auc'])} | {figures['nll']['value']:.3f} | {row['parameters'] / 1e6:.2f} "
+            f"| {row['forward_ms']:.1f} | {row['training_minutes']:.1f} |"
+        )
+    return "\n".join(lines) + "\n"

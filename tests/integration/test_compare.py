@@ -1,0 +1,112 @@
+"""A comparison of small networks: in pieces, with a mean of others, and the table that comes of it."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+import pytest
+import yaml
+
+from agfnet.evaluation.compare import all_runs, comparison_table, run_folder
+from agfnet.evaluation.plan import load_plan
+from agfnet.types import ConfigError
+from drawn import small_config
+
+
+@pytest.fixture(scope="module")
+def plan_file(drawn, tmp_path_factory):
+    base = small_config(drawn / "parts.csv", epochs=1)
+    base["data"]["cache"] = str(tmp_path_factory.mktemp("cache"))
+    plan = {
+        "reference": "full",
+        "seeds": [0],
+        "base": base,
+        "rows": {
+            "full": {"seeds": [0, 1]},
+            "photo": {"views": ["clinical"], "change": ["model.fusion=concatenation", "model.fusion_options={}"]},
+            "scan": {"views": ["ultrasound"]},
+            "mean": {"mean_of": ["photo", "scan"]},
+        },
+    }
+    path = tmp_path_factory.mktemp("plan") / "plan.yaml"
+    path.write_text(yaml.safe_dump(plan, sort_keys=False))
+    return path
+
+
+def test_a_comparison_in_pieces(plan_file, tmp_path, agfnet_command):
+    plan, folder = load_plan(plan_file), tmp_path / "compared"
+    assert all_runs(plan) == [("full", 0), ("photo", 0), ("scan", 0), ("full", 1)]
+    done = agfnet_command("compare", "-c", plan_file, "-o", folder, "--minutes", "0.0001", "--draws", 200)
+    assert done.exit_code == 0, done.stderr
+    assert "not complete yet" in done.stdout
+    first = run_folder(folder, "full", 0) / "result.json"
+    stamp = first.stat().st_mtime_ns
+    done = agfnet_command("compare", "-c", plan_file, "-o", folder, "--draws", 200)
+    assert done.exit_code == 0, done.stderr
+    assert "complete; everything" in done.stdout
+    assert first.stat().st_mtime_ns == stamp
+
+    table = json.loads((folder / "table.json").read_text())
+    assert set(table["rows"]) == {"full", "photo", "scan", "mean"}
+    assert table["rows"]["full"]["seeds"] == 2
+    assert "difference" not in table["rows"]["full"]
+    for name in ("photo", "scan", "mean"):
+        row = table["rows"][name]
+        apart = row["figures"]["accuracy"]["value"] - table["rows"]["full"]["figures"]["accuracy"]["value"]
+        assert row["difference"]["accuracy"]["value"] == pytest.approx(apart)
+        assert row["holm_p"] >= row["difference"]["balanced_accuracy"]["p"]
+        assert row["parameters"] > 0
+        assert row["forward_ms"] > 0
+    parts = [table["rows"][name]["parameters"] for name in ("photo", "scan")]
+    assert table["rows"]["mean"]["parameters"] == sum(parts)
+    assert pl.read_csv(folder / "table.csv").height == 4
+    assert (folder / "forest.png").exists()
+    assert "validation part: a place to choose" in (folder / "table.md").read_text()
+
+    scan = run_folder(folder, "scan", 0) / "result.json"
+    other = json.loads(scan.read_text())
+    scan.write_text(json.dumps(other | {"cases": other["cases"][::-1]}))
+    with pytest.raises(ConfigError, match="other cases"):
+        comparison_table(plan, folder, draws=200)
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_done(plan_file, tmp_path, agfnet_command):
+    tree = yaml.safe_load(plan_file.read_text())
+    tree["rows"] = {
+        "full": {"change": ["training.learning_rate=1e30", "training.clip=1e30", "training.warmup=0"]},
+        "photo": tree["rows"]["photo"],
+    }
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    done = agfnet_command("compare", "-c", path, "-o", tmp_path / "compared")
+    assert done.exit_code == 1
+    assert "full, seed 0" in done.stderr
+    assert (run_folder(tmp_path / "compared", "photo", 0) / "result.json").exists()
+    assert "the run failed" in (run_folder(tmp_path / "compared", "full", 0) / "train.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"reference": "fool"}, "'fool' is not one of the rows"),
+        ({"rows": {"full": {}, "x": {"views": ["sonar"]}}}, "sonar"),
+        ({"rows": {"full": {}, "x": {"change": ["model.fushion=mmtm"]}}}, "did you mean 'fusion'"),
+        ({"rows": {"full": {}, "x": {"chance": ["model.fusion=mmtm"]}}}, "chance"),
+        ({"rows": {"full": {}, "x": {"mean_of": ["y"]}}}, "'y' is not one of the rows"),
+    ],
+)
+def test_plans_that_do_not_fit(plan_file, tmp_path, change, said):
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(plan_file.read_text()) | change))
+    with pytest.raises(ConfigError, match=said):
+        load_plan(path)
+
+
+def test_what_all_rows_share_may_not_change(plan_file, tmp_path, agfnet_command):
+    folder = tmp_path / "compared"
+    folder.mkdir()
+    (folder / "comparison.json").write_text("{}")
+    done = agfnet_command("compare", "-c", plan_file, "-o", folder, "--minutes", 0)
+    assert done.exit_code == 1
+    assert "another base or other test cases" in done.stderr
