@@ -9,9 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 from rich.logging import RichHandler
-from rich.table import Table
 
-from agfnet.console import bar, err, errors_said, escape, out
+from agfnet.console import bar, err, errors_said, escape, out, show_table
 from agfnet.types import RESEARCH_USE, SYNTHETIC
 
 app = typer.Typer(
@@ -395,31 +394,28 @@ def summary(
             model = settings.model
             network = AGFNet(5, list(views), model.encoder, fusion=model.fusion, fusion_options=model.fusion_options)
         rows = part_costs(network, views)
-        shown = Table(
-            "part",
-            "parameters",
-            "GFLOPs a case",
-            title=", ".join(f"{m} {h}x{w}" for m, (h, w) in views.items()),
-        )
-        for row in rows:
-            shown.add_row(row.name, f"{row.parameters:,}", f"{row.gflops:.3f}")
-        out.print(shown)
+        title = ", ".join(f"{m} {h}x{w}" for m, (h, w) in views.items())
+        parts = [(row.name, f"{row.parameters:,}", f"{row.gflops:.3f}") for row in rows]
+        show_table(title, ("part", "parameters", "GFLOPs a case"), parts)
         own = sum(r.parameters for r in rows if not r.name.startswith("encoder"))
         out.print(f"fusion and heads: {own:,} parameters (budget {PARAMETER_BUDGET:,})", highlight=False)
         if not timing:
             return
-        shown = Table(
-            "batch",
-            "PyTorch eager, ms",
-            "exported, ms",
-            "times as fast",
-            "encoders alone, ms",
-            "fusion adds",
-            "budget",
+        times = [
+            (str(t.batch), f"{t.eager:.1f}", f"{t.graph:.1f}", f"{t.speedup:.2f}", f"{t.encoders:.1f}",
+             f"{t.fusion_share:.0%}", f"{BUDGET[t.batch]:.0%}")
+            for t in timings(network, views, threads=threads)
+        ]  # fmt: skip
+        show_table(
+            None,
+            (
+                "batch",
+                "PyTorch eager, ms",
+                "exported, ms",
+                "times as fast",
+                "encoders alone, ms",
+                "fusion adds",
+                "budget",
+            ),
+            times,
         )
-        for t in timings(network, views, threads=threads):
-            shown.add_row(
-                str(t.batch), f"{t.eager:.1f}", f"{t.graph:.1f}", f"{t.speedup:.2f}", f"{t.encoders:.1f}",
-                f"{t.fusion_share:.0%}", f"{BUDGET[t.batch]:.0%}",
-            )  # fmt: skip
-        out.print(shown)

@@ -213,15 +213,24 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: no such file, no YAML, an unknown key (with the nearest known one) or a value out of range.
     """
     path = Path(path)
+    tree = read_yaml(path)
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: holds no configuration; it needs at least data.table and data.views.")
+    return parse_config(apply_overrides(tree, overrides), str(path))
+
+
+def read_yaml(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
+    """What a YAML file holds.
+
+    Raises:
+        ConfigError: no such file, or no YAML.
+    """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}). Give an existing file.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is not YAML: {error}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: holds no configuration; it needs at least data.table and data.views.")
-    return parse_config(apply_overrides(tree, overrides), str(path))
 
 
 def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

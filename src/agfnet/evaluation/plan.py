@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, model_validator
 
-from agfnet.config import Config, Section, apply_overrides, parse_config, validated
+from agfnet.config import Config, Section, apply_overrides, parse_config, read_yaml, validated
 from agfnet.types import ConfigError
 
 
@@ -85,13 +84,7 @@ def load_plan(path: Path) -> ComparisonPlan:
     Raises:
         ConfigError: no such file, no YAML, an unknown key, or a row that does not fit.
     """
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}). Give an existing file.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not YAML: {error}") from error
-    plan = validated(ComparisonPlan, tree, str(path))
+    plan = validated(ComparisonPlan, read_yaml(path), str(path))
     for row, own in plan.rows.items():
         if not own.mean_of:
             plan.config(row, plan.seeds_of(row)[0], str(path))
