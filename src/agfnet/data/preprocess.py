@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,9 +49,21 @@ class ViewSpec:
 
 
 def read_frame(
-    path: Path, spec: ViewSpec, *, mm_per_pixel: float | None = None, enlarge: float = 1.0
+    path: Path,
+    spec: ViewSpec,
+    *,
+    mm_per_pixel: float | None = None,
+    enlarge: float = 1.0,
+    change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
 ) -> NDArray[np.uint8]:
     """Read an image file and fit it to the input's frame; see `fit`.
+
+    Args:
+        path: the file.
+        spec: the view.
+        mm_per_pixel: the image's scale, where known.
+        enlarge: factor on the frame.
+        change: what is done to the pixels (H, W, 3) before they are fitted; for tests of robustness.
 
     Raises:
         ImageError: the file cannot be used.
@@ -58,7 +71,8 @@ def read_frame(
     to_scale = spec.mm_per_pixel is not None and mm_per_pixel is not None
     # A JPEG is decoded at a fraction of its size where that is enough; not where the size of its pixels counts.
     at_least = None if to_scale else round(2 * enlarge * max(spec.size))
-    return fit(read_image(path, at_least=at_least), spec, mm_per_pixel=mm_per_pixel, enlarge=enlarge)
+    pixels = read_image(path, at_least=at_least)
+    return fit(change(pixels) if change else pixels, spec, mm_per_pixel=mm_per_pixel, enlarge=enlarge)
 
 
 def fit(

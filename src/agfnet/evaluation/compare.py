@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from agfnet.config import Config, parse_config
 from agfnet.data.table import read_cases, table_sha256
 from agfnet.evaluation.evaluate import chosen_part
-from agfnet.evaluation.experiment import run
+from agfnet.evaluation.experiment import train_and_export
 from agfnet.evaluation.plan import ComparisonPlan
 from agfnet.export.summary import forward_time, parameter_count
 from agfnet.files import write_json
@@ -31,6 +31,7 @@ from agfnet.metrics.significance import holm
 from agfnet.metrics.statistics import Interval, MetricSet, bootstrap, paired_difference
 from agfnet.prediction.commands import predict_cases
 from agfnet.prediction.predictor import Predictor
+from agfnet.training.run import parts, read_table
 from agfnet.types import SYNTHETIC, SYNTHETIC_STANDARD, AgfnetError, ConfigError
 
 log = logging.getLogger("agfnet")
@@ -112,7 +113,7 @@ def _one_run(tree: Mapping[str, Any], folder: Path, test: Path | None) -> None:
     log.setLevel(logging.INFO)
     try:
         config = parse_config(tree, "the plan")
-        run(config, folder, resume=True)
+        train_and_export(config, folder, parts(config, read_table(config)), resume=True)
         write_json(folder / RESULT, _tested(config, folder, test))
     except BaseException:
         log.exception("the run failed")

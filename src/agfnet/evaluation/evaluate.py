@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from agfnet.data.table import table_sha256, write_table
+from agfnet.evaluation.answers import answers_of
 from agfnet.evaluation.figures import confusion_figure, reliability_figure, roc_figure
 from agfnet.evaluation.scorecard import scorecard
 from agfnet.evaluation.summary import summary_markdown
@@ -18,7 +19,7 @@ from agfnet.files import write_json, write_text
 from agfnet.prediction.commands import cases_of, predict_cases
 from agfnet.prediction.output import outcome_table
 from agfnet.prediction.predictor import Outcome, Predictor
-from agfnet.types import SYNTHETIC, SYNTHETIC_STANDARD, Case, ImageError, TableError
+from agfnet.types import SYNTHETIC, SYNTHETIC_STANDARD, Case, ConfigError, ImageError, TableError
 
 log = logging.getLogger("agfnet")
 
@@ -41,6 +42,18 @@ def chosen_part(cases: Sequence[Case], part: str | None, *, include_test: bool, 
     if not kept:
         raise TableError(f"{table}: no case with split {part} to evaluate.")
     return kept
+
+
+def own_table(source: Path) -> Path:
+    """The table that a run was trained from.
+
+    Raises:
+        ConfigError: the source is no run folder.
+    """
+    facts = source / "run.json"
+    if not facts.is_file():
+        raise ConfigError(f"{source}: is no run folder, so its table is not known; name a TABLE.")
+    return Path(json.loads(facts.read_text(encoding="utf-8"))["table"])
 
 
 def evaluate_outcomes(
@@ -69,21 +82,12 @@ def evaluate_outcomes(
         rows = {"case_id": [o.case.case_id for o in bad], "error": [o.error for o in bad]}
         write_table(pl.DataFrame(rows), folder / "bad_cases.csv")
         log.warning("%d cases with unreadable images are left out; see %s", len(bad), folder / "bad_cases.csv")
+    answers = answers_of(outcomes, predictor.classes)
     kept = [o for o in outcomes if o.prediction is not None and o.case.label is not None]
-    for o in kept:
-        if o.case.label not in predictor.classes:
-            raise TableError(
-                f"row {o.case.row}, case {o.case.case_id}: label {o.case.label!r} is none of the network's classes "
-                f"{list(predictor.classes)}."
-            )
-    if not kept:
-        raise TableError("no case with a label; an evaluation needs them. To predict only: `agfnet predict`.")
-    labels = np.array([predictor.classes.index(str(o.case.label)) for o in kept])
-    probabilities = np.stack([o.prediction.probabilities for o in kept if o.prediction is not None])
     card = scorecard(
-        labels,
-        probabilities,
-        [o.case.patient_id for o in kept],
+        answers.labels,
+        answers.probabilities,
+        answers.patients,
         predictor.classes,
         malignant=predictor.bundle.facts["malignant"] or None,
         draws=draws,

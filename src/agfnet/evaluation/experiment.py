@@ -57,15 +57,15 @@ def run_folds(config: Config, folder: Path, folds: int, *, resume: bool = False)
     return _scored(pooled, folder / "fold-1", folder / "pooled", config, f"{folds} folds, pooled")
 
 
-def _run(
+def train_and_export(
     config: Config,
     folder: Path,
     cases: tuple[Sequence[Case], Sequence[Case]],
     *,
     resume: bool,
     task: Task | None = None,
-) -> list[Outcome]:
-    """Train and export unless that is done; then predict the second part from the exported file."""
+) -> None:
+    """Train on the first of two lists of cases, look at the second, and export; what is done is not done again."""
     train(
         config,
         folder,
@@ -76,6 +76,18 @@ def _run(
     )
     if not (folder / BUNDLE).exists():
         export_run(folder)
+
+
+def _run(
+    config: Config,
+    folder: Path,
+    cases: tuple[Sequence[Case], Sequence[Case]],
+    *,
+    resume: bool,
+    task: Task | None = None,
+) -> list[Outcome]:
+    """Train and export; then predict the second list from the exported file."""
+    train_and_export(config, folder, cases, resume=resume, task=task)
     return predict_cases(Predictor(folder), cases[1])
 
 

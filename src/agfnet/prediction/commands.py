@@ -10,7 +10,7 @@ from typing import TextIO
 from agfnet.data.table import read_cases, write_table
 from agfnet.data.tablefile import load_table
 from agfnet.prediction.output import outcome_table
-from agfnet.prediction.predictor import Outcome, Predictor
+from agfnet.prediction.predictor import Change, Outcome, Predictor
 from agfnet.types import Case, ConfigError
 
 log = logging.getLogger("agfnet")
@@ -27,10 +27,12 @@ def cases_of(table: Path, predictor: Predictor, *, data_root: Path | None = None
     return read_cases(table, views=views, data_root=data_root)
 
 
-def predict_cases(predictor: Predictor, cases: Sequence[Case]) -> list[Outcome]:
-    """Every outcome, with progress in the log."""
+def predict_cases(
+    predictor: Predictor, cases: Sequence[Case], *, maps: bool = False, change: Change | None = None
+) -> list[Outcome]:
+    """Every outcome, with progress in the log; for the options see `Predictor.predict`."""
     outcomes = []
-    for outcome in predictor.predict(cases):
+    for outcome in predictor.predict(cases, maps=maps, change=change):
         outcomes.append(outcome)
         if len(outcomes) % 100 == 0:
             log.info("predicted %d of %d cases", len(outcomes), len(cases))

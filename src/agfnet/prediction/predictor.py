@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from agfnet.prediction.bundle import Bundle, read_bundle
 from agfnet.types import BundleError, Case, ImageError, Prediction
 
 Array = NDArray[np.float32]
+Change = Callable[[Case, str, NDArray[np.uint8]], NDArray[np.uint8]]
+"""What is done to an image's pixels (H, W, 3) before they are fitted to the input, given its case and modality."""
 
 
 def open_session(
@@ -79,7 +82,9 @@ class Predictor:
         """
         return dict(zip(self.outputs, self.session.run(None, {**images, "present": present}), strict=True))
 
-    def predict(self, cases: Iterable[Case], *, batch_size: int = 16, maps: bool = False) -> Iterator[Outcome]:
+    def predict(
+        self, cases: Iterable[Case], *, batch_size: int = 16, maps: bool = False, change: Change | None = None
+    ) -> Iterator[Outcome]:
         """One outcome per case, in order; a case that cannot be read gives its error.
 
         A case with several images of a view is asked once per image (the other views' images in turn), and, where the
@@ -89,11 +94,12 @@ class Predictor:
             cases: the cases.
             batch_size: looks that go through the network at once.
             maps: also give attention and class-evidence maps.
+            change: what is done to each image first; for tests of robustness.
         """
         with ThreadPoolExecutor(2) as pool:
             source = iter(cases)
             while group := list(islice(source, batch_size)):
-                ready = list(pool.map(self._looks, group))
+                ready = list(pool.map(partial(self._looks, change=change), group))
                 looks = [look for made in ready if not isinstance(made, str) for look in made]
                 answers = [self._ask(looks[i : i + batch_size]) for i in range(0, len(looks), batch_size)]
                 joined = {n: np.concatenate([a[n] for a in answers]) for n in self.outputs} if answers else {}
@@ -106,13 +112,18 @@ class Predictor:
                     first += len(made)
                     yield Outcome(case, self._prediction(case, own, maps=maps), None)
 
-    def _looks(self, case: Case) -> list[dict[str, Array]] | str:
+    def _looks(self, case: Case, change: Change | None) -> list[dict[str, Array]] | str:
         """The inputs of one case: modality -> (3, H, W) for each combination of image and flip; or the error."""
         frames: dict[str, list[NDArray[np.uint8]]] = {}
         try:
             for modality, spec in self.specs.items():
                 for path in case.views.get(modality, ()):
-                    frame = read_frame(path, spec, mm_per_pixel=case.mm_per_pixel.get(modality))
+                    frame = read_frame(
+                        path,
+                        spec,
+                        mm_per_pixel=case.mm_per_pixel.get(modality),
+                        change=partial(change, case, modality) if change else None,
+                    )
                     flips = spec.flips if self.bundle.facts["flips"] else spec.flips[:1]
                     frames.setdefault(modality, []).extend(np.flip(frame, flip) for flip in flips)
         except ImageError as error:
@@ -146,14 +157,18 @@ class Predictor:
             view_probabilities={m: averaged(own["view_logits"][:, place[m]]) for m in views},
             view_weights={"fused": float(weights[0]), **{m: float(weights[1 + place[m]]) for m in views}},
             views_present=tuple(views),
-            attention={m: self._attention(m, own) for m in views} if maps else {},
+            attention={m: self._attention(m, own) for m in views if self._scales(m)} if maps else {},
             evidence={m: own[f"evidence_{m}"][0] for m in views} if maps else {},
             extra_probabilities=extra,
         )
 
+    def _scales(self, modality: str) -> list[str]:
+        """The outputs that hold a view's attention maps; some fusion methods have none."""
+        return [n for n in self.outputs if n.startswith(f"attention_{modality}_")]
+
     def _attention(self, modality: str, own: Mapping[str, Array]) -> Array:
         """The mean over the scales of a view's attention maps, on the finest grid."""
-        scales = [own[n][0, 0] for n in self.outputs if n.startswith(f"attention_{modality}_")]
+        scales = [own[n][0, 0] for n in self._scales(modality)]
         rows, columns = (max(side) for side in zip(*(a.shape for a in scales), strict=True))
         index = [
             np.ix_(np.arange(rows) * a.shape[0] // rows, np.arange(columns) * a.shape[1] // columns) for a in scales

@@ -1,0 +1,155 @@
+"""Commands on tables and images: check, split, phantom, derm7pt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from agfnet.cli.options import RootOpt, TableArg, ViewsOpt, app, names
+from agfnet.console import bar, errors_said, escape, out
+from agfnet.types import SYNTHETIC
+
+
+@app.command()
+def check(
+    table: TableArg,
+    *,
+    views: ViewsOpt = None,
+    classes: Annotated[
+        str | None, typer.Option(help="The known diagnoses, by commas; any other label is a fault.")
+    ] = None,
+    extra_labels: Annotated[str | None, typer.Option(help="Further label columns, by commas.")] = None,
+    data_root: RootOpt = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Do not decode images.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also look for copies and near-copies between patients and parts.")
+    ] = False,
+    need_labels: Annotated[bool, typer.Option("--need-labels", help="A case without a label is a fault.")] = False,
+    predict: Annotated[
+        bool,
+        typer.Option("--predict", help="The table is for prediction: labels and class sizes do not matter."),
+    ] = False,
+) -> None:
+    """Name every fault of a case table, with row and remedy; exit code 1 where there is one.
+
+    Example:  agfnet check cases.csv --classes naevus,melanoma --deep
+    """
+    with errors_said():
+        from agfnet.data.checks import check_table
+
+        if quick and deep:
+            raise typer.BadParameter("--quick and --deep exclude each other")
+        level: Literal["quick", "decode", "deep"] = "quick" if quick else "deep" if deep else "decode"
+        with bar("checking images") as progress:
+            report = check_table(
+                table,
+                views=names(views),
+                classes=names(classes),
+                extra_labels=names(extra_labels) or (),
+                data_root=data_root,
+                level=level,
+                progress=progress,
+                min_patients_per_class=0 if predict else 4,
+                need_labels=need_labels,
+            )
+        for fault in report.faults:
+            out.print(escape(str(fault)), soft_wrap=True, highlight=False)
+        images = ", ".join(f"{n} {view}" for view, n in report.images.items())
+        out.print(f"{report.cases} cases, {report.patients} patients; images: {images or 'none'}", highlight=False)
+        for title, counts in (("classes", report.classes), ("parts", report.parts)):
+            if counts:
+                out.print(f"{title}: " + ", ".join(f"{n} {name}" for name, n in counts.items()), highlight=False)
+        if not report.ok:
+            out.print(f"[bold red]{len(report.faults)} faults[/]")
+            raise typer.Exit(1)
+        out.print(f"[bold green]no fault found[/] ({level} check)")
+
+
+@app.command()
+def split(
+    table: TableArg,
+    *,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The table with the column `split`, .csv or .parquet.")
+    ],
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    fractions: Annotated[
+        str, typer.Option(help="Shares of train, validation, calibration and test.")
+    ] = "0.6,0.15,0.1,0.15",
+) -> None:
+    """Split by patient into train, validation, calibration and test, stratified by diagnosis.
+
+    Example:  agfnet split cases.csv -o parts.csv --seed 1
+    """
+    with errors_said():
+        from agfnet.data.split import split_to_file
+        from agfnet.data.table import PARTS
+
+        try:
+            shares = [float(f) for f in fractions.split(",")]
+        except ValueError as error:
+            raise typer.BadParameter("--fractions takes four numbers by commas") from error
+        if len(shares) != len(PARTS):
+            raise typer.BadParameter("--fractions takes four numbers by commas")
+        counts = split_to_file(
+            table, output, fractions={p: f for p, f in zip(PARTS, shares, strict=True) if f}, seed=seed
+        )
+        out.print(f"{output}: " + ", ".join(f"{n} {part}" for part, n in counts.items()), highlight=False)
+
+
+@app.command()
+def phantom(
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
+    *,
+    cases: Annotated[int, typer.Option(min=1, help="How many lesions.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
+    site: Annotated[
+        Literal["internal", "external"],
+        typer.Option(help="External: other devices, cameras and mix of skin types."),
+    ] = "internal",
+    size: Annotated[int, typer.Option(min=64, max=1024, help="Side of photos and width of scans, pixels.")] = 224,
+    doppler: Annotated[bool, typer.Option("--doppler", help="Also make colour Doppler as a third view.")] = False,
+    balanced: Annotated[bool, typer.Option("--balanced", help="All classes alike often.")] = False,
+    marks: Annotated[
+        Literal["some", "none", "all"], typer.Option(help="Rulers, pen, calipers and text on which images.")
+    ] = "some",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; otherwise one for each processor.")] = None,
+) -> None:
+    """Make paired synthetic cases: photos, ultrasound, masks, every parameter, a case table and contact sheets.
+
+    A set that was stopped goes on where it was. No figure on it is a clinical result.
+
+    Example:  agfnet phantom phantom --cases 1000 --seed 0
+    """
+    with errors_said():
+        from agfnet.data.phantom.generate import phantom as make
+
+        with bar("drawing cases") as progress:
+            table = make(
+                output, cases=cases, seed=seed, site=site, size=size, doppler=doppler, balanced=balanced, marks=marks,
+                workers=workers, progress=progress,
+            )  # fmt: skip
+        out.print(f"{table}: {cases} cases; look at {output / 'sheets'}", highlight=False, soft_wrap=True)
+        out.print(f"note: {SYNTHETIC}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def derm7pt(
+    release: Annotated[Path, typer.Argument(metavar="RELEASE_DIR", help="The unpacked Seven-Point Checklist release.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="The case table to write, .csv or .parquet.")],
+    *,
+    include_test: Annotated[bool, typer.Option("--include-test", help="Also write the official test part.")] = False,
+) -> None:
+    """Make a case table of the Seven-Point Checklist release (derm7pt): photo and dermoscopic image.
+
+    Example:  agfnet derm7pt ~/data/derm7pt derm7pt.csv
+    """
+    with errors_said():
+        from agfnet.data.derm7pt import derm7pt_table
+
+        made = derm7pt_table(release, output, include_test=include_test)
+        out.print(f"{output}: {made.frame.height} cases", highlight=False)
+        for note in made.notes:
+            out.print(f"note: {note}", highlight=False)

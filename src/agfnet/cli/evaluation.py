@@ -1,0 +1,156 @@
+"""Commands that ask an exported network: predict, evaluate, robustness, focus."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agfnet.cli.options import OwnTableArg, PartOpt, RootOpt, SkipOpt, SourceArg, TableArg, TestOpt, ThreadsOpt, app
+from agfnet.console import bar, err, errors_said, escape, out
+
+
+@app.command()
+def predict(
+    source: SourceArg,
+    table: Annotated[
+        Path | None, typer.Argument(metavar="[TABLE]", help="Cases, .csv or .parquet; labels are not needed.")
+    ] = None,
+    *,
+    view: Annotated[
+        list[str] | None, typer.Option(metavar="MODALITY=FILE", help="One case from files; may be repeated.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write here, .csv or .parquet, instead of the screen."),
+    ] = None,
+    skip_bad: SkipOpt = False,
+    threads: ThreadsOpt = 0,
+    data_root: RootOpt = None,
+) -> None:
+    """Predict from an exported network, one row per case. Needs no torch.
+
+    A case that cannot be read has its reason in the column `error`, and the exit code is 1 unless --skip-bad.
+
+    Examples:  agfnet predict runs/first cases.csv -o predictions.csv
+
+    agfnet predict model.agf --view clinical=photo.jpg --view ultrasound=scan.png
+    """
+    with errors_said():
+        from agfnet.prediction.commands import predict_table, predict_views, show
+
+        if (table is None) == (not view):
+            raise typer.BadParameter("give either a TABLE or --view MODALITY=FILE")
+        if table is None:
+            predictor, outcomes = predict_views(source, view or [], threads=threads)
+        else:
+            predictor, outcomes = predict_table(source, table, threads=threads, data_root=data_root)
+        bad = show(predictor, outcomes, output, sys.stdout)
+        if bad:
+            err.print(
+                f"{bad} of {len(outcomes)} cases could not be predicted; see the column `error`",
+                highlight=False,
+            )
+            if not skip_bad:
+                raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    source: SourceArg,
+    table: TableArg,
+    *,
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for figures, summary and pictures.")],
+    part: PartOpt = None,
+    include_test: TestOpt = False,
+    subgroup: Annotated[list[str] | None, typer.Option(help="Also report by this column; may be repeated.")] = None,
+    skip_bad: SkipOpt = False,
+    draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = 2000,
+    threads: ThreadsOpt = 0,
+    data_root: RootOpt = None,
+) -> None:
+    """Figures with intervals of an exported network on labelled cases, as JSON, summary and pictures. Needs no torch.
+
+    Example:  agfnet evaluate runs/first cases.csv --part validation -o figures --subgroup site
+    """
+    with errors_said():
+        from agfnet.evaluation.evaluate import evaluate as evaluate_bundle
+        from agfnet.evaluation.summary import summary_markdown
+
+        card = evaluate_bundle(
+            source, table, folder, part=part, include_test=include_test, skip_bad=skip_bad,
+            subgroups=subgroup or (), draws=draws, threads=threads, data_root=data_root,
+        )  # fmt: skip
+        out.print(escape(summary_markdown(card)), highlight=False, soft_wrap=True)
+        out.print(f"everything is in {folder}", highlight=False)
+
+
+@app.command()
+def robustness(
+    source: SourceArg,
+    table: OwnTableArg = None,
+    *,
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for figures, tables and curves.")],
+    part: PartOpt = None,
+    include_test: TestOpt = False,
+    cases: Annotated[int | None, typer.Option(min=10, help="At most so many cases, drawn with --seed.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of every corruption.")] = 0,
+    draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = 1000,
+    threads: ThreadsOpt = 0,
+) -> None:
+    """How well an exported network holds when its images get worse: 15 corruptions, 5 severities, each view and all.
+
+    Called again, it goes on where it was.
+
+    Example:  agfnet robustness runs/first -o robustness --cases 500
+    """
+    with errors_said():
+        from agfnet.evaluation.evaluate import own_table
+        from agfnet.evaluation.robustness import robustness as ask
+        from agfnet.evaluation.robustness_report import robustness_markdown, write_robustness
+
+        with bar("settings") as progress:
+            made = ask(
+                source, table or own_table(source), folder, part=part, include_test=include_test, limit=cases,
+                seed=seed, draws=draws, threads=threads, progress=progress,
+            )  # fmt: skip
+        write_robustness(made, folder)
+        out.print(escape(robustness_markdown(made)), highlight=False, soft_wrap=True)
+        out.print(f"everything is in {folder}", highlight=False)
+
+
+@app.command()
+def focus(
+    source: SourceArg,
+    table: OwnTableArg = None,
+    *,
+    masks: Annotated[
+        Path, typer.Option(help="Table with case_id and VIEW_mask: images, black where there is no evidence.")
+    ],
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for the figures.")],
+    part: PartOpt = None,
+    include_test: TestOpt = False,
+    cases: Annotated[int | None, typer.Option(min=2, help="At most the first so many cases.")] = None,
+    draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = 2000,
+    threads: ThreadsOpt = 0,
+) -> None:
+    """Where a network looks, measured against evidence masks, beside what maps score that do not look.
+
+    Example:  agfnet focus runs/first --masks phantom/truth.csv -o focus
+    """
+    with errors_said():
+        from agfnet.evaluation.evaluate import own_table
+        from agfnet.evaluation.focus import focus as measure
+        from agfnet.evaluation.focus import focus_markdown
+        from agfnet.files import write_json, write_text
+
+        made = measure(
+            source, table or own_table(source), masks, part=part, include_test=include_test, limit=cases,
+            draws=draws, threads=threads,
+        )  # fmt: skip
+        write_json(folder / "focus.json", made)
+        write_text(folder / "focus.md", focus_markdown(made))
+        out.print(escape(focus_markdown(made)), highlight=False, soft_wrap=True)
+        out.print(f"everything is in {folder}", highlight=False)

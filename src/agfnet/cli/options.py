@@ -1,0 +1,57 @@
+"""The application, and the arguments that several commands share."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.logging import RichHandler
+
+from agfnet.console import err
+from agfnet.types import RESEARCH_USE
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help=f"""Skin-lesion diagnosis from several views of one lesion: check, split, train, evaluate, predict.
+
+{RESEARCH_USE}
+
+Example:  agfnet check cases.csv && agfnet split cases.csv -o parts.csv && agfnet train -c my.yaml -o runs/first""",
+)
+
+TableArg = Annotated[Path, typer.Argument(metavar="TABLE", help="The case table, .csv or .parquet.")]
+SourceArg = Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A run folder or a bundle (model.agf).")]
+OwnTableArg = Annotated[
+    Path | None, typer.Argument(metavar="[TABLE]", help="The cases; otherwise those of the run's own table.")
+]
+PartOpt = Annotated[str | None, typer.Option(help="Only cases of this part (column `split`).")]
+TestOpt = Annotated[bool, typer.Option("--include-test", help="Also use test cases. Once, at the end.")]
+ViewsOpt = Annotated[
+    str | None, typer.Option("--views", help="View columns, by commas; otherwise they are recognised.")
+]
+RootOpt = Annotated[Path | None, typer.Option(help="Folder that every image must lie in.")]
+ThreadsOpt = Annotated[int, typer.Option(min=0, help="Processor threads; 0 lets ONNX Runtime choose.")]
+SkipOpt = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out cases with unreadable images; count and list them.")
+]
+
+
+def names(value: str | None) -> tuple[str, ...] | None:
+    """The parts of a list by commas."""
+    return None if value is None else tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+@app.callback()
+def main(*, quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say warnings only.")] = False) -> None:
+    """Set up what is said."""
+    handler: logging.Handler = logging.StreamHandler()  # lines that a pipe or a file keeps whole
+    if err.is_terminal:
+        handler = RichHandler(console=err, show_path=False, show_level=False, markup=False, highlighter=None)
+    logging.basicConfig(format="%(message)s", handlers=[handler], force=True)
+    logging.getLogger("timm").setLevel(logging.ERROR)  # it warns that a pyramid has no use for classifier weights
+    logging.getLogger("agfnet").setLevel(logging.WARNING if quiet else logging.INFO)

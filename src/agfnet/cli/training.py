@@ -1,0 +1,161 @@
+"""Commands that train: train, compare, demo; and what the network costs: summary."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agfnet.cli.options import app
+from agfnet.console import bar, errors_said, escape, out, show_table
+
+
+@app.command()
+def train(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Change the configuration.")
+    ] = None,
+    *,
+    config: Annotated[Path, typer.Option("--config", "-c", help="The configuration, YAML.")],
+    folder: Annotated[Path, typer.Option("--out", "-o", help="The run folder to make.")],
+    folds: Annotated[int | None, typer.Option(min=2, help="Cross-validate by patient with this many folds.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, from its last complete epoch.")
+    ] = False,
+) -> None:
+    """Train, export, and evaluate the exported file on the validation part.
+
+    Example:  agfnet train -c configs/derm7pt.yaml -o runs/first training.epochs=20 data.table=cases.csv
+    """
+    with errors_said():
+        from agfnet.config import load_config
+        from agfnet.evaluation.experiment import run, run_folds
+        from agfnet.evaluation.summary import summary_markdown
+
+        settings = load_config(config, overrides or [])
+        folder.mkdir(parents=True, exist_ok=True)
+        log_file = logging.FileHandler(folder / "train.log", encoding="utf-8")
+        log_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logging.getLogger("agfnet").addHandler(log_file)
+        if folds is None:
+            card = run(settings, folder, resume=resume)
+        else:
+            card = run_folds(settings, folder, folds, resume=resume)
+        out.print(escape(summary_markdown(card)), highlight=False, soft_wrap=True)
+        out.print(f"everything is in {folder}", highlight=False)
+
+
+@app.command()
+def compare(
+    *,
+    config: Annotated[Path, typer.Option("--config", "-c", help="The plan of the comparison, YAML.")],
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder of the comparison; a begun one goes on.")],
+    minutes: Annotated[
+        float | None, typer.Option(min=0.0, help="Begin no run after this time; 0 only makes the table.")
+    ] = None,
+    draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = 2000,
+) -> None:
+    """Train several methods with one recipe and several seeds, test them on the same cases, and set them side by side.
+
+    Each run is a process of its own; called again, a comparison goes on where it was.
+
+    Example:  agfnet compare -c configs/compare-phantom.yaml -o runs/compare --minutes 120
+    """
+    with errors_said():
+        from agfnet.evaluation.compare import compare as run_all
+        from agfnet.evaluation.compare import comparison_notes, comparison_table
+        from agfnet.evaluation.comparison_report import comparison_markdown, write_comparison
+        from agfnet.evaluation.plan import load_plan
+
+        plan = load_plan(config)
+        done = run_all(plan, folder, source=str(config), minutes=minutes)
+        table = comparison_table(plan, folder, draws=draws)
+        write_comparison(table, folder, comparison_notes(plan, complete=done))
+        out.print(escape(comparison_markdown(table)), highlight=False, soft_wrap=True)
+        out.print(f"{'complete' if done else 'not complete yet'}; everything is in {folder}", highlight=False)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything.")] = Path("demo"),
+    *,
+    cases: Annotated[int, typer.Option(min=300, help="Of the phantom set.")] = 1200,
+    epochs: Annotated[int, typer.Option(min=1, help="Of each training.")] = 7,
+    seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
+) -> None:
+    """Everything once, on synthetic cases: draw, check, split, train, export, evaluate. Called again, it goes on.
+
+    Example:  agfnet demo --out demo
+    """
+    with errors_said():
+        from agfnet.evaluation.demo import demo as show_all
+        from agfnet.evaluation.demo import demo_markdown, demo_paths
+
+        result = show_all(folder, cases=cases, epochs=epochs, seed=seed, bar=bar)
+        out.print(f"\n{demo_markdown(result)}", highlight=False, markup=False, soft_wrap=True)
+        out.print(f"Done in {result.minutes:.1f} minutes. Open:", highlight=False)
+        for path, what in demo_paths(result):
+            out.print(f"  {path}  ({what})", highlight=False, markup=False, soft_wrap=True)
+        views = " ".join(f"--view {view}={file}" for view, file in result.example.items())
+        out.print(
+            f"Try next:\n  agfnet predict {folder / 'both-views'} {views}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+@app.command()
+def summary(
+    *,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="A configuration; otherwise two views at 224 px.")
+    ] = None,
+    encoder: Annotated[str, typer.Option(help="Encoder, where no configuration is given.")] = "tf_efficientnet_lite0",
+    threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 2,
+    timing: Annotated[bool, typer.Option(help="Also export the network and measure it.")] = True,
+) -> None:
+    """Parameters, arithmetic and time of each part of the network, and the fusion's share.
+
+    Example:  agfnet summary --config configs/derm7pt.yaml
+    """
+    with errors_said():
+        from agfnet.config import load_config
+        from agfnet.export.summary import BUDGET, PARAMETER_BUDGET, part_costs, timings
+        from agfnet.models.network import AGFNet
+
+        views = {"clinical": (224, 224), "ultrasound": (224, 224)}
+        network = AGFNet(5, list(views), encoder)
+        if config is not None:
+            settings = load_config(config)
+            views = {m: v.size for m, v in settings.data.views.items()}
+            model = settings.model
+            network = AGFNet(5, list(views), model.encoder, fusion=model.fusion, fusion_options=model.fusion_options)
+        rows = part_costs(network, views)
+        title = ", ".join(f"{m} {h}x{w}" for m, (h, w) in views.items())
+        parts = [(row.name, f"{row.parameters:,}", f"{row.gflops:.3f}") for row in rows]
+        show_table(title, ("part", "parameters", "GFLOPs a case"), parts)
+        own = sum(r.parameters for r in rows if not r.name.startswith("encoder"))
+        out.print(f"fusion and heads: {own:,} parameters (budget {PARAMETER_BUDGET:,})", highlight=False)
+        if not timing:
+            return
+        times = [
+            (str(t.batch), f"{t.eager:.1f}", f"{t.graph:.1f}", f"{t.speedup:.2f}", f"{t.encoders:.1f}",
+             f"{t.fusion_share:.0%}", f"{BUDGET[t.batch]:.0%}")
+            for t in timings(network, views, threads=threads)
+        ]  # fmt: skip
+        show_table(
+            None,
+            (
+                "batch",
+                "PyTorch eager, ms",
+                "exported, ms",
+                "times as fast",
+                "encoders alone, ms",
+                "fusion adds",
+                "budget",
+            ),
+            times,
+        )

@@ -1,0 +1,71 @@
+"""What a network answered on labelled cases: the arrays that every figure is computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agfnet.prediction.predictor import Outcome
+from agfnet.types import TableError
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Labelled cases with their probabilities, in the table's order.
+
+    Attributes:
+        cases: ids.
+        patients: ids, what a bootstrap draws.
+        labels: (n,) place of the diagnosis among the classes.
+        probabilities: (n, K).
+    """
+
+    cases: list[str]
+    patients: list[str]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """How many cases."""
+        return len(self.cases)
+
+    def as_json(self) -> dict[str, Any]:
+        """Lists, for a file."""
+        return {
+            "cases": self.cases,
+            "patients": self.patients,
+            "labels": self.labels.tolist(),
+            "probabilities": self.probabilities.tolist(),
+        }
+
+
+def answers_from_json(tree: Mapping[str, Any]) -> Answers:
+    """The inverse of `Answers.as_json`; other keys do not matter."""
+    return Answers(tree["cases"], tree["patients"], np.array(tree["labels"]), np.array(tree["probabilities"]))
+
+
+def answers_of(outcomes: Sequence[Outcome], classes: Sequence[str]) -> Answers:
+    """Those cases that have both a prediction and a label.
+
+    Raises:
+        TableError: there is none, or a label that is none of the classes.
+    """
+    kept = [(o.case, o.prediction) for o in outcomes if o.prediction is not None and o.case.label is not None]
+    for case, _ in kept:
+        if case.label not in classes:
+            raise TableError(
+                f"row {case.row}, case {case.case_id}: label {case.label!r} is none of the network's classes "
+                f"{list(classes)}."
+            )
+    if not kept:
+        raise TableError("no case with a label; an evaluation needs them. To predict only: `agfnet predict`.")
+    return Answers(
+        [case.case_id for case, _ in kept],
+        [case.patient_id for case, _ in kept],
+        np.array([classes.index(str(case.label)) for case, _ in kept]),
+        np.stack([prediction.probabilities for _, prediction in kept]),
+    )

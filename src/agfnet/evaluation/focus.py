@@ -1,0 +1,289 @@
+"""Where a network looks: the share of its maps' energy that lies in the evidence, beside three controls.
+
+The maps are those that the exported graph gives: attention, and class evidence of the predicted class (its positive
+part, relative to the mean over the classes). The controls: a map that is brightest in the middle; the mean of all
+cases' masks, which is the best that a map can do that does not look at the image; and the same graph with the entries
+of every weight tensor shuffled (randomised weights, Adebayo et al. 2018, 1810.03292).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import polars as pl
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from PIL import Image
+
+from agfnet.data.images import read_image
+from agfnet.data.preprocess import ViewSpec, fit
+from agfnet.data.tablefile import load_table
+from agfnet.evaluation.evaluate import chosen_part
+from agfnet.metrics.statistics import Interval, MetricSet, bootstrap
+from agfnet.metrics.weighting import FloatArray, weighted_mean
+from agfnet.prediction.bundle import Bundle
+from agfnet.prediction.commands import cases_of
+from agfnet.prediction.predictor import Predictor
+from agfnet.types import RESEARCH_USE, SYNTHETIC, SYNTHETIC_STANDARD, Case, ImageError, Prediction, TableError
+
+MAPS = ("attention", "class_evidence")
+CONTROLS = ("centre", "usual_place", "random_attention", "random_class_evidence")
+
+
+def mask_files(table: Path, views: Sequence[str]) -> dict[str, dict[str, Path]]:
+    """Case -> view -> mask file, from the columns `case_id` and `<view>_mask` of a table (the phantom's truth.csv).
+
+    Raises:
+        TableError: the table cannot be read or has no such column.
+    """
+    raw, faults = load_table(table)
+    if raw is None:
+        raise TableError(f"{table}: {faults[0] if faults else 'cannot be read'}")
+    columns = [view for view in views if f"{view}_mask" in raw.frame.columns]
+    if "case_id" not in raw.frame.columns or not columns:
+        raise TableError(f"{table}: needs the columns case_id and {' or '.join(f'{v}_mask' for v in views)}.")
+    rows = raw.frame.select(pl.col("case_id").cast(pl.String), *(pl.col(f"{v}_mask").cast(pl.String) for v in columns))
+    return {
+        str(row["case_id"]): {v: table.parent / row[f"{v}_mask"] for v in columns if row[f"{v}_mask"]}
+        for row in rows.iter_rows(named=True)
+    }
+
+
+def mask_on_grid(
+    file: Path, spec: ViewSpec, shape: tuple[int, int], *, mm_per_pixel: float | None = None
+) -> NDArray[np.float32]:
+    """The share of each cell of a map (h, w) that is evidence (mask above 0), fitted as the image itself is.
+
+    Raises:
+        ImageError: the file cannot be read.
+    """
+    pixels = np.where(read_image(file) > 0, np.uint8(255), np.uint8(0))
+    frame = fit(pixels, replace(spec, mean=(0.0, 0.0, 0.0)), mm_per_pixel=mm_per_pixel)
+    share = Image.fromarray(frame[..., 0].astype(np.float32) / 255.0).resize(shape[::-1], Image.Resampling.BOX)
+    return np.asarray(share, np.float32)
+
+
+def energy_inside(heat: NDArray[np.floating[Any]], inside: NDArray[np.floating[Any]]) -> float:
+    """Share of a map's energy that lies inside, sum(heat * inside) / sum(heat).
+
+    Args:
+        heat: (h, w), not negative.
+        inside: (h, w), the share of each cell that is inside, 0 to 1.
+
+    Returns:
+        0 to 1; for a map of zeros the share of the area, as it points nowhere.
+
+    >>> import numpy as np
+    >>> energy_inside(np.array([[3.0, 1.0]]), np.array([[1.0, 0.0]]))
+    0.75
+    """
+    total = float(heat.sum())
+    return float((heat * inside).sum() / total) if total > 0.0 else float(inside.mean())
+
+
+def class_evidence(prediction: Prediction, view: str) -> NDArray[np.float32]:
+    """The positive part of the predicted class's evidence, relative to the mean over the classes: (h, w)."""
+    evidence = prediction.evidence[view]
+    return np.maximum(evidence[int(prediction.probabilities.argmax())] - evidence.mean(0), 0.0)
+
+
+def randomised(bundle: Bundle, seed: int) -> Bundle:
+    """The bundle with the entries of every weight tensor of its graph shuffled; one-element tensors stay."""
+    model = onnx.load_model_from_string(bundle.graph)
+    rng = np.random.default_rng(seed)
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.size > 1:
+            mixed = rng.permutation(values.reshape(-1)).reshape(values.shape)
+            tensor.CopyFrom(numpy_helper.from_array(mixed, tensor.name))
+    return replace(bundle, graph=model.SerializeToString())
+
+
+def focus_of(
+    predictor: Predictor, cases: Sequence[Case], masks: Mapping[str, Mapping[str, Path]], *, seed: int = 0
+) -> dict[str, dict[str, list[float | None]]]:
+    """The energy inside the evidence of every case, map and control.
+
+    Args:
+        predictor: the network.
+        cases: the cases.
+        masks: case -> view -> mask file.
+        seed: of the randomised weights.
+
+    Returns:
+        View -> name in `MAPS` and `CONTROLS` -> one number per case; None where the view or its mask is missing, or
+        its mask is empty, or the network has no such map.
+
+    Raises:
+        ImageError: a case or a mask cannot be read.
+    """
+    random = Predictor(randomised(predictor.bundle, seed))
+    insides: dict[str, list[NDArray[np.float32] | None]] = {view: [] for view in predictor.specs}
+    found: dict[str, dict[str, list[float | None]]] = {
+        view: {name: [] for name in (*MAPS, *CONTROLS)} for view in predictor.specs
+    }
+    for case, own, other in zip(cases, _maps(predictor, cases), _maps(random, cases), strict=True):
+        for view, spec in predictor.specs.items():
+            file = masks.get(case.case_id, {}).get(view)
+            inside = None
+            if file is not None and view in own.evidence:
+                inside = mask_on_grid(file, spec, _grid(own, view), mm_per_pixel=case.mm_per_pixel.get(view))
+            if inside is None or inside.max() == 0.0:
+                insides[view].append(None)
+                for values in found[view].values():
+                    values.append(None)
+                continue
+            insides[view].append(inside)
+            for name, told in (("", own), ("random_", other)):
+                found[view][f"{name}attention"].append(
+                    energy_inside(told.attention[view], inside) if view in told.attention else None
+                )
+                found[view][f"{name}class_evidence"].append(
+                    energy_inside(_on(class_evidence(told, view), inside.shape), inside)
+                )
+            found[view]["centre"].append(energy_inside(centre_prior(inside.shape), inside))
+    for view, own_insides in insides.items():
+        known = [inside for inside in own_insides if inside is not None]
+        usual = np.mean(known, axis=0) if known else None
+        found[view]["usual_place"] = [
+            None if inside is None or usual is None else energy_inside(usual, inside) for inside in own_insides
+        ]
+    return found
+
+
+def _maps(predictor: Predictor, cases: Sequence[Case]) -> Iterator[Prediction]:
+    for outcome in predictor.predict(cases, maps=True):
+        if outcome.prediction is None:
+            raise ImageError(str(outcome.error))
+        yield outcome.prediction
+
+
+def _grid(prediction: Prediction, view: str) -> tuple[int, int]:
+    """The grid that all maps of a view are compared on: that of its attention, else of its evidence."""
+    own = prediction.attention.get(view)
+    rows, columns = prediction.evidence[view].shape[1:] if own is None else own.shape
+    return rows, columns
+
+
+def _on(heat: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """A map on another grid, by nearest neighbours."""
+    rows, columns = (np.arange(n) * m // n for n, m in zip(shape, heat.shape, strict=True))
+    return heat[np.ix_(rows, columns)]
+
+
+def centre_prior(shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """A Gaussian about the middle of the image, deviation a quarter of each side: (h, w)."""
+    y, x = ((np.arange(n) + 0.5) / n - 0.5 for n in shape)
+    return np.asarray(np.exp(-((y[:, None] ** 2 + x[None] ** 2) / (2 * 0.25**2))))
+
+
+def focus(
+    source: Path,
+    table: Path,
+    masks: Path,
+    *,
+    part: str | None = None,
+    include_test: bool = False,
+    limit: int | None = None,
+    draws: int = 2000,
+    threads: int = 0,
+) -> dict[str, Any]:
+    """Focus of an exported network on a table's cases.
+
+    Args:
+        source: run folder or bundle.
+        table: the cases.
+        masks: see `mask_files`.
+        part: only cases of this part, see `chosen_part`.
+        include_test: allow test cases.
+        limit: at most the first so many cases.
+        draws: of the bootstrap.
+        threads: of ONNX Runtime.
+
+    Returns:
+        See `focus_figures`; with `notes`.
+
+    Raises:
+        TableError: no case has a mask.
+    """
+    predictor = Predictor(source, threads=threads)
+    cases = chosen_part(cases_of(table, predictor), part, include_test=include_test, table=table)[:limit]
+    found = focus_of(predictor, cases, mask_files(masks, list(predictor.specs)))
+    made = focus_figures(found, [case.patient_id for case in cases], draws=draws)
+    if not made:
+        raise TableError(f"{masks}: holds a mask of none of the {len(cases)} cases.")
+    notes = [SYNTHETIC] if any(c.reference_standard == SYNTHETIC_STANDARD for c in cases) else []
+    return {"views": made, "notes": [*notes, RESEARCH_USE], "bundle_sha256": predictor.bundle.sha256}
+
+
+def focus_figures(
+    found: Mapping[str, Mapping[str, Sequence[float | None]]], patients: Sequence[str], *, draws: int = 2000
+) -> dict[str, Any]:
+    """Mean energy of every map and control with its interval, and how many times each control a map scores.
+
+    Args:
+        found: from `focus_of`.
+        patients: one id per case.
+        draws: of the bootstrap over patients.
+
+    Returns:
+        View -> `cases`, `energy`: name -> {value, low, high}, and `times`: "map / control" -> {value, low, high}.
+        Views without a single mask are left out.
+    """
+    out: dict[str, Any] = {}
+    for view, columns in found.items():
+        known = [i for i, value in enumerate(columns["centre"]) if value is not None]
+        if not known:
+            continue
+        arrays = {
+            name: np.array([values[i] for i in known], dtype=float)
+            for name, values in columns.items()
+            if all(values[i] is not None for i in known)
+        }
+        intervals = bootstrap(_energies(arrays), [patients[i] for i in known], draws=draws)
+        told = {name: _entry(interval) for name, interval in intervals.items()}
+        out[view] = {
+            "cases": len(known),
+            "energy": {name: entry for name, entry in told.items() if " / " not in name},
+            "times": {name: entry for name, entry in told.items() if " / " in name},
+        }
+    return out
+
+
+def _energies(arrays: Mapping[str, FloatArray]) -> MetricSet:
+    def figures(weights: FloatArray) -> dict[str, FloatArray]:
+        means = {name: weighted_mean(values, weights) for name, values in arrays.items()}
+        ratios = {
+            f"{name} / {control}": means[name] / means[control]
+            for name in MAPS
+            if name in means
+            for control in ("centre", "usual_place", f"random_{name}")
+        }
+        return means | ratios
+
+    return figures
+
+
+def _entry(interval: Interval) -> dict[str, float]:
+    return {end: float(getattr(interval, end)) for end in ("value", "low", "high")}
+
+
+def focus_markdown(made: Mapping[str, Any]) -> str:
+    """The figures of `focus` as tables."""
+    lines = ["Share of a map's energy that lies in the evidence; in brackets 95 % intervals over patients."]
+    for view, own in made["views"].items():
+        lines += ["", f"| {view}, {own['cases']} cases | Energy inside, % |", "|---|---|"]
+        for name, entry in own["energy"].items():
+            low, value, high = (100 * entry[end] for end in ("low", "value", "high"))
+            lines.append(f"| {name.replace('_', ' ')} | {value:.1f} ({low:.1f} to {high:.1f}) |")
+        lines += ["", f"| {view}: map / control | Times |", "|---|---|"]
+        for name, entry in own["times"].items():
+            lines.append(
+                f"| {name.replace('_', ' ')} | {entry['value']:.2f} ({entry['low']:.2f} to {entry['high']:.2f}) |"
+            )
+    return "\n".join([*lines, "", *(f"- {note}" for note in made["notes"])]) + "\n"

@@ -1,0 +1,238 @@
+"""How well an exported network holds when its images get worse: each view in turn, and all together."""
+
+from __future__ import annotations
+
+import json
+import logging
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agfnet.data.table import table_sha256
+from agfnet.evaluation.answers import Answers, answers_from_json, answers_of
+from agfnet.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from agfnet.evaluation.evaluate import chosen_part
+from agfnet.files import write_json
+from agfnet.metrics.calibration import brier, ece, nll
+from agfnet.metrics.classification import accuracy, balanced_accuracy
+from agfnet.metrics.statistics import MetricSet, bootstrap, paired_difference
+from agfnet.metrics.weighting import FloatArray
+from agfnet.prediction.commands import cases_of
+from agfnet.prediction.predictor import Change, Outcome, Predictor
+from agfnet.types import SYNTHETIC, SYNTHETIC_STANDARD, Case, ConfigError, ImageError
+
+log = logging.getLogger("agfnet")
+MIXED = "any"
+"""In place of a corruption's name: one drawn for each image."""
+SCORES: Mapping[str, Callable[..., FloatArray]] = {
+    "balanced_accuracy": balanced_accuracy,
+    "accuracy": accuracy,
+    "nll": nll,
+    "brier": brier,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One way to make the images worse.
+
+    Attributes:
+        views: the views that it acts on; none for the images as they are.
+        corruption: its name, or `MIXED`.
+        severity: 1 to 5, or 0 to draw one for each image.
+    """
+
+    views: tuple[str, ...] = ()
+    corruption: str = MIXED
+    severity: int = 0
+
+    @property
+    def name(self) -> str:
+        """For files and logs."""
+        if not self.views:
+            return "clean"
+        return f"{'+'.join(self.views)} {self.corruption} {self.severity}"
+
+
+def settings_of(kinds: Mapping[str, str]) -> list[Setting]:
+    """Clean; each corruption of each view at each severity; and, of several views, a mixture in all of them.
+
+    Args:
+        kinds: modality -> kind of its images.
+    """
+    single = [
+        Setting((view,), name, severity)
+        for view, kind in kinds.items()
+        for name in CORRUPTIONS[kind]
+        for severity in SEVERITIES
+    ]
+    every = [Setting(tuple(kinds), MIXED, severity) for severity in SEVERITIES] if len(kinds) > 1 else []
+    return [Setting(), *single, *every]
+
+
+def changer(setting: Setting, kinds: Mapping[str, str], seed: int) -> Change:
+    """What a setting does to an image; every draw is keyed by seed, case and view, so severities share their draws."""
+
+    def change(case: Case, view: str, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if view not in setting.views:
+            return pixels
+        known = CORRUPTIONS[kinds[view]]
+        key = [seed, zlib.crc32(case.case_id.encode()), zlib.crc32(view.encode())]
+        choice = np.random.default_rng([*key, 0])
+        name = str(choice.choice(list(known))) if setting.corruption == MIXED else setting.corruption
+        severity = setting.severity or int(choice.choice(SEVERITIES))
+        rng = np.random.default_rng([*key, 1, zlib.crc32(name.encode())])
+        return corrupt(pixels, known[name], severity, rng)
+
+    return change
+
+
+def robustness(
+    source: Path,
+    table: Path,
+    folder: Path,
+    *,
+    part: str | None = None,
+    include_test: bool = False,
+    limit: int | None = None,
+    seed: int = 0,
+    draws: int = 1000,
+    threads: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Ask a network again and again about the same cases while their images get worse.
+
+    Each setting's answers are kept in `folder/settings/`; called again, it goes on where it was.
+
+    Args:
+        source: run folder or bundle.
+        table: the cases.
+        folder: for answers and figures.
+        part: only cases of this part, see `chosen_part`.
+        include_test: allow test cases.
+        limit: at most so many cases, drawn with `seed`.
+        seed: of the draw of cases and of every corruption.
+        draws: of the bootstrap.
+        threads: of ONNX Runtime.
+        progress: called with settings done and all.
+
+    Returns:
+        See `robustness_table`.
+
+    Raises:
+        ConfigError: the folder holds the answers of another network, table or seed.
+        ImageError: a case cannot be read.
+    """
+    predictor = Predictor(source, threads=threads)
+    kinds = {view: spec.kind for view, spec in predictor.specs.items()}
+    cases = chosen_part(cases_of(table, predictor), part, include_test=include_test, table=table)
+    cases = [case for case in cases if case.label is not None]
+    if limit is not None and limit < len(cases):
+        kept = np.sort(np.random.default_rng(seed).permutation(len(cases))[:limit])
+        cases = [cases[i] for i in kept]
+    asked = {
+        "bundle_sha256": predictor.bundle.sha256,
+        "table_sha256": table_sha256(table),
+        "cases": [case.case_id for case in cases],
+        "seed": seed,
+    }
+    begun = folder / "asked.json"
+    if begun.exists() and json.loads(begun.read_text(encoding="utf-8")) != asked:
+        raise ConfigError(f"{folder}: holds answers of another network, other cases or seed; choose another folder.")
+    write_json(begun, asked)
+    settings = settings_of(kinds)
+    answers: dict[Setting, Answers] = {}
+    for i, setting in enumerate(settings):
+        file = folder / "settings" / f"{setting.name.replace(' ', '-')}.json"
+        if not file.exists():
+            answered = _answered(predictor, cases, changer(setting, kinds, seed))
+            write_json(file, {"probabilities": answered.probabilities.tolist()})
+        told = json.loads(file.read_text(encoding="utf-8"))
+        answers[setting] = answers_from_json(
+            {
+                "cases": [case.case_id for case in cases],
+                "patients": [case.patient_id for case in cases],
+                "labels": [predictor.classes.index(str(case.label)) for case in cases],
+                **told,
+            }
+        )
+        if progress is not None:
+            progress(i + 1, len(settings))
+    made = robustness_table(answers, draws=draws)
+    if any(case.reference_standard == SYNTHETIC_STANDARD for case in cases):
+        made["notes"].insert(0, SYNTHETIC)
+    return made | {"bundle_sha256": predictor.bundle.sha256, "table": str(table), "seed": seed}
+
+
+def _answered(predictor: Predictor, cases: Sequence[Case], change: Change) -> Answers:
+    outcomes: list[Outcome] = list(predictor.predict(cases, change=change))
+    for outcome in outcomes:
+        if outcome.prediction is None:
+            raise ImageError(f"{outcome.error} Correct the table, or leave the row out.")
+    return answers_of(outcomes, predictor.classes)
+
+
+def robustness_table(answers: Mapping[Setting, Answers], *, draws: int = 1000) -> dict[str, Any]:
+    """Figures of every setting, and of each group of settings on average.
+
+    Args:
+        answers: of the same cases in each setting, the clean one among them.
+        draws: of the bootstrap over patients.
+
+    Returns:
+        `cases`, `patients`; `clean`: figures; `settings`: a list of views, corruption, severity, figures and the
+        `fall`, clean minus corrupted balanced accuracy; `groups`: views -> the same figures averaged over all their
+        corruptions and severities; `notes`. A figure is {value, low, high}; `ece` and `overconfidence` (mean confidence
+        minus accuracy) are plain numbers.
+    """
+    clean = answers[Setting()]
+    patients = clean.patients
+    base = _figures([clean])
+    entries = [
+        {"views": list(s.views), "corruption": s.corruption, "severity": s.severity}
+        | _scored([own], base, patients, draws)
+        for s, own in answers.items()
+        if s.views
+    ]
+    groups: dict[str, list[Answers]] = {}
+    for setting, own in answers.items():
+        if setting.views:
+            groups.setdefault(" + ".join(setting.views), []).append(own)
+    return {
+        "cases": len(clean),
+        "patients": len(set(patients)),
+        "clean": _scored([clean], base, patients, draws),
+        "settings": entries,
+        "groups": {name: _scored(own, base, patients, draws) for name, own in groups.items()},
+        "notes": [
+            "Severities are this project's own (agfnet.evaluation.corruptions); compare networks, not studies, by them."
+        ],
+    }
+
+
+def _figures(settings: Sequence[Answers]) -> MetricSet:
+    def figures(weights: FloatArray) -> dict[str, FloatArray]:
+        return {
+            name: np.mean([score(a.labels, a.probabilities, weights) for a in settings], axis=0)
+            for name, score in SCORES.items()
+        }
+
+    return figures
+
+
+def _scored(settings: Sequence[Answers], clean: MetricSet, patients: list[str], draws: int) -> dict[str, Any]:
+    figures = _figures(settings)
+    own = bootstrap(figures, patients, draws=draws)
+    fall = paired_difference(clean, figures, patients, draws=draws)["balanced_accuracy"]
+    sure = [float(a.probabilities.max(1).mean() - accuracy(a.labels, a.probabilities)) for a in settings]
+    return {
+        **{name: {end: float(getattr(own[name], end)) for end in ("value", "low", "high")} for name in SCORES},
+        "fall": {end: float(getattr(fall, end)) for end in ("value", "low", "high")},
+        "ece": float(np.mean([ece(a.labels, a.probabilities) for a in settings])),
+        "overconfidence": float(np.mean(sure)),
+    }
