@@ -2,12 +2,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from agfnet.cli import app
 from agfnet.config import parse_config
 from agfnet.data.split import split_to_file
+from agfnet.data.table import read_cases
 from agfnet.evaluation.experiment import run
 from drawn import draw_cases, small_config
 
@@ -36,3 +40,18 @@ def trained(drawn: Path) -> Path:
     config = parse_config(small_config(drawn / "parts.csv"), "drawn")
     run(config, drawn / "trained")
     return drawn / "trained"
+
+
+@pytest.fixture(scope="session")
+def masks(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Masks of the drawn photos: the spot is what is far from the background's colour."""
+    folder = tmp_path_factory.mktemp("masks")
+    rows = []
+    for case in read_cases(drawn / "parts.csv"):
+        if case.views["clinical"]:
+            pixels = np.asarray(Image.open(case.views["clinical"][0]).convert("RGB"), float)
+            spot = np.abs(pixels - (222, 180, 160)).mean(-1) > 9
+            Image.fromarray(np.uint8(255 * spot)).save(folder / f"{case.case_id}.png")
+        rows.append({"case_id": case.case_id, "clinical_mask": f"{case.case_id}.png" if case.views["clinical"] else ""})
+    pl.DataFrame(rows).write_csv(folder / "masks.csv")
+    return folder / "masks.csv"

@@ -133,12 +133,16 @@ class FusionContract:
         images, present = self.batch(network)
         label, extra = torch.tensor([0, 1, 2]), torch.tensor([[0], [1], [2]])
         pyramids = network.encode(images, present)
-        hidden = [choose_hidden(class_evidence(e, label), 0.3, "top") for e in network.evidence(pyramids)]
-        completed = decoder(pyramids, hidden, present)
         loss = DiagnosisLoss([3])
-        total = completed.loss
-        for maps in (pyramids, completed.pyramids):
-            total = total + loss(network.fuse(maps, present), label, extra, present)
+        first = network.fuse(pyramids, present)
+        grids = [tuple(maps[-1].shape[2:]) for maps in pyramids]
+        hidden = [
+            choose_hidden(class_evidence(e, label, grid), 0.3, "top")
+            for e, grid in zip(first.evidence, grids, strict=True)
+        ]
+        completed = decoder(pyramids, hidden, present)
+        second = network.fuse(completed.pyramids, present)
+        total = completed.loss + sum(loss(output, label, extra, present) for output in (first, second))
         total.backward()
         still = [n for net in (network, decoder) for n, p in net.named_parameters() if p.grad is None]
         assert not still

@@ -8,14 +8,15 @@ import polars as pl
 import pytest
 import yaml
 
-from agfnet.evaluation.compare import all_runs, comparison_table, run_folder
+from agfnet.evaluation.compare import all_runs, run_folder
+from agfnet.evaluation.comparison_table import comparison_table
 from agfnet.evaluation.plan import load_plan
 from agfnet.types import ConfigError
 from drawn import small_config
 
 
 @pytest.fixture(scope="module")
-def plan_file(drawn, tmp_path_factory):
+def plan_file(drawn, masks, tmp_path_factory):
     base = small_config(drawn / "parts.csv", epochs=1)
     base["data"]["cache"] = str(tmp_path_factory.mktemp("cache"))
     plan = {
@@ -28,6 +29,29 @@ def plan_file(drawn, tmp_path_factory):
             "scan": {"views": ["ultrasound"]},
             "mean": {"mean_of": ["photo", "scan"]},
         },
+        "masks": str(masks),
+        "claims": [
+            {"says": "two views are better", "row": "full", "than": "photo", "point": 0.02},
+            {"says": "and surer", "row": "full", "than": "photo", "figure": "nll_tempered"},
+            {"says": "also when worse", "row": "full", "than": "scan", "figure": "accuracy", "cases": "corrupted"},
+            {
+                "says": "one missing",
+                "row": "full",
+                "cases": "only clinical",
+                "than": "photo",
+                "than_cases": "test",
+                "bound": -0.02,
+            },
+            {
+                "says": "looks",
+                "row": "full",
+                "than": "full",
+                "figure": "focus/clinical/attention",
+                "than_figure": "focus/clinical/centre",
+                "relative": True,
+                "point": 0.1,
+            },
+        ],
     }
     path = tmp_path_factory.mktemp("plan") / "plan.yaml"
     path.write_text(yaml.safe_dump(plan, sort_keys=False))
@@ -60,19 +84,38 @@ def test_a_comparison_in_pieces(plan_file, tmp_path, agfnet_command):
         assert row["forward_ms"] > 0
     parts = [table["rows"][name]["parameters"] for name in ("photo", "scan")]
     assert table["rows"]["mean"]["parameters"] == sum(parts)
+    told = {claim["says"]: claim for claim in table["claims"]}
+    assert all(claim["holds"] in (True, False) for claim in told.values())
+    better = told["two views are better"]
+    values = [table["rows"][row]["figures"]["balanced_accuracy"]["value"] for row in ("full", "photo")]
+    assert better["values"] == pytest.approx(values)
+    assert better["gain"]["value"] == pytest.approx(values[0] - values[1])
+    assert better["holds"] == (better["gain"]["value"] >= 0.02 and better["gain"]["low"] > 0)
+    surer = told["and surer"]
+    assert surer["gain"]["value"] == pytest.approx(surer["values"][1] - surer["values"][0])
+    looks = told["looks"]
+    assert looks["gain"]["value"] == pytest.approx(looks["values"][0] / looks["values"][1] - 1)
+    run = json.loads(first.read_text())
+    assert set(run["sets"]) == {"test", "corrupted", "only clinical"}
+    assert run["sets"]["only clinical"]["cases"] == run["sets"]["test"]["cases"]
+    assert run["sets"]["corrupted"]["probabilities"] != run["sets"]["test"]["probabilities"]
+    assert set(json.loads((run_folder(folder, "photo", 0) / "result.json").read_text())["sets"]) == {"test"}
+    assert "| two views are better |" in (folder / "table.md").read_text()
     assert pl.read_csv(folder / "table.csv").height == 4
     assert (folder / "forest.png").exists()
     assert "validation part: a place to choose" in (folder / "table.md").read_text()
 
     scan = run_folder(folder, "scan", 0) / "result.json"
     other = json.loads(scan.read_text())
-    scan.write_text(json.dumps(other | {"cases": other["cases"][::-1]}))
+    other["sets"]["test"]["cases"].reverse()
+    scan.write_text(json.dumps(other))
     with pytest.raises(ConfigError, match="other cases"):
         comparison_table(plan, folder, draws=200)
 
 
 def test_a_run_that_fails_is_named_and_the_others_are_done(plan_file, tmp_path, agfnet_command):
     tree = yaml.safe_load(plan_file.read_text())
+    tree["claims"] = []
     tree["rows"] = {
         "full": {"change": ["training.learning_rate=1e30", "training.clip=1e30", "training.warmup=0"]},
         "photo": tree["rows"]["photo"],
@@ -94,11 +137,15 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(plan_file, tmp_path, 
         ({"rows": {"full": {}, "x": {"change": ["model.fushion=mmtm"]}}}, "did you mean 'fusion'"),
         ({"rows": {"full": {}, "x": {"chance": ["model.fusion=mmtm"]}}}, "chance"),
         ({"rows": {"full": {}, "x": {"mean_of": ["y"]}}}, "'y' is not one of the rows"),
+        ({"claims": [{"says": "a", "row": "full", "than": "none"}]}, "'none' is not one of the rows"),
+        ({"claims": [{"says": "a", "row": "full", "than": "scan", "figure": "f1"}]}, "'f1' is none of"),
+        ({"claims": [{"says": "a", "row": "full", "than": "scan", "cases": "external"}]}, "table under `external`"),
+        ({"claims": [{"says": "a", "row": "full", "than": "scan", "cases": "elsewhere"}]}, "'elsewhere' is not test"),
     ],
 )
 def test_plans_that_do_not_fit(plan_file, tmp_path, change, said):
     path = tmp_path / "plan.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load(plan_file.read_text()) | change))
+    path.write_text(yaml.safe_dump(yaml.safe_load(plan_file.read_text()) | {"claims": []} | change))
     with pytest.raises(ConfigError, match=said):
         load_plan(path)
 

@@ -49,6 +49,10 @@ def train(
 
 @app.command()
 def compare(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Change the plan, such as base.training.epochs=6."),
+    ] = None,
     *,
     config: Annotated[Path, typer.Option("--config", "-c", help="The plan of the comparison, YAML.")],
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder of the comparison; a begun one goes on.")],
@@ -61,19 +65,20 @@ def compare(
 
     Each run is a process of its own; called again, a comparison goes on where it was.
 
-    Example:  agfnet compare -c configs/compare-phantom.yaml -o runs/compare --minutes 120
+    Example:  agfnet compare -c configs/compare-phantom.yaml -o runs/compare --minutes 120 seeds=[0]
     """
     with errors_said():
         from agfnet.evaluation.compare import compare as run_all
-        from agfnet.evaluation.compare import comparison_notes, comparison_table
-        from agfnet.evaluation.comparison_report import comparison_markdown, write_comparison
+        from agfnet.evaluation.comparison_report import claims_markdown, comparison_markdown, write_comparison
+        from agfnet.evaluation.comparison_table import comparison_notes, comparison_table
         from agfnet.evaluation.plan import load_plan
 
-        plan = load_plan(config)
+        plan = load_plan(config, overrides or [])
         done = run_all(plan, folder, source=str(config), minutes=minutes)
         table = comparison_table(plan, folder, draws=draws)
         write_comparison(table, folder, comparison_notes(plan, complete=done))
-        out.print(escape(comparison_markdown(table)), highlight=False, soft_wrap=True)
+        told = "\n".join([comparison_markdown(table), *claims_markdown(table)])
+        out.print(escape(told), highlight=False, soft_wrap=True)
         out.print(f"{'complete' if done else 'not complete yet'}; everything is in {folder}", highlight=False)
 
 

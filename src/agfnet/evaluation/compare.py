@@ -1,7 +1,7 @@
-"""Methods side by side: one recipe, several seeds, the same cases; differences from a reference with intervals.
+"""Run a comparison: methods side by side with one recipe, several seeds, the same cases.
 
 Each run is a process of its own and leaves its result when it ends, so a comparison of many hours can be stopped, goes
-on where it was, and can be done in pieces.
+on where it was, and can be done in pieces. What comes of the results is in `comparison_table`.
 """
 
 from __future__ import annotations
@@ -10,32 +10,30 @@ import json
 import logging
 import multiprocessing
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agfnet.config import Config, parse_config
 from agfnet.data.table import read_cases, table_sha256
+from agfnet.evaluation.answers import Answers, answers_of
+from agfnet.evaluation.calibrate import fit_temperature
 from agfnet.evaluation.evaluate import chosen_part
 from agfnet.evaluation.experiment import train_and_export
-from agfnet.evaluation.plan import ComparisonPlan
+from agfnet.evaluation.focus import focus_of, mask_files
+from agfnet.evaluation.plan import CORRUPTED, EXTERNAL, ONLY, ComparisonPlan
+from agfnet.evaluation.robustness import Setting, changer
 from agfnet.export.summary import forward_time, parameter_count
 from agfnet.files import write_json
-from agfnet.metrics.calibration import brier, nll
-from agfnet.metrics.classification import accuracy, balanced_accuracy
-from agfnet.metrics.ranking import macro_auc
-from agfnet.metrics.significance import holm
-from agfnet.metrics.statistics import Interval, MetricSet, bootstrap, paired_difference
 from agfnet.prediction.commands import predict_cases
-from agfnet.prediction.predictor import Predictor
+from agfnet.prediction.predictor import Change, Predictor
 from agfnet.training.run import parts, read_table
-from agfnet.types import SYNTHETIC, SYNTHETIC_STANDARD, AgfnetError, ConfigError
+from agfnet.types import AgfnetError, Case, ConfigError, ImageError
 
 log = logging.getLogger("agfnet")
-FIGURES = ("balanced_accuracy", "accuracy", "macro_auc", "nll", "brier")
 RESULT = "result.json"
 
 
@@ -69,7 +67,7 @@ def compare(plan: ComparisonPlan, folder: Path, *, source: str = "the plan", min
         started = time.monotonic()
         config = plan.config(row, seed, source)
         process = multiprocessing.get_context("spawn").Process(
-            target=_one_run, args=(config.model_dump(mode="json"), run_folder(folder, row, seed), plan.test)
+            target=_one_run, args=(config.model_dump(mode="json"), run_folder(folder, row, seed), plan, row)
         )
         process.start()
         process.join()
@@ -96,7 +94,9 @@ def run_folder(folder: Path, row: str, seed: int) -> Path:
 
 def _same_comparison(plan: ComparisonPlan, folder: Path) -> None:
     """Rows and seeds may be added to a comparison that was begun; what all rows share may not change."""
-    shared = {"base": plan.base, "test": str(plan.test), "test_sha256": plan.test and table_sha256(plan.test)}
+    tables = {"test": plan.test, "external": plan.external, "masks": plan.masks}
+    shared: dict[str, Any] = {"base": plan.base}
+    shared |= {name: path and {"path": str(path), "sha256": table_sha256(path)} for name, path in tables.items()}
     shared = json.loads(json.dumps(shared, default=str))
     begun = folder / "comparison.json"
     if begun.exists() and json.loads(begun.read_text(encoding="utf-8")) != shared:
@@ -104,7 +104,7 @@ def _same_comparison(plan: ComparisonPlan, folder: Path) -> None:
     write_json(begun, shared)
 
 
-def _one_run(tree: Mapping[str, Any], folder: Path, test: Path | None) -> None:
+def _one_run(tree: Mapping[str, Any], folder: Path, plan: ComparisonPlan, row: str) -> None:
     """In a process of its own: train, test the exported file, write the result."""
     folder.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
@@ -114,119 +114,65 @@ def _one_run(tree: Mapping[str, Any], folder: Path, test: Path | None) -> None:
     try:
         config = parse_config(tree, "the plan")
         train_and_export(config, folder, parts(config, read_table(config)), resume=True)
-        write_json(folder / RESULT, _tested(config, folder, test))
+        write_json(folder / RESULT, _tested(config, folder, plan, row))
     except BaseException:
         log.exception("the run failed")
         raise
 
 
-def _tested(config: Config, folder: Path, test: Path | None) -> dict[str, Any]:
+def _tested(config: Config, folder: Path, plan: ComparisonPlan, row: str) -> dict[str, Any]:
+    """Everything that the plan asks of a row's exported file."""
     predictor = Predictor(folder)
-    table = test or config.data.table
-    cases = read_cases(table, views=list(config.data.views))
-    if test is None:
-        cases = chosen_part(cases, "validation", include_test=False, table=table)
-    outcomes = [o for o in predict_cases(predictor, cases) if o.prediction is not None and o.case.label is not None]
     facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    sets, focus = plan.needed(row)
+    cases = _test_cases(plan, config)
+    fitted = _asked(predictor, [case for case in _calibration_cases(config) if any(case.views.values())])
+    answers = {on: _asked(predictor, *_made(on, cases, predictor, plan)) for on in sets}
     return {
         "classes": list(predictor.classes),
-        "cases": [o.case.case_id for o in outcomes],
-        "patients": [o.case.patient_id for o in outcomes],
-        "labels": [predictor.classes.index(str(o.case.label)) for o in outcomes],
-        "probabilities": [o.prediction.probabilities.tolist() for o in outcomes if o.prediction is not None],
+        "sets": {on: own.as_json() for on, own in answers.items()},
+        "temperature": fit_temperature(fitted.labels, fitted.probabilities),
+        "focus": focus_of(predictor, cases, mask_files(plan.masks, list(predictor.specs)))
+        if focus and plan.masks
+        else {},
         "parameters": parameter_count(folder),
         "forward_ms": forward_time(predictor),
         "training_minutes": facts["minutes"],
     }
 
 
-def comparison_table(plan: ComparisonPlan, folder: Path, *, draws: int = 2000) -> dict[str, Any]:
-    """Every row's figures, and its paired difference from the reference, over the runs that are done.
-
-    Returns:
-        `reference`, `cases`, `patients`, and `rows`: name -> seeds; per figure its mean over seeds with interval and
-        the difference "row minus reference" with interval and p; the Holm-adjusted p of balanced accuracy; parameters,
-        forward and training time. Rows without a finished run are left out.
-
-    Raises:
-        ConfigError: the reference has no finished run, or runs were tested on different cases.
-    """
-    results = {row: _results(plan, folder, row) for row in plan.rows}
-    results = {row: own for row, own in results.items() if own}
-    if plan.reference not in results:
-        raise ConfigError(
-            f"{folder}: the reference {plan.reference!r} has no finished run yet; let the comparison go on."
-        )
-    first = results[plan.reference][0]
-    for row, own in results.items():
-        if any(r["cases"] != first["cases"] or r["labels"] != first["labels"] for r in own):
-            raise ConfigError(f"{folder}: row {row!r} was tested on other cases than {plan.reference!r}.")
-    patients = first["patients"]
-    sets = {row: [_figures(r) for r in own] for row, own in results.items()}
-    rows: dict[str, dict[str, Any]] = {}
-    for row, own in results.items():
-        figures = bootstrap(sets[row], patients, draws=draws)
-        rows[row] = {
-            "seeds": len(own),
-            "figures": {name: _entry(figures[name]) for name in FIGURES},
-            **{key: float(np.mean([r[key] for r in own])) for key in ("parameters", "forward_ms", "training_minutes")},
-        }
-        if row != plan.reference:
-            apart = paired_difference(sets[row], sets[plan.reference], patients, draws=draws)
-            rows[row]["difference"] = {n: _entry(apart[n]) | {"p": float(apart[n].p)} for n in FIGURES}
-    others = [row for row in rows if row != plan.reference]
-    if others:
-        adjusted = holm([rows[row]["difference"]["balanced_accuracy"]["p"] for row in others])
-        for row, p in zip(others, adjusted, strict=True):
-            rows[row]["holm_p"] = float(p)
-    return {
-        "reference": plan.reference,
-        "cases": len(patients),
-        "patients": len(set(patients)),
-        "draws": draws,
-        "rows": rows,
-    }
+def _test_cases(plan: ComparisonPlan, config: Config) -> list[Case]:
+    """The labelled test cases, with every view of the plan's base."""
+    table = plan.test or config.data.table
+    cases = [case for case in read_cases(table, views=list(plan.base["data"]["views"])) if case.label is not None]
+    return cases if plan.test else chosen_part(cases, "validation", include_test=False, table=table)
 
 
-def comparison_notes(plan: ComparisonPlan, *, complete: bool) -> list[str]:
-    """What a reader of the table must know."""
-    table = plan.test or Path(plan.base["data"]["table"])
-    notes = [f"Cases: {table}{'' if plan.test else ', validation part: a place to choose, not to confirm'}."]
-    if not complete:
-        notes.append("Not every run is done: rows may have fewer seeds than planned, or be missing.")
-    if any(len(plan.seeds_of(row)) < 3 for row in plan.rows):
-        notes.append("Of a row with one or two seeds the interval hardly knows the spread between trainings.")
-    if any(case.reference_standard == SYNTHETIC_STANDARD for case in read_cases(table)):
-        notes.append(SYNTHETIC)
-    return notes
+def _calibration_cases(config: Config) -> list[Case]:
+    """The labelled cases of the training table that a temperature is fitted on: calibration, else validation."""
+    cases = [case for case in read_table(config) if case.label is not None]
+    return [case for case in cases if case.split == "calibration"] or parts(config, cases)[1]
 
 
-def _results(plan: ComparisonPlan, folder: Path, row: str) -> list[dict[str, Any]]:
-    """The results of the finished runs of a row, by seed; a mean is made of its parts."""
-    own = plan.rows[row]
-    if not own.mean_of:
-        files = [run_folder(folder, row, seed) / RESULT for seed in plan.seeds_of(row)]
-        return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
-    made = []
-    for seed in plan.seeds_of(row):
-        files = [run_folder(folder, part, seed) / RESULT for part in own.mean_of]
-        if all(file.exists() for file in files):
-            parts = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-            summed = {key: sum(p[key] for p in parts) for key in ("parameters", "forward_ms", "training_minutes")}
-            mean = np.mean([p["probabilities"] for p in parts], axis=0).tolist()
-            made.append(parts[0] | summed | {"probabilities": mean})
-    return made
+def _made(
+    on: str, cases: Sequence[Case], predictor: Predictor, plan: ComparisonPlan
+) -> tuple[Sequence[Case], Change | None]:
+    """The cases of a set, and what is done to their images."""
+    if on == EXTERNAL and plan.external is not None:
+        external = read_cases(plan.external, views=list(plan.base["data"]["views"]))
+        return [case for case in external if case.label is not None], None
+    if on.startswith(ONLY):
+        view = on.removeprefix(ONLY)
+        return [replace(case, views={view: case.views[view]}) for case in cases], None
+    if on == CORRUPTED:
+        kinds = {view: spec.kind for view, spec in predictor.specs.items()}
+        return cases, changer(Setting(tuple(kinds)), kinds, seed=0)
+    return cases, None
 
 
-def _figures(result: Mapping[str, Any]) -> MetricSet:
-    y, p = np.array(result["labels"]), np.array(result["probabilities"])
-
-    def figures(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-        functions = (balanced_accuracy, accuracy, macro_auc, nll, brier)
-        return {name: function(y, p, weights) for name, function in zip(FIGURES, functions, strict=True)}
-
-    return figures
-
-
-def _entry(interval: Interval) -> dict[str, float]:
-    return {end: float(getattr(interval, end)) for end in ("value", "low", "high")}
+def _asked(predictor: Predictor, cases: Sequence[Case], change: Change | None = None) -> Answers:
+    outcomes = predict_cases(predictor, cases, change=change)
+    for outcome in outcomes:
+        if outcome.prediction is None:
+            raise ImageError(f"{outcome.error} Correct the table, or leave the row out.")
+    return answers_of(outcomes, predictor.classes)

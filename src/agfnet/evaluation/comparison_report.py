@@ -10,6 +10,7 @@ import polars as pl
 
 from agfnet.data.table import write_table
 from agfnet.evaluation.canvas import GREY, PALETTE, canvas, save
+from agfnet.evaluation.plan import LOWER_IS_BETTER
 from agfnet.files import write_json, write_text
 from agfnet.types import RESEARCH_USE
 
@@ -24,7 +25,8 @@ def write_comparison(table: Mapping[str, Any], folder: Path, notes: list[str]) -
     """
     notes = [*notes, RESEARCH_USE]
     write_json(folder / "table.json", {**table, "notes": notes})
-    write_text(folder / "table.md", comparison_markdown(table) + "\n" + "\n".join(f"- {n}" for n in notes) + "\n")
+    told = "\n".join([comparison_markdown(table), *claims_markdown(table), *(f"- {note}" for note in notes)])
+    write_text(folder / "table.md", f"{told}\n")
     write_table(_flat(table), folder / "table.csv")
     forest_figure(table, folder / "forest.png")
 
@@ -100,3 +102,49 @@ def comparison_markdown(table: Mapping[str, Any]) -> str:
             f"| {row['forward_ms']:.1f} | {row['training_minutes']:.1f} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def claims_markdown(table: Mapping[str, Any]) -> list[str]:
+    """The claims as lines of a table: what was wanted, what came out, and whether it holds."""
+    if not table["claims"]:
+        return []
+    lines = [
+        "A gain is positive where the first row does better; in brackets its 95 % interval over patients and seeds.",
+        "",
+        "| Claim | Figure | First | Second | Gain | Wanted | Holds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for claim in table["claims"]:
+        figure = f"{claim['figure'].replace('_', ' ')}, {claim['cases']}"
+        first, second = f"{claim['row']}", f"{claim['than']}"
+        if claim["than_cases"] or claim["than_figure"]:
+            second += f" ({claim['than_figure'] or claim['than_cases']})"
+        if claim["holds"] is None:
+            lines.append(f"| {claim['says']} | {figure} | {first} | {second} | – | {_wanted(claim)} | not run yet |")
+            continue
+        values = [_figure(claim, value) for value in claim["values"]]
+        gain = "{value} ({low} to {high})".format(**{e: _gain(claim, v) for e, v in claim["gain"].items()})
+        lines.append(
+            f"| {claim['says']} | {figure} | {first}: {values[0]} | {second}: {values[1]} | {gain} | {_wanted(claim)} "
+            f"| {'yes' if claim['holds'] else '**no**'} |"
+        )
+    return [*lines, ""]
+
+
+def _in_percent(claim: Mapping[str, Any]) -> bool:
+    return claim["relative"] or claim["figure"] not in LOWER_IS_BETTER
+
+
+def _figure(claim: Mapping[str, Any], value: float) -> str:
+    return f"{value:.3f}" if claim["figure"] in LOWER_IS_BETTER else f"{100 * value:.1f} %"
+
+
+def _gain(claim: Mapping[str, Any], value: float) -> str:
+    unit = " %" if claim["relative"] else ""
+    return f"{100 * value:+.1f}{unit}" if _in_percent(claim) else f"{value:+.3f}"
+
+
+def _wanted(claim: Mapping[str, Any]) -> str:
+    wanted = [f"at least {_gain(claim, claim['point'])}"] if claim["point"] is not None else []
+    wanted += [f"interval above {_gain(claim, claim['bound'])}"] if claim["bound"] is not None else []
+    return ", ".join(wanted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +28,57 @@ class RowPlan(Section):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
 
 
+FIGURES = ("balanced_accuracy", "accuracy", "macro_auc", "nll", "brier", "nll_tempered", "brier_tempered")
+LOWER_IS_BETTER = ("nll", "brier", "nll_tempered", "brier_tempered")
+TEST, EXTERNAL, CORRUPTED, ONLY = "test", "external", "corrupted", "only "
+"""Sets of answers: the test cases; those of another site; the test cases made worse; with one view alone."""
+
+
+class Claim(Section):
+    """One thing that a comparison is to confirm or refute: that a row does better than another.
+
+    Attributes:
+        says: the claim in words.
+        row: that should do better.
+        than: that it is compared with.
+        figure: one of `FIGURES`, or `focus/VIEW/MAP`: the energy of a map inside the evidence.
+        than_figure: of the other row, where it is another: a control of the focus.
+        cases: the set of answers: test, external, corrupted, or `only VIEW`.
+        than_cases: of the other row, where it is another.
+        relative: measure the gain relative to the other row's figure.
+        point: the gain must be at least this.
+        bound: the lower end of the gain's interval must be above this.
+    """
+
+    says: str
+    row: str
+    than: str
+    figure: str = "balanced_accuracy"
+    than_figure: str | None = None
+    cases: str = TEST
+    than_cases: str | None = None
+    relative: bool = False
+    point: float | None = None
+    bound: float | None = 0.0
+
+    @model_validator(mode="after")
+    def _figures_are_known(self) -> Claim:
+        for figure in (self.figure, self.than_figure or self.figure):
+            if figure not in FIGURES and not (figure.startswith("focus/") and figure.count("/") == 2):
+                raise ValueError(f"{figure!r} is none of {list(FIGURES)} and not of the form focus/VIEW/MAP")
+        for chosen in (self.cases, self.than_cases or self.cases):
+            if chosen not in {TEST, EXTERNAL, CORRUPTED} and not chosen.startswith(ONLY):
+                raise ValueError(f"{chosen!r} is not test, external, corrupted or only VIEW")
+        return self
+
+    def sides(self) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
+        """Row, figure and set of both sides."""
+        return (
+            (self.row, self.figure, self.cases),
+            (self.than, self.than_figure or self.figure, self.than_cases or self.cases),
+        )
+
+
 class ComparisonPlan(Section):
     """A comparison.
 
@@ -37,6 +88,9 @@ class ComparisonPlan(Section):
         reference: the row that the others are compared with.
         seeds: of every row that names none.
         test: a table of test cases; None: the validation part of the base's table.
+        external: a table of cases of another site, for claims on `external`.
+        masks: a table of the test cases' evidence masks (see `agfnet.evaluation.focus`), for claims on focus.
+        claims: what is to be confirmed or refuted; a row is tested on those sets that its claims name.
     """
 
     base: dict[str, Any]
@@ -44,6 +98,9 @@ class ComparisonPlan(Section):
     reference: str
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
     test: Path | None = None
+    external: Path | None = None
+    masks: Path | None = None
+    claims: tuple[Claim, ...] = ()
 
     @model_validator(mode="after")
     def _rows_are_known(self) -> ComparisonPlan:
@@ -52,7 +109,21 @@ class ComparisonPlan(Section):
                 raise ValueError(f"{name!r} is not one of the rows {list(self.rows)}")
             if self.rows[name].mean_of:
                 raise ValueError(f"row {name!r} is a mean of others; name a trained one")
+        for claim in self.claims:
+            for row, figure, on in claim.sides():
+                if row not in self.rows:
+                    raise ValueError(f"claim {claim.says!r}: {row!r} is not one of the rows {list(self.rows)}")
+                if on == EXTERNAL and self.external is None:
+                    raise ValueError(f"claim {claim.says!r} needs a table under `external`")
+                if figure.startswith("focus/") and self.masks is None:
+                    raise ValueError(f"claim {claim.says!r} needs a table under `masks`")
         return self
+
+    def needed(self, row: str) -> tuple[list[str], bool]:
+        """The sets that a row is tested on, and whether its focus is measured."""
+        sides = [side for claim in self.claims for side in claim.sides() if side[0] == row]
+        sets = sorted({TEST, *(on for _, _, on in sides)}, key=lambda on: (on != TEST, on))
+        return sets, any(figure.startswith("focus/") for _, figure, _ in sides)
 
     def seeds_of(self, row: str) -> tuple[int, ...]:
         """The seeds of a row; of a mean, those that all its parts have."""
@@ -78,13 +149,16 @@ class ComparisonPlan(Section):
         return parse_config(tree, f"{source}, row {row!r}")
 
 
-def load_plan(path: Path) -> ComparisonPlan:
-    """Read a plan, and check the configuration of every row.
+def load_plan(path: Path, overrides: Sequence[str] = ()) -> ComparisonPlan:
+    """Read a plan, apply `key=value` overrides (values are YAML), and check the configuration of every row.
 
     Raises:
         ConfigError: no such file, no YAML, an unknown key, or a row that does not fit.
     """
-    plan = validated(ComparisonPlan, read_yaml(path), str(path))
+    tree = read_yaml(path)
+    if isinstance(tree, dict):
+        tree = apply_overrides(tree, overrides)
+    plan = validated(ComparisonPlan, tree, str(path))
     for row, own in plan.rows.items():
         if not own.mean_of:
             plan.config(row, plan.seeds_of(row)[0], str(path))

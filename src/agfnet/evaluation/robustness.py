@@ -44,7 +44,8 @@ class Setting:
     Attributes:
         views: the views that it acts on; none for the images as they are.
         corruption: its name, or `MIXED`.
-        severity: 1 to 5, or 0 to draw one for each image.
+        severity: 1 to 5; or 0: for each case some of the views (at least one) and for each image a severity are drawn,
+            so that one pass over many cases gives the mean over all of them.
     """
 
     views: tuple[str, ...] = ()
@@ -79,10 +80,11 @@ def changer(setting: Setting, kinds: Mapping[str, str], seed: int) -> Change:
     """What a setting does to an image; every draw is keyed by seed, case and view, so severities share their draws."""
 
     def change(case: Case, view: str, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if view not in setting.views:
+        case_key = [seed, zlib.crc32(case.case_id.encode())]
+        if not setting.views or view not in (setting.views if setting.severity else _some(setting.views, case_key)):
             return pixels
         known = CORRUPTIONS[kinds[view]]
-        key = [seed, zlib.crc32(case.case_id.encode()), zlib.crc32(view.encode())]
+        key = [*case_key, zlib.crc32(view.encode())]
         choice = np.random.default_rng([*key, 0])
         name = str(choice.choice(list(known))) if setting.corruption == MIXED else setting.corruption
         severity = setting.severity or int(choice.choice(SEVERITIES))
@@ -90,6 +92,12 @@ def changer(setting: Setting, kinds: Mapping[str, str], seed: int) -> Change:
         return corrupt(pixels, known[name], severity, rng)
 
     return change
+
+
+def _some(views: Sequence[str], key: Sequence[int]) -> list[str]:
+    """At least one of the views, each choice alike often."""
+    chosen = int(np.random.default_rng([*key, 2]).integers(1, 2 ** len(views)))
+    return [view for i, view in enumerate(views) if chosen >> i & 1]
 
 
 def robustness(

@@ -52,8 +52,8 @@ class WithoutLocal(Fusion):
             coarsest.append(tokens[-1])
             owner.append(torch.full((tokens[-1].shape[1],), v, device=present.device))
         averages = torch.stack(means, dim=1)
-        local = LocalFeatures(averages, averages, torch.cat(coarsest, dim=1), [], torch.cat(owner))
-        return Fused(self.global_fusion(local, pooled, present), [])
+        local = LocalFeatures(averages, averages, torch.cat(coarsest, dim=1), [], [], torch.cat(owner))
+        return Fused(self.global_fusion(local, pooled, present), [], [])
 
 
 class WithoutGlobal(Fusion):
@@ -70,9 +70,10 @@ class WithoutGlobal(Fusion):
         super().__init__()
         self.local_fusion = LocalFusion(channels, width=width, heads=heads, depth=depth)
         self.out_features = sum(len(cs) * width + cs[-1] for cs in channels.values())
+        self.local_features = width
 
     def forward(self, pyramids: Sequence[Pyramid], pooled: Sequence[Pooled], present: Presence) -> Fused:
         """See `Fusion`."""
         local = self.local_fusion(pyramids, present)
         own = local.descriptors.unflatten(1, (present.shape[1], -1)).flatten(2).unbind(1)
-        return Fused(torch.cat(shown([*own, *pooled], present), dim=1), local.attention)
+        return Fused(torch.cat(shown([*own, *pooled], present), dim=1), local.attention, local.local)

@@ -19,16 +19,21 @@ class Fused(NamedTuple):
     Attributes:
         features: (B, out_features), read by the heads.
         attention: per view, per scale, (B, 1, H, W) in (0, 1); empty for a method without attention maps.
+        local: per view (B, D, H, W), local features in which attention is already counted, see `LocalFeatures`; empty
+            for a method without them.
     """
 
     features: Tensor
     attention: list[list[AttentionMap]]
+    local: list[Tensor]
 
 
 class Fusion(nn.Module, ABC):
     """A fusion module: the pyramids and pooled encoder vectors of all views to one feature vector."""
 
     out_features: int
+    local_features: int = 0
+    """D of `Fused.local`; 0 for a method without them."""
 
     @abstractmethod
     def forward(self, pyramids: Sequence[Pyramid], pooled: Sequence[Pooled], present: Presence) -> Fused:
@@ -62,11 +67,12 @@ class AttentionGuidedFusion(Fusion):
             [c[-1] for c in channels.values()], width=width, heads=heads, queries=queries, depth=global_depth
         )
         self.out_features = self.global_fusion.out_features
+        self.local_features = width
 
     def forward(self, pyramids: Sequence[Pyramid], pooled: Sequence[Pooled], present: Presence) -> Fused:
         """See `Fusion`."""
         local = self.local_fusion(pyramids, present)
-        return Fused(self.global_fusion(local, pooled, present), local.attention)
+        return Fused(self.global_fusion(local, pooled, present), local.attention, local.local)
 
 
 def shown(vectors: Sequence[Tensor], present: Presence) -> list[Tensor]:

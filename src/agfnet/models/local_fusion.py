@@ -27,7 +27,8 @@ from agfnet.models.shapes import AttentionMap, Presence, Pyramid, Tokens
 
 Shape = tuple[int, int]
 KEY_GRID = 7
-PATCH = 4  # stride 8 to stride 32
+PATCH = 2
+"""All maps but the coarsest enter at half their resolution: stride 8 at stride 16, stride 16 at stride 32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,7 @@ class Layout:
         segments: (M * S, N) one row per map: 1 / positions where the slot belongs to it, else 0.
         pool: (keys, N) averages every scale of a view onto a grid of at most 7 x 7: keys of the inter-modality term.
         spans, key_spans: the slots, and the keys, of each view.
+        finest: per view (positions of its finest map,) their slots.
         coarsest: (positions of the coarsest maps,) their slots.
         coarsest_view: modality of each of them.
         shapes: per view, the (H, W) of each map.
@@ -60,6 +62,7 @@ class Layout:
     pool: Tensor
     spans: tuple[slice, ...]
     key_spans: tuple[slice, ...]
+    finest: tuple[Tensor, ...]
     coarsest: Tensor
     coarsest_view: Tensor
     shapes: tuple[tuple[Shape, ...], ...]
@@ -108,6 +111,7 @@ def layout(shapes: tuple[tuple[Shape, ...], ...], width: int, device: torch.devi
     segments = ((view * scales + scale)[None] == rows) & filled[None]
     pool, key_view = _pooling(shapes, places[gather], filled)
     coarsest = scatter[(places[:, 1] == scales - 1)]
+    finest = [scatter[(places[:, 1] == 0) & (places[:, 0] == v)] for v in range(len(shapes))]
 
     def tensor(array: NDArray[np.generic]) -> Tensor:
         kind = torch.float32 if array.dtype.kind == "f" else None
@@ -125,6 +129,7 @@ def layout(shapes: tuple[tuple[Shape, ...], ...], width: int, device: torch.devi
         pool=tensor(pool),
         spans=_spans(view),
         key_spans=_spans(key_view),
+        finest=tuple(tensor(slots) for slots in finest),
         coarsest=tensor(coarsest),
         coarsest_view=tensor(view[coarsest]),
         shapes=shapes,
@@ -248,6 +253,8 @@ class LocalFeatures(NamedTuple):
         averages: (B, M * S, D) plain mean of each map.
         coarsest: (B, positions, D) the positions of the coarsest maps of all views.
         attention: per view, per scale, (B, 1, H, W) in (0, 1).
+        local: per view (B, D, H, W): the positions of the finest map, times their attention over its mean; their mean
+            is the finest map's descriptor.
         coarsest_view: (positions,) modality of each of these positions.
     """
 
@@ -255,6 +262,7 @@ class LocalFeatures(NamedTuple):
     averages: Tensor
     coarsest: Tensor
     attention: list[list[AttentionMap]]
+    local: list[Tensor]
     coarsest_view: Tensor
 
 
@@ -289,7 +297,7 @@ class LocalFusion(nn.Module):
         self.lateral = nn.ModuleDict(
             {
                 m: nn.ModuleList(
-                    [nn.Conv2d(cs[0], width, PATCH, stride=PATCH), *(nn.Conv2d(c, width, 1) for c in cs[1:])]
+                    [*(nn.Conv2d(c, width, PATCH, stride=PATCH) for c in cs[:-1]), nn.Conv2d(cs[-1], width, 1)]
                 )
                 for m, cs in channels.items()
             }
@@ -320,12 +328,17 @@ class LocalFusion(nn.Module):
         tokens = self.norm_out(tokens)
         attention = torch.sigmoid(self.attention(tokens))
         segments = place.segments.to(tokens.dtype)
-        weighted = segments @ torch.cat([tokens * attention, attention], dim=-1)
+        attended = tokens * attention
+        weighted = segments @ torch.cat([attended, attention], dim=-1)
+        mean_attention = weighted[..., -1:]
+        scales = len(shapes[0])
+        finest = [attended.index_select(1, slots).transpose(1, 2) for slots in place.finest]
         return LocalFeatures(
-            descriptors=weighted[..., :-1] / weighted[..., -1:],
+            descriptors=weighted[..., :-1] / mean_attention,
             averages=segments @ tokens,
             coarsest=tokens.index_select(1, place.coarsest),
             attention=_as_maps(attention.flatten(1).index_select(1, place.scatter), shapes),
+            local=[(x / mean_attention[:, v * scales, None]).unflatten(2, shapes[v][0]) for v, x in enumerate(finest)],
             coarsest_view=place.coarsest_view,
         )
 
@@ -333,14 +346,10 @@ class LocalFusion(nn.Module):
     def _top_down(lateral: nn.Module, pyramid: Pyramid) -> Pyramid:
         """Lateral convolutions, each plus the (upsampled) coarsest one: multi-scale fusion.
 
-        The finest map is laid on the coarsest grid by a 4 x 4 patch convolution: its detail goes into channels, at a
-        sixteenth of the positions.
+        Finer maps enter through 2 x 2 patches: their detail goes into channels, at a quarter of the positions.
         """
-        finest = pyramid[0]
-        pad = (-finest.shape[3] % PATCH, -finest.shape[2] % PATCH)
-        if any(pad):
-            finest = F.pad(finest, (0, pad[0], 0, pad[1]))
-        maps = [conv(x) for conv, x in zip(lateral, [finest, *pyramid[1:]], strict=True)]  # type: ignore[call-overload]
+        padded = [F.pad(x, (0, -x.shape[3] % PATCH, 0, -x.shape[2] % PATCH)) for x in pyramid[:-1]]
+        maps = [conv(x) for conv, x in zip(lateral, [*padded, pyramid[-1]], strict=True)]  # type: ignore[call-overload]
         coarsest = maps[-1]
         for s, x in enumerate(maps[:-1]):
             same = x.shape[2:] == coarsest.shape[2:]

@@ -22,14 +22,16 @@ class Output(NamedTuple):
 
     Attributes:
         logits: (B, K) log-probabilities of the combined opinions: the diagnosis.
-        fused_logits: (B, K) of the fused head.
+        fused_logits: (B, K) of the fused head, local evidence of all views included.
         view_logits: (B, M, K) of each view's own head; rows of absent views mean nothing.
         weights: (B, 1 + M) share of the fused and of each view's opinion in `logits`; absent views have 0.
         extra_logits: (B, sum of extra classes) of the further label columns, one after the other.
         view_extra_logits: (B, M, sum of extra classes).
         attention: per view, per scale, (B, 1, H, W) in (0, 1).
-        evidence: per view (B, K, H, W): the view head applied position by position; its mean over positions plus the
-            head's bias is the view's logit.
+        evidence: per view (B, K, H, W), class evidence position by position. With local features: the local head on
+            them; its mean over positions plus the head's bias is the view's local logit, which counts in
+            `fused_logits`. Otherwise the view head on the coarsest map, whose mean plus bias is the view's logit.
+        local_logits: (B, M, K) of the local head; (B, 0, K) for a fusion method without local features.
     """
 
     logits: Logits
@@ -40,6 +42,7 @@ class Output(NamedTuple):
     view_extra_logits: Tensor
     attention: list[list[AttentionMap]]
     evidence: list[Evidence]
+    local_logits: ViewLogits
 
 
 class AGFNet(nn.Module):
@@ -91,7 +94,10 @@ class AGFNet(nn.Module):
         view_heads = {m: nn.Linear(c[-1], targets) for m, c in self.channels.items()}
         self.view_heads = nn.ModuleDict(view_heads)
         self.opinion = nn.Linear(self.fusion.out_features, 1 + len(self.modalities))
-        for layer in (self.head, *view_heads.values(), self.opinion):
+        width = self.fusion.local_features
+        local_heads = {m: nn.Linear(width, num_classes) for m in modalities} if width else {}
+        self.local_heads = nn.ModuleDict(local_heads)
+        for layer in (self.head, *view_heads.values(), *local_heads.values(), self.opinion):
             nn.init.trunc_normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)
         nn.init.zeros_(self.opinion.weight)  # starts as the plain mean of the opinions
@@ -142,32 +148,46 @@ class AGFNet(nn.Module):
         fused = self.fusion(pyramids, pooled, present)
         features = self.dropout(fused.features)
         K = self.num_classes
+        drop = self.dropout.p if self.training else 0.0
+        local_maps = [F.dropout2d(x, drop, training=drop > 0.0) for x in fused.local]  # whole channels, as of a vector
+        evidence = self._evidence(pyramids, local_maps)
+        local = self._local_logits(evidence)
         whole = self.head(features)
+        fused_logits = whole[:, :K]
+        if local_maps:
+            fused_logits = fused_logits + (local * present[..., None].to(local.dtype)).sum(1)
         views = torch.stack(
             [head(self.dropout(v)) for head, v in zip(self.view_heads.values(), pooled, strict=True)], dim=1
         )
         seen = torch.cat([torch.ones_like(present[:, :1]), present], dim=1)
         weights = self.opinion(fused.features).masked_fill(~seen, -1e4).softmax(-1)
-        opinions = torch.cat([whole[:, None, :K], views[..., :K]], dim=1).float().log_softmax(-1)
+        opinions = torch.cat([fused_logits[:, None], views[..., :K]], dim=1).float().log_softmax(-1)
         logits = (weights.float()[..., None] * opinions).sum(1).log_softmax(-1)
         return Output(
             logits=logits,
-            fused_logits=whole[:, :K],
+            fused_logits=fused_logits,
             view_logits=views[..., :K],
             weights=weights,
             extra_logits=whole[:, K:],
             view_extra_logits=views[..., K:],
             attention=fused.attention,
-            evidence=self.evidence(pyramids),
+            evidence=evidence,
+            local_logits=local,
         )
 
-    def evidence(self, pyramids: Sequence[Pyramid]) -> list[Evidence]:
-        """Class evidence of each position of each view's coarsest map, (B, K, H, W), in logits."""
-        heads = (self.view_heads[m].get_parameter("weight") for m in self.modalities)
-        return [
-            F.conv2d(maps[-1], weight[: self.num_classes, :, None, None])
-            for maps, weight in zip(pyramids, heads, strict=True)
-        ]
+    def _evidence(self, pyramids: Sequence[Pyramid], local: Sequence[Tensor]) -> list[Evidence]:
+        """Class evidence of each position, (B, K, H, W), in logits; see `Output`."""
+        heads = self.local_heads if local else self.view_heads
+        weights = (heads[m].get_parameter("weight")[: self.num_classes] for m in self.modalities)
+        maps = local or [view[-1] for view in pyramids]
+        return [F.conv2d(x, weight[..., None, None]) for x, weight in zip(maps, weights, strict=True)]
+
+    def _local_logits(self, evidence: Sequence[Evidence]) -> ViewLogits:
+        """(B, M, K), or (B, 0, K) without local heads."""
+        if not self.local_heads:
+            return evidence[0].new_zeros((evidence[0].shape[0], 0, self.num_classes))
+        biases = (self.local_heads[m].get_parameter("bias") for m in self.modalities)
+        return torch.stack([e.mean((2, 3)) + bias for e, bias in zip(evidence, biases, strict=True)], dim=1)
 
 
 @contextmanager

@@ -109,7 +109,7 @@ class Bottleneck(Fusion):
                 views[v] = joint[:, count:]
             shared = torch.stack(read).sum(0)
         summaries = [self.norm(x[:, 0]) for x in views]
-        return Fused(torch.cat([self.norm(shared.mean(1)), *shown([*summaries, *pooled], present)], dim=1), [])
+        return Fused(torch.cat([self.norm(shared.mean(1)), *shown([*summaries, *pooled], present)], dim=1), [], [])
 
 
 class CrossAttention(Fusion):
@@ -150,4 +150,4 @@ class CrossAttention(Fusion):
                 summaries.append(attention(views[v][:, :1], context, torch.cat(seen, dim=1)))
             views = [torch.cat([s, x[:, 1:]], dim=1) for s, x in zip(summaries, views, strict=True)]
         own = [self.norm(x[:, 0]) for x in views]
-        return Fused(torch.cat(shown([*own, *pooled], present), dim=1), [])
+        return Fused(torch.cat(shown([*own, *pooled], present), dim=1), [], [])

@@ -28,7 +28,7 @@ class Concatenation(Fusion):
 
     def forward(self, pyramids: Sequence[Pyramid], pooled: Sequence[Pooled], present: Presence) -> Fused:  # noqa: ARG002
         """See `Fusion`; the pyramids are not used."""
-        return Fused(torch.cat(shown(pooled, present), dim=1), [])
+        return Fused(torch.cat(shown(pooled, present), dim=1), [], [])
 
 
 class Gating(Fusion):
@@ -42,7 +42,7 @@ class Gating(Fusion):
     def forward(self, pyramids: Sequence[Pyramid], pooled: Sequence[Pooled], present: Presence) -> Fused:  # noqa: ARG002
         """See `Fusion`; the pyramids are not used."""
         joint = torch.cat(shown(pooled, present), dim=1)
-        return Fused(joint * torch.sigmoid(self.gate(joint)), [])
+        return Fused(joint * torch.sigmoid(self.gate(joint)), [], [])
 
 
 class MultimodalTransfer(Fusion):
@@ -69,7 +69,7 @@ class MultimodalTransfer(Fusion):
         for maps, squeeze, excite in zip(zip(*pyramids, strict=True), self.squeeze, self.excite, strict=True):
             joint = torch.cat(shown([m.mean((2, 3)) for m in maps], present), dim=1)
             out.append(joint * 2.0 * torch.sigmoid(excite(torch.relu(squeeze(joint)))))
-        return Fused(torch.cat(out, dim=1), [])
+        return Fused(torch.cat(out, dim=1), [], [])
 
 
 def build_fusion(name: str, channels: Mapping[str, Sequence[int]], options: Mapping[str, Any]) -> Fusion:

@@ -18,6 +18,8 @@ from agfnet.data.preprocess import normalise, read_frame
 from agfnet.prediction.bundle import Bundle, read_bundle
 from agfnet.types import BundleError, Case, ImageError, Prediction
 
+FINEST = 8
+"""Stride of the finest attention maps, in their outputs' names."""
 Array = NDArray[np.float32]
 Change = Callable[[Case, str, NDArray[np.uint8]], NDArray[np.uint8]]
 """What is done to an image's pixels (H, W, 3) before they are fitted to the input, given its case and modality."""
@@ -157,23 +159,11 @@ class Predictor:
             view_probabilities={m: averaged(own["view_logits"][:, place[m]]) for m in views},
             view_weights={"fused": float(weights[0]), **{m: float(weights[1 + place[m]]) for m in views}},
             views_present=tuple(views),
-            attention={m: self._attention(m, own) for m in views if self._scales(m)} if maps else {},
+            # Of the scales the finest: a position of a coarser one sees most of the image, and so points nowhere.
+            attention={m: own[name][0, 0] for m in views if (name := f"attention_{m}_{FINEST}") in own} if maps else {},
             evidence={m: own[f"evidence_{m}"][0] for m in views} if maps else {},
             extra_probabilities=extra,
         )
-
-    def _scales(self, modality: str) -> list[str]:
-        """The outputs that hold a view's attention maps; some fusion methods have none."""
-        return [n for n in self.outputs if n.startswith(f"attention_{modality}_")]
-
-    def _attention(self, modality: str, own: Mapping[str, Array]) -> Array:
-        """The mean over the scales of a view's attention maps, on the finest grid."""
-        scales = [own[n][0, 0] for n in self._scales(modality)]
-        rows, columns = (max(side) for side in zip(*(a.shape for a in scales), strict=True))
-        index = [
-            np.ix_(np.arange(rows) * a.shape[0] // rows, np.arange(columns) * a.shape[1] // columns) for a in scales
-        ]
-        return np.mean([a[i] for a, i in zip(scales, index, strict=True)], axis=0, dtype=np.float32)
 
 
 def averaged(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ class DiagnosisLoss(nn.Module):
         extra_classes: number of classes of each further label column.
         class_weights: (K,) weight of each class, or None.
         label_smoothing: 0 to 1.
-        view_loss: weight of each view's own head.
+        view_loss: weight of each view's own head, and of its local head where there is one.
         extra_loss: weight of the further labels.
     """
 
@@ -51,6 +51,9 @@ class DiagnosisLoss(nn.Module):
             alone = self._diagnosis(output.view_logits[:, i], label.where(seen, UNKNOWN))
             further = self._further(output.view_extra_logits[:, i], extra.where(seen[:, None], UNKNOWN))
             loss = loss + self.view_loss * (alone + self.extra_loss * further)
+            if output.local_logits.shape[1]:
+                local = self._diagnosis(output.local_logits[:, i], label.where(seen, UNKNOWN))
+                loss = loss + self.view_loss * local
         return loss
 
     def _diagnosis(self, logits: Tensor, label: Tensor) -> Tensor:

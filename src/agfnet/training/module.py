@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
 from agfnet.config import ReconstructionConfig, TrainingConfig
 from agfnet.data.dataset import UNKNOWN, Batch
-from agfnet.models.network import AGFNet, Output
+from agfnet.models.network import AGFNet
 from agfnet.training.losses import DiagnosisLoss
 from agfnet.training.reconstruction import (
     Completed,
@@ -100,20 +100,17 @@ class LesionModule(pl.LightningModule):
         return total
 
     def _reconstructed(self, pyramids: list[list[Tensor]], batch: Batch) -> dict[str, Tensor]:
-        """FRL: both passes go through fusion and heads as one batch; the encoders have run once."""
+        """FRL: the encoders have run once; fusion and heads run on their maps, then on the completed maps."""
         present, label, frl = batch.present, batch.label, self.frl
-        evidence = [class_evidence(e, label) for e in self.network.evidence(pyramids)]
+        first = self.network.fuse(pyramids, present)
+        grids = [(maps[-1].shape[2], maps[-1].shape[3]) for maps in pyramids]
+        evidence = [class_evidence(e, label, grid) for e, grid in zip(first.evidence, grids, strict=True)]
         hidden = [choose_hidden(e, frl.hide, frl.policy) for e in evidence]
         if self.decoder is None:
             completed = Completed(blank(pyramids, hidden), evidence[0].new_zeros(()))
         else:
             completed = self.decoder(pyramids, hidden, present)
-        both = [
-            [torch.cat([a, b]) for a, b in zip(old, new, strict=True)]
-            for old, new in zip(pyramids, completed.pyramids, strict=True)
-        ]
-        output = self.network.fuse(both, present.repeat(2, 1))
-        first, second = halves(output)
+        second = self.network.fuse(completed.pyramids, present)
         return {
             "diagnosis": self.loss(first, label, batch.extra, present),
             "second": frl.second_view * self.loss(second, label, batch.extra, present),
@@ -170,14 +167,3 @@ class LesionModule(pl.LightningModule):
 def decays(parameter: nn.Parameter) -> bool:
     """Weight decay is for weight matrices and kernels."""
     return parameter.ndim >= 2 and 1 not in parameter.shape[:2]
-
-
-def halves(output: Output) -> tuple[Output, Output]:
-    """The outputs of the two halves of a batch."""
-    size = len(output.logits) // 2
-
-    def part(value: object, where: slice) -> object:
-        return value[where] if isinstance(value, Tensor) else [part(v, where) for v in value]  # type: ignore[attr-defined]
-
-    first, second = slice(None, size), slice(size, None)
-    return Output(*(part(v, first) for v in output)), Output(*(part(v, second) for v in output))  # type: ignore[arg-type]

@@ -20,15 +20,19 @@ from agfnet.models.shapes import Presence, Pyramid
 Policy = Literal["top", "random", "bottom"]
 
 
-def class_evidence(evidence: Tensor, label: Tensor) -> Tensor:
-    """Evidence (B, H, W) for each case's class, without gradient; an unknown label takes the strongest class.
+def class_evidence(evidence: Tensor, label: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Evidence (B, h, w) for each case's class over the mean of the classes, on a grid, without gradient.
+
+    An unknown label takes the strongest class.
 
     Args:
         evidence: (B, K, H, W), see `Output.evidence`.
         label: (B,), negative where it is not known.
+        grid: h and w, not finer than the evidence.
     """
     likely = torch.where(label >= 0, label, evidence.mean((2, 3)).argmax(1))
-    return evidence.detach().gather(1, likely[:, None, None, None].expand(-1, 1, *evidence.shape[2:]))[:, 0]
+    own = evidence.detach().gather(1, likely[:, None, None, None].expand(-1, 1, *evidence.shape[2:]))
+    return F.adaptive_avg_pool2d(own - evidence.detach().mean(1, keepdim=True), grid)[:, 0]
 
 
 def choose_hidden(evidence: Tensor, fraction: float, policy: Policy) -> Tensor:

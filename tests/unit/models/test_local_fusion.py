@@ -6,8 +6,8 @@ import torch
 from agfnet.models.local_fusion import LocalFusion, layout
 
 CPU = torch.device("cpu")
-SHAPES = (((7, 7), (14, 14), (7, 7)), ((6, 9), (12, 18), (6, 9)))
-ODD = (((3, 4), (5, 7), (3, 4)), ((2, 2), (3, 3), (2, 2)))
+SHAPES = (((14, 14), (7, 7), (7, 7)), ((12, 18), (6, 9), (6, 9)))
+ODD = (((5, 7), (3, 4), (3, 4)), ((3, 3), (2, 2), (2, 2)))
 
 
 @pytest.mark.parametrize("shapes", [SHAPES, ODD])
@@ -56,8 +56,8 @@ def test_shapes(fused):
     assert out.descriptors.shape == out.averages.shape == (2, 6, 32)
     assert out.coarsest.shape == (2, 4 * 6 + 5 * 4, 32)
     assert [[tuple(m.shape[1:]) for m in view] for view in out.attention] == [
-        [(1, 4, 6), (1, 8, 12), (1, 4, 6)],
-        [(1, 5, 4), (1, 10, 8), (1, 5, 4)],
+        [(1, 8, 12), (1, 4, 6), (1, 4, 6)],
+        [(1, 10, 8), (1, 5, 4), (1, 5, 4)],
     ]
 
 
@@ -88,6 +88,14 @@ def test_descriptors_are_attention_weighted_means(fused):
     assert torch.allclose(out.descriptors, out.averages, atol=1e-5)
 
 
+def test_the_mean_of_the_local_features_is_the_finest_descriptor(fused):
+    fusion, pyramids = fused
+    out = fusion(pyramids, torch.ones(2, 2, dtype=torch.bool))
+    for view, (local, maps) in enumerate(zip(out.local, out.attention, strict=True)):
+        assert local.shape[2:] == maps[0].shape[2:]
+        assert torch.allclose(local.mean((2, 3)), out.descriptors[:, 3 * view], atol=1e-5)
+
+
 def test_coarsest_positions_come_in_the_order_of_the_map(fused):
     fusion, pyramids = fused
     out = fusion(pyramids, torch.ones(2, 2, dtype=torch.bool))
@@ -97,6 +105,6 @@ def test_coarsest_positions_come_in_the_order_of_the_map(fused):
 
 def test_three_views_of_different_sizes_have_their_own_spans():
     """Windows are padded to the longest; the padding belongs to the view of its window."""
-    place = layout((((7, 7), (14, 14), (7, 7)), ((5, 5), (10, 10), (5, 5)), ((6, 6), (12, 12), (6, 6))), 32, CPU)
+    place = layout((((14, 14), (7, 7), (7, 7)), ((10, 10), (5, 5), (5, 5)), ((12, 12), (6, 6), (6, 6))), 32, CPU)
     assert [(s.start, s.stop) for s in place.spans] == [(0, 294), (294, 588), (588, 882)]
     assert [(s.start, s.stop) for s in place.key_spans] == [(0, 49), (49, 74), (74, 110)]

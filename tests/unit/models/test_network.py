@@ -16,12 +16,27 @@ def network():
     return AGFNet(3, ["clinical", "ultrasound"], "test_efficientnet", fusion_options={"width": 32}).eval()
 
 
-def test_the_evidence_map_adds_up_to_the_view_logit(network):
-    images = {m: torch.randn(2, 3, 64, 96) for m in network.modalities}
-    out = network(images)
+@pytest.mark.parametrize("fusion", ["agf", "concatenation"])
+def test_the_evidence_map_adds_up_to_the_logit_that_it_explains(fusion):
+    torch.manual_seed(0)
+    network = AGFNet(3, ["clinical", "ultrasound"], "test_efficientnet", fusion=fusion).eval()
+    out = network({m: torch.randn(2, 3, 64, 96) for m in network.modalities})
+    heads, logits = network.view_heads, out.view_logits
+    if fusion == "agf":
+        heads, logits = network.local_heads, out.local_logits
     for i, modality in enumerate(network.modalities):
-        total = out.evidence[i].mean((2, 3)) + network.view_heads[modality].bias
-        assert torch.allclose(total, out.view_logits[:, i], atol=1e-5)
+        assert torch.allclose(out.evidence[i].mean((2, 3)) + heads[modality].bias, logits[:, i], atol=1e-5)
+
+
+def test_local_evidence_of_present_views_counts_in_the_fused_logits(network):
+    images = {m: torch.randn(2, 3, 64, 96) for m in network.modalities}
+    present = torch.tensor([[True, True], [True, False]])
+    before = network(images, present)
+    with torch.no_grad():
+        network.local_heads["ultrasound"].bias += torch.tensor([1.0, 0.0, 0.0])
+    after = network(images, present)
+    moved = after.fused_logits - before.fused_logits
+    assert torch.allclose(moved, torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]), atol=1e-5)
 
 
 def test_logits_are_log_probabilities_pooled_by_the_weights(network):

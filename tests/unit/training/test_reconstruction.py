@@ -38,10 +38,13 @@ def test_random_positions_differ_and_number_the_same():
 
 def test_class_evidence_is_of_the_true_class_and_has_no_gradient():
     evidence = torch.randn(2, 3, 4, 4, requires_grad=True)
-    chosen = class_evidence(evidence, torch.tensor([2, -1]))
-    assert torch.equal(chosen[0], evidence[0, 2])
-    assert torch.equal(chosen[1], evidence[1, evidence[1].mean((1, 2)).argmax()])
+    chosen = class_evidence(evidence, torch.tensor([2, -1]), (4, 4))
+    relative = evidence - evidence.mean(1, keepdim=True)
+    assert torch.equal(chosen[0], relative[0, 2])
+    assert torch.equal(chosen[1], relative[1, evidence[1].mean((1, 2)).argmax()])
     assert not chosen.requires_grad
+    coarse = class_evidence(evidence, torch.tensor([2, -1]), (2, 2))
+    assert torch.allclose(coarse[0, 0, 0], relative[0, 2, :2, :2].mean())
 
 
 def test_a_hidden_cell_covers_its_finer_positions():

@@ -1,0 +1,203 @@
+"""What the results of a comparison say: every row's figures, paired differences, and the claims that hold or do not."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agfnet.data.table import read_cases
+from agfnet.evaluation.answers import Answers, answers_from_json
+from agfnet.evaluation.compare import RESULT, run_folder
+from agfnet.evaluation.plan import FIGURES, LOWER_IS_BETTER, TEST, Claim, ComparisonPlan
+from agfnet.metrics.calibration import brier, nll
+from agfnet.metrics.classification import accuracy, balanced_accuracy
+from agfnet.metrics.ranking import macro_auc
+from agfnet.metrics.significance import holm
+from agfnet.metrics.statistics import Interval, MetricSet, bootstrap, paired_difference
+from agfnet.metrics.weighting import FloatArray, weighted_mean
+from agfnet.prediction.calibration import tempered
+from agfnet.types import SYNTHETIC, SYNTHETIC_STANDARD, ConfigError
+
+COSTS = ("parameters", "forward_ms", "training_minutes")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The result of one run.
+
+    Attributes:
+        sets: set of answers -> answers.
+        temperature: fitted on calibration (or validation) cases.
+        focus: view -> map -> energy inside the evidence, one per test case, or None.
+        costs: name in `COSTS` -> number.
+    """
+
+    sets: Mapping[str, Answers]
+    temperature: float
+    focus: Mapping[str, Mapping[str, Sequence[float | None]]]
+    costs: Mapping[str, float]
+
+
+def read_result(file: Path) -> Result:
+    """The result that a run wrote."""
+    told = json.loads(file.read_text(encoding="utf-8"))
+    sets = {on: answers_from_json(own) for on, own in told["sets"].items()}
+    return Result(sets, told["temperature"], told["focus"], {cost: told[cost] for cost in COSTS})
+
+
+def results_of(plan: ComparisonPlan, folder: Path, row: str) -> list[Result]:
+    """The results of the finished runs of a row, by seed; a mean of rows is made of its parts'."""
+    own = plan.rows[row]
+    made = []
+    for seed in plan.seeds_of(row):
+        files = [run_folder(folder, part, seed) / RESULT for part in own.mean_of or (row,)]
+        if all(file.exists() for file in files):
+            made.append(_mean([read_result(file) for file in files]))
+    return made
+
+
+def _mean(results: Sequence[Result]) -> Result:
+    """The mean of the probabilities of several networks on the test cases; one alone stays as it is."""
+    if len(results) == 1:
+        return results[0]
+    first = results[0].sets[TEST]
+    mean = np.mean([r.sets[TEST].probabilities for r in results], axis=0)
+    costs = {cost: sum(r.costs[cost] for r in results) for cost in COSTS}
+    return Result({TEST: replace(first, probabilities=mean)}, 1.0, {}, costs)
+
+
+def comparison_table(plan: ComparisonPlan, folder: Path, *, draws: int = 2000) -> dict[str, Any]:
+    """Every row's figures, its paired difference from the reference, and the claims, over the runs that are done.
+
+    Returns:
+        `reference`, `cases`, `patients`, `draws`; `rows`: name -> seeds; per figure its mean over seeds with interval
+        and the difference "row minus reference" with interval and p; the Holm-adjusted p of balanced accuracy;
+        parameters, forward and training time; `claims`: see `Claim`, with `values` of both sides, the `gain` with its
+        interval and `holds`. Rows without a finished run are left out.
+
+    Raises:
+        ConfigError: the reference has no finished run, or runs were tested on different cases.
+    """
+    results = {row: results_of(plan, folder, row) for row in plan.rows}
+    results = {row: own for row, own in results.items() if own}
+    if plan.reference not in results:
+        raise ConfigError(
+            f"{folder}: the reference {plan.reference!r} has no finished run yet; let the comparison go on."
+        )
+    first = results[plan.reference][0].sets[TEST]
+    for row, own in results.items():
+        if any(not _same_cases(r.sets[TEST], first) for r in own):
+            raise ConfigError(f"{folder}: row {row!r} was tested on other cases than {plan.reference!r}.")
+    sets = {row: [_figures(r, TEST) for r in own] for row, own in results.items()}
+    rows: dict[str, dict[str, Any]] = {}
+    for row, own in results.items():
+        figures = bootstrap(sets[row], first.patients, draws=draws)
+        rows[row] = {
+            "seeds": len(own),
+            "figures": {name: _entry(figures[name]) for name in FIGURES},
+            **{cost: float(np.mean([r.costs[cost] for r in own])) for cost in COSTS},
+        }
+        if row != plan.reference:
+            apart = paired_difference(sets[row], sets[plan.reference], first.patients, draws=draws)
+            rows[row]["difference"] = {n: _entry(apart[n]) | {"p": float(apart[n].p)} for n in FIGURES}
+    others = [row for row in rows if row != plan.reference]
+    if others:
+        adjusted = holm([rows[row]["difference"]["balanced_accuracy"]["p"] for row in others])
+        for row, p in zip(others, adjusted, strict=True):
+            rows[row]["holm_p"] = float(p)
+    return {
+        "reference": plan.reference,
+        "cases": len(first),
+        "patients": len(set(first.patients)),
+        "draws": draws,
+        "rows": rows,
+        "claims": [_judged(claim, results, draws) for claim in plan.claims],
+    }
+
+
+def _judged(claim: Claim, results: Mapping[str, Sequence[Result]], draws: int) -> dict[str, Any]:
+    """What the finished runs say of a claim; `holds` is None where a side has no finished run."""
+    told: dict[str, Any] = claim.model_dump()
+    if any(row not in results for row, _, _ in claim.sides()):
+        return told | {"holds": None}
+    answered = [results[row][0].sets[TEST if figure.startswith("focus/") else on] for row, figure, on in claim.sides()]
+    if not _same_cases(*answered):
+        raise ConfigError(f"claim {claim.says!r}: its two sides were tested on different cases.")
+    patients = answered[0].patients
+    first, second = (
+        [_one_figure(r, figure, on, log=claim.relative) for r in results[row]] for row, figure, on in claim.sides()
+    )
+    better, worse = (second, first) if claim.figure in LOWER_IS_BETTER else (first, second)
+    apart = paired_difference(better, worse, patients, draws=draws)["figure"]
+    values = [float(bootstrap(side, patients, draws=1)["figure"].value) for side in (first, second)]
+    gain = _entry(apart)
+    if claim.relative:
+        values, gain = [math.exp(v) for v in values], {end: math.expm1(value) for end, value in gain.items()}
+    reached = claim.point is None or gain["value"] >= claim.point
+    sure = claim.bound is None or gain["low"] > claim.bound
+    seeds = [len(results[row]) for row, _, _ in claim.sides()]
+    return told | {"values": values, "gain": gain, "p": float(apart.p), "seeds": seeds, "holds": reached and sure}
+
+
+def _same_cases(first: Answers, second: Answers) -> bool:
+    return first.cases == second.cases and np.array_equal(first.labels, second.labels)
+
+
+def _figures(result: Result, on: str) -> MetricSet:
+    own = result.sets[on]
+    y, p, cooled = own.labels, own.probabilities, tempered(own.probabilities, result.temperature)
+
+    def figures(weights: FloatArray) -> dict[str, FloatArray]:
+        return {
+            "balanced_accuracy": balanced_accuracy(y, p, weights),
+            "accuracy": accuracy(y, p, weights),
+            "macro_auc": macro_auc(y, p, weights),
+            "nll": nll(y, p, weights),
+            "brier": brier(y, p, weights),
+            "nll_tempered": nll(y, cooled, weights),
+            "brier_tempered": brier(y, cooled, weights),
+        }
+
+    return figures
+
+
+def _one_figure(result: Result, figure: str, on: str, *, log: bool) -> MetricSet:
+    """One figure of a claim, under the name `figure`; its logarithm for a relative gain."""
+    if figure.startswith("focus/"):
+        _, view, heat = figure.split("/")
+        values = np.array([math.nan if v is None else v for v in result.focus[view][heat]])
+        known = np.isfinite(values)
+
+        def whole(weights: FloatArray) -> FloatArray:
+            return weighted_mean(values[known], weights[..., known])
+    else:
+
+        def whole(weights: FloatArray) -> FloatArray:
+            return _figures(result, on)(weights)[figure]
+
+    return lambda weights: {"figure": np.log(whole(weights)) if log else whole(weights)}
+
+
+def comparison_notes(plan: ComparisonPlan, *, complete: bool) -> list[str]:
+    """What a reader of the table must know."""
+    table = plan.test or Path(plan.base["data"]["table"])
+    notes = [f"Cases: {table}{'' if plan.test else ', validation part: a place to choose, not to confirm'}."]
+    if plan.test is None:
+        notes.append("Temperatures may have been fitted on these very cases: figures after scaling are optimistic.")
+    if not complete:
+        notes.append("Not every run is done: rows may have fewer seeds than planned, or be missing.")
+    if any(len(plan.seeds_of(row)) < 3 for row in plan.rows):
+        notes.append("Of a row with one or two seeds the interval hardly knows the spread between trainings.")
+    if any(case.reference_standard == SYNTHETIC_STANDARD for case in read_cases(table)):
+        notes.append(SYNTHETIC)
+    return notes
+
+
+def _entry(interval: Interval) -> dict[str, float]:
+    return {end: float(getattr(interval, end)) for end in ("value", "low", "high")}

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agfnet.data.preprocess import ViewSpec
+from agfnet.data.table import read_cases
+from agfnet.evaluation.focus import (
+    centre_prior,
+    class_evidence,
+    energy_inside,
+    focus_figures,
+    focus_of,
+    mask_files,
+    mask_on_grid,
+    randomised,
+)
+from agfnet.prediction.predictor import Predictor
+from agfnet.types import Prediction, TableError
+
+
+def test_energy():
+    inside = np.array([[1.0, 0.0], [0.5, 0.0]])
+    assert energy_inside(np.array([[2.0, 1.0], [1.0, 0.0]]), inside) == pytest.approx(2.5 / 4)
+    assert energy_inside(np.zeros((2, 2)), inside) == pytest.approx(0.375)  # points nowhere: the area
+
+
+def test_a_mask_goes_where_its_image_goes(tmp_path):
+    """A photo of 2:1 in a square frame: padding above and below is no evidence; a grid cell holds the share of it."""
+    mask = np.zeros((50, 100), np.uint8)
+    mask[:, 50:] = 128
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    share = mask_on_grid(tmp_path / "m.png", ViewSpec("photo", (64, 64), mean=(0.9, 0.9, 0.9)), (4, 4))
+    assert share == pytest.approx(np.array([[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0]]), abs=0.05)
+    halved = mask_on_grid(tmp_path / "m.png", ViewSpec("photo", (64, 64)), (1, 1))
+    assert halved[0, 0] == pytest.approx(0.25, abs=0.01)
+
+
+def test_class_evidence_is_relative_to_the_other_classes():
+    evidence = np.array([[[3.0, 0.0]], [[1.0, 2.0]]], np.float32)
+    made = Prediction(
+        case_id="1",
+        probabilities=np.array([0.7, 0.3]),
+        view_probabilities={},
+        view_weights={},
+        views_present=("clinical",),
+        evidence={"clinical": evidence},
+    )
+    assert class_evidence(made, "clinical").tolist() == [[1.0, 0.0]]
+
+
+def test_the_centre_prior_is_brightest_in_the_middle():
+    prior = centre_prior((5, 9))
+    assert prior.argmax() == 2 * 9 + 4
+    assert prior == pytest.approx(prior[::-1, ::-1])
+
+
+def test_randomised_weights_keep_their_values_but_not_what_they_say(trained, drawn):
+    bundle = Predictor(trained, threads=1).bundle
+    mixed = randomised(bundle, seed=0)
+    assert randomised(bundle, seed=0).graph == mixed.graph
+    case = read_cases(drawn / "parts.csv")[:1]
+    told = [next(Predictor(b, threads=1).predict(case, maps=True)).prediction for b in (bundle, mixed)]
+    assert np.isfinite(told[1].probabilities).all()
+    assert not np.allclose(told[0].evidence["clinical"], told[1].evidence["clinical"])
+
+
+def test_figures_leave_out_cases_without_a_mask():
+    found = {
+        "clinical": {
+            "attention": [0.6, None, 0.4, 0.5],
+            "class_evidence": [0.3, None, 0.3, 0.3],
+            "centre": [0.25, None, 0.25, 0.25],
+            "usual_place": [0.5, None, 0.5, 0.5],
+            "random_attention": [0.1, None, 0.1, 0.1],
+            "random_class_evidence": [0.2, None, 0.2, 0.2],
+        },
+        "ultrasound": {"centre": [None] * 4},
+    }
+    made = focus_figures(found, list("abcd"), draws=100)
+    assert set(made) == {"clinical"}
+    assert made["clinical"]["cases"] == 3
+    assert made["clinical"]["energy"]["attention"]["value"] == pytest.approx(0.5)
+    assert made["clinical"]["times"]["attention / centre"]["value"] == pytest.approx(2.0)
+    assert made["clinical"]["times"]["class_evidence / random_class_evidence"]["value"] == pytest.approx(1.5)
+
+
+def test_the_focus_of_a_network(trained, drawn, masks):
+    predictor = Predictor(trained, threads=1)
+    cases = read_cases(drawn / "parts.csv")[:12]
+    found = focus_of(predictor, cases, mask_files(masks, list(predictor.specs)))
+    assert all(len(v) == 12 for maps in found.values() for v in maps.values())
+    assert all(v is None for v in found["ultrasound"]["centre"])
+    for case, energy in zip(cases, found["clinical"]["attention"], strict=True):
+        assert (energy is None) == (not case.views["clinical"])
+    blind = replace(cases[0], views={**cases[0].views, "clinical": ()})
+    assert focus_of(predictor, [blind], mask_files(masks, ["clinical"]))["clinical"]["centre"] == [None]
+
+
+def test_the_command(trained, masks, tmp_path, agfnet_command):
+    done = agfnet_command(
+        "focus", trained, "--masks", masks, "-o", tmp_path / "focus", "--part", "train", "--draws", 100
+    )
+    assert done.exit_code == 0, done.stderr
+    made = json.loads((tmp_path / "focus" / "focus.json").read_text())
+    assert set(made["views"]) == {"clinical"}
+    assert "usual place" in done.stdout
+    no_masks = agfnet_command("focus", trained, "--masks", masks.parent / "no.csv", "-o", tmp_path / "x")
+    assert no_masks.exit_code == 1
+
+
+def test_a_table_without_masks(drawn):
+    with pytest.raises(TableError, match="clinical_mask"):
+        mask_files(drawn / "parts.csv", ["clinical"])

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from agfnet.data.table import read_cases
+from agfnet.evaluation.answers import Answers
+from agfnet.evaluation.robustness import Setting, changer, robustness_table, settings_of
+from agfnet.prediction.predictor import Predictor
+from agfnet.types import Case
+
+KINDS = {"clinical": "photo", "ultrasound": "ultrasound"}
+
+
+def case(number):
+    return Case(case_id=f"c{number}", patient_id=f"p{number}", row=2, views={})
+
+
+def test_every_corruption_of_every_view_and_the_mixture():
+    settings = settings_of(KINDS)
+    assert settings[0] == Setting()
+    assert len(settings) == 1 + 5 * (8 + 7) + 5
+    assert len({s.name for s in settings}) == len(settings)
+    assert len(settings_of({"clinical": "photo"})) == 1 + 5 * 8
+
+
+def test_only_the_views_of_a_setting_change_and_draws_belong_to_the_case():
+    change = changer(Setting(("clinical",), "occlusion", 3), KINDS, seed=0)
+    pixels = np.full((60, 80, 3), 128, np.uint8)
+    assert change(case(1), "ultrasound", pixels) is pixels
+    first, again, other = (change(case(n), "clinical", pixels) for n in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_one_pass_draws_views_corruption_and_severity_for_each_case():
+    change = changer(Setting(("clinical", "ultrasound"), severity=0), KINDS, seed=0)
+    pixels = np.random.default_rng(0).integers(30, 220, (60, 80, 3), dtype=np.uint8)
+    changed = np.array([[change(case(n), view, pixels) is not pixels for view in KINDS] for n in range(300)])
+    assert changed.any(1).all()
+    assert np.all(np.abs(changed.mean(0) - 2 / 3) < 0.1)
+    assert abs((changed.sum(1) == 2).mean() - 1 / 3) < 0.1
+
+
+def test_the_table_averages_settings_and_falls_from_clean():
+    patients = [f"p{i}" for i in range(40)]
+    labels = np.arange(40) % 2
+
+    def answers(right):
+        sure = np.where(np.arange(40) < right, 0.9, 0.1)
+        p = np.where(labels[:, None] == np.arange(2), sure[:, None], 1 - sure[:, None])
+        return Answers(patients, patients, labels, p)
+
+    made = robustness_table(
+        {
+            Setting(): answers(40),
+            Setting(("clinical",), "hair", 1): answers(40),
+            Setting(("clinical",), "hair", 2): answers(20),
+        },
+        draws=200,
+    )
+    group = made["groups"]["clinical"]
+    assert made["clean"]["balanced_accuracy"]["value"] == 1.0
+    assert group["balanced_accuracy"]["value"] == pytest.approx(0.75)
+    assert group["fall"]["value"] == pytest.approx(0.25)
+    assert group["fall"]["low"] < 0.25 < group["fall"]["high"]
+    assert group["overconfidence"] == pytest.approx(0.9 - 0.75)
+    assert [e["severity"] for e in made["settings"]] == [1, 2]
+
+
+def test_the_command_writes_goes_on_and_refuses_other_answers(trained, tmp_path, agfnet_command):
+    out = tmp_path / "robust"
+    wanted = ["robustness", trained, "-o", out, "--part", "train", "--cases", 10, "--draws", 100, "--threads", 1]
+    done = agfnet_command(*wanted)
+    assert done.exit_code == 0, done.stderr
+    made = json.loads((out / "robustness.json").read_text())
+    assert set(made["groups"]) == {"clinical", "ultrasound", "clinical + ultrasound"}
+    assert made["cases"] == 10
+    assert "Research use only" in (out / "robustness.md").read_text()
+    assert (out / "robustness-clinical+ultrasound.png").stat().st_size > 10_000
+    kept = out / "settings" / "clean.json"
+    stamp = kept.stat().st_mtime_ns
+    (out / "settings" / "clinical-hair-3.json").unlink()
+    assert agfnet_command(*wanted).exit_code == 0
+    assert json.loads((out / "robustness.json").read_text()) == made
+    assert kept.stat().st_mtime_ns == stamp
+
+    refused = agfnet_command(*wanted, "--seed", 1)
+    assert refused.exit_code == 1
+    assert "choose another folder" in refused.stderr
+
+
+def test_the_clean_answers_are_the_predictors(drawn, trained):
+    predictor = Predictor(trained, threads=1)
+    cases = read_cases(drawn / "parts.csv")[:4]
+    plain = [o.prediction.probabilities for o in predictor.predict(cases)]
+    same = [o.prediction.probabilities for o in predictor.predict(cases, change=changer(Setting(), KINDS, 0))]
+    dark = [
+        o.prediction.probabilities for o in predictor.predict(cases, change=lambda _case, _view, x: np.zeros_like(x))
+    ]
+    assert np.array_equal(plain, same)
+    assert not np.allclose(plain, dark)
