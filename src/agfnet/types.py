@@ -77,13 +77,16 @@ class Prediction:
 
     Attributes:
         case_id: the case.
-        probabilities: (K,) float, sums to 1.
+        probabilities: (K,) float, sums to 1; calibrated where the bundle is.
         view_probabilities: modality -> (K,) float: what that view says alone; absent views are not in it.
         view_weights: "fused" and each present modality -> weight of its opinion in the result, sums to 1.
         views_present: the modalities that were there.
         attention: modality -> (H, W) float in (0, 1), where maps were asked for.
         evidence: modality -> (K, H, W) float in logits, where maps were asked for.
         extra_probabilities: further label column -> (K',) float.
+        pooled: modality -> (C,) the encoder's pooled vector of the first image.
+        diagnosis_set: places of the classes that cannot be ruled out; None from a bundle that is not calibrated.
+        referred: why the case is handed back; empty where it is answered, None from a bundle that is not calibrated.
     """
 
     case_id: str
@@ -94,3 +97,6 @@ class Prediction:
     attention: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     evidence: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     extra_probabilities: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    pooled: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    diagnosis_set: tuple[int, ...] | None = None
+    referred: tuple[str, ...] | None = None

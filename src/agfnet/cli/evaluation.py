@@ -1,4 +1,4 @@
-"""Commands that ask an exported network: predict, evaluate, robustness, focus."""
+"""Commands that ask an exported network: predict, evaluate, calibrate, robustness, focus."""
 
 from __future__ import annotations
 
@@ -85,6 +85,34 @@ def evaluate(
         )  # fmt: skip
         out.print(escape(summary_markdown(card)), highlight=False, soft_wrap=True)
         out.print(f"everything is in {folder}", highlight=False)
+
+
+@app.command()
+def calibrate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
+    table: Annotated[
+        Path | None,
+        typer.Argument(metavar="[TABLE]", help="Calibration cases; otherwise those of the run's own table."),
+    ] = None,
+    *,
+    part: Annotated[str, typer.Option(help="The part (column `split`) that is calibrated on.")] = "calibration",
+    coverage: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of the diagnosis sets.")] = 0.9,
+    risk: Annotated[float, typer.Option(min=0.001, max=0.5, help="Wanted share of errors among answered cases.")] = 0.1,
+    seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
+    threads: ThreadsOpt = 0,
+) -> None:
+    """Fit temperature, diagnosis sets and the rule that refers on cases that were not trained on; write the bundle.
+
+    Example:  agfnet calibrate runs/first --coverage 0.9 --risk 0.1
+    """
+    with errors_said():
+        from agfnet.evaluation.calibration_run import calibrate as fit
+        from agfnet.evaluation.calibration_run import calibration_markdown
+        from agfnet.prediction.bundle import read_bundle
+
+        made = fit(run, table=table, part=part, coverage=coverage, risk=risk, seed=seed, threads=threads)
+        out.print(escape(calibration_markdown(made, read_bundle(run).classes)), highlight=False, soft_wrap=True)
+        out.print(f"the bundle in {run} is calibrated; pictures are in {run / 'calibration'}", highlight=False)
 
 
 @app.command()

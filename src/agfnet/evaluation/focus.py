@@ -26,7 +26,7 @@ from agfnet.data.tablefile import load_table
 from agfnet.evaluation.evaluate import chosen_part
 from agfnet.metrics.statistics import Interval, MetricSet, bootstrap
 from agfnet.metrics.weighting import FloatArray, weighted_mean
-from agfnet.prediction.bundle import Bundle
+from agfnet.prediction.bundle import GRAPH, Bundle
 from agfnet.prediction.commands import cases_of
 from agfnet.prediction.predictor import Predictor
 from agfnet.types import RESEARCH_USE, SYNTHETIC, SYNTHETIC_STANDARD, Case, ImageError, Prediction, TableError
@@ -101,7 +101,7 @@ def randomised(bundle: Bundle, seed: int) -> Bundle:
         if values.dtype == np.float32 and values.size > 1:
             mixed = rng.permutation(values.reshape(-1)).reshape(values.shape)
             tensor.CopyFrom(numpy_helper.from_array(mixed, tensor.name))
-    return replace(bundle, graph=model.SerializeToString())
+    return replace(bundle, parts={**bundle.parts, GRAPH: model.SerializeToString()})
 
 
 def focus_of(

@@ -40,7 +40,7 @@ class Graph(nn.Module):
         """Images of each modality, then presence (B, M), to the outputs that `output_names` lists."""
         out = self.network(dict(zip(self.network.modalities, inputs[:-1], strict=True)), inputs[-1])
         maps = [m for view in out.attention for m in view]
-        return (out.logits, out.view_logits, out.weights, out.extra_logits, *maps, *out.evidence)
+        return (out.logits, out.view_logits, out.weights, out.extra_logits, *maps, *out.evidence, *out.pooled)
 
 
 def output_names(network: AGFNet) -> list[str]:
@@ -54,6 +54,7 @@ def output_names(network: AGFNet) -> list[str]:
         "extra_logits",
         *maps,
         *(f"evidence_{m}" for m in network.modalities),
+        *(f"pooled_{m}" for m in network.modalities),
     ]
 
 

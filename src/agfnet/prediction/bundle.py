@@ -17,10 +17,13 @@ from agfnet.data.preprocess import ViewSpec
 from agfnet.files import write_atomically
 from agfnet.types import BundleError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 PARTS = (GRAPH, "weights.safetensors", "config.yaml")
+DECISION, REFERENCE = "decision.json", "reference.npz"
+FITTED = (DECISION, REFERENCE)
+"""Parts that are there once a run is calibrated; see `agfnet.prediction.decision`."""
 BUNDLE = "model.agf"
 _MAX_BYTES = 4 * 2**30
 
@@ -31,13 +34,18 @@ class Bundle:
 
     Attributes:
         facts: what the manifest says beside the sums; see `write_bundle`.
-        graph: the ONNX model.
+        parts: the bytes of each part: those of `PARTS`, and those of `FITTED` that there are.
         sha256: of the whole file.
     """
 
     facts: Mapping[str, Any]
-    graph: bytes
+    parts: Mapping[str, bytes]
     sha256: str
+
+    @property
+    def graph(self) -> bytes:
+        """The ONNX model."""
+        return self.parts[GRAPH]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -65,7 +73,7 @@ def write_bundle(path: Path, facts: Mapping[str, Any], parts: Mapping[str, bytes
         path: the file.
         facts: classes, extra_classes, views (kind, size, mean, std, mm_per_pixel), malignant, flips, and anything that
             an auditor may ask for; JSON.
-        parts: the bytes of each of `PARTS`.
+        parts: the bytes of each of `PARTS`, and of `FITTED` where the run is calibrated.
     """
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
     manifest = json.dumps({"format": FORMAT, **facts, "sha256": sums}, indent=2, ensure_ascii=False).encode()
@@ -100,7 +108,7 @@ def read_bundle(path: str | Path) -> Bundle:
         raise BundleError(f"{path}: is no bundle, or a damaged one ({error}). Copy or export it again.") from error
     with path.open("rb") as stream:
         whole = hashlib.file_digest(stream, "sha256").hexdigest()
-    return Bundle(facts, content[GRAPH], whole)
+    return Bundle(facts, content, whole)
 
 
 def _parts(path: Path, archive: zipfile.ZipFile) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -116,8 +124,14 @@ def _parts(path: Path, archive: zipfile.ZipFile) -> tuple[dict[str, Any], dict[s
     if not isinstance(facts, dict) or not isinstance(facts.get("sha256"), dict):
         raise BundleError(f"{path}: its {MANIFEST} is not that of a bundle. Export it again.")
     if facts.get("format") != FORMAT:
-        raise BundleError(f"{path}: has format {facts.get('format')}, this version reads {FORMAT}. Update agfnet.")
-    content = {name: archive.read(name) for name in PARTS}
+        found = facts.get("format")
+        remedy = "Export it again" if isinstance(found, int) and found < FORMAT else "Update agfnet"
+        raise BundleError(f"{path}: has format {found}, this version reads {FORMAT}. {remedy}.")
+    names = archive.namelist()
+    content = {name: archive.read(name) for name in (*PARTS, *FITTED) if name in names}
+    lost = set(facts["sha256"]) - set(content)
+    if lost:
+        raise BundleError(f"{path}: lacks {', '.join(sorted(lost))}; it is damaged. Copy or export it again.")
     for name, found in content.items():
         if hashlib.sha256(found).hexdigest() != facts["sha256"].get(name):
             raise BundleError(f"{path}: {name} is not what was exported (SHA-256 differs). Copy or export it again.")

@@ -20,7 +20,8 @@ def outcome_table(
 
     Columns: case_id; prediction (top class) and probability; p_<class>; views_present; views_missing (a prediction
     from fewer views than the network knows says so here); for each view <view>_prediction, <view>_p_<class> and
-    weight_<view>; weight_fused; <further label>_prediction; error; notice.
+    weight_<view>; weight_fused; <further label>_prediction; diagnosis_set (classes that cannot be ruled out, by ;),
+    referred (yes or no) and refer_reasons, of a calibrated bundle; error; notice.
     """
     views = tuple(views)
     schema: dict[str, type[pl.DataType]] = {
@@ -34,7 +35,7 @@ def outcome_table(
         schema |= {f"{view}_prediction": pl.String, **{f"{view}_p_{c}": pl.Float64 for c in classes}}
         schema[f"weight_{view}"] = pl.Float64
     schema |= {f"{column}_prediction": pl.String for column in extra_classes}
-    schema |= {"error": pl.String, "notice": pl.String}
+    schema |= dict.fromkeys(("diagnosis_set", "referred", "refer_reasons", "error", "notice"), pl.String)
     rows = [
         {
             "case_id": o.case.case_id,
@@ -62,6 +63,10 @@ def _values(
         "views_missing": ";".join(v for v in views if v not in p.views_present),
         "weight_fused": p.view_weights["fused"],
     }
+    if p.diagnosis_set is not None and p.referred is not None:
+        values["diagnosis_set"] = ";".join(classes[k] for k in p.diagnosis_set)
+        values["referred"] = "yes" if p.referred else "no"
+        values["refer_reasons"] = ";".join(p.referred)
     for view, own in p.view_probabilities.items():
         values[f"{view}_prediction"] = classes[int(own.argmax())]
         values |= {f"{view}_p_{c}": float(v) for c, v in zip(classes, own, strict=True)}

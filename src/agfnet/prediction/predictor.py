@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 
 from agfnet.data.preprocess import normalise, read_frame
 from agfnet.prediction.bundle import Bundle, read_bundle
-from agfnet.types import BundleError, Case, ImageError, Prediction
+from agfnet.prediction.calibration import reweighted
+from agfnet.prediction.decision import read_decision
+from agfnet.prediction.refer import disagreement
+from agfnet.types import BundleError, Case, ConfigError, ImageError, Prediction
 
 FINEST = 8
 """Stride of the finest attention maps, in their outputs' names."""
@@ -52,9 +55,13 @@ class Predictor:
         source: a run folder, a bundle file, or a bundle that was read.
         threads: processor threads; 0 lets ONNX Runtime choose.
         providers: ONNX Runtime's execution providers, in order of preference.
+        calibrated: use what was fitted on calibration cases, where the bundle has it; else the bare network.
+        prevalence: class -> share among the patients that are asked about; probabilities are re-weighted from the
+            calibration cases' prevalence to this one. Diagnosis sets and referral stay as they were fitted.
 
     Raises:
         BundleError: the source cannot be used.
+        ConfigError: a prevalence that does not fit the classes, or of a bundle that is not calibrated.
     """
 
     def __init__(
@@ -63,12 +70,24 @@ class Predictor:
         *,
         threads: int = 0,
         providers: Sequence[str] = ("CPUExecutionProvider",),
+        calibrated: bool = True,
+        prevalence: Mapping[str, float] | None = None,
     ) -> None:
         self.bundle = source if isinstance(source, Bundle) else read_bundle(source)
         self.specs = self.bundle.specs
         self.classes = self.bundle.classes
+        self.decision = read_decision(self.bundle) if calibrated else None
+        self.prevalence = None if prevalence is None else self._stated(prevalence)
         self.session = open_session(self.bundle.graph, threads=threads, providers=providers)
         self.outputs = [output.name for output in self.session.get_outputs()]
+
+    def _stated(self, prevalence: Mapping[str, float]) -> NDArray[np.float64]:
+        if self.decision is None:
+            raise ConfigError("a prevalence can be stated for a calibrated bundle only: `agfnet calibrate RUN` first.")
+        stated = np.array([prevalence.get(name, -1.0) for name in self.classes])
+        if set(prevalence) != set(self.classes) or not (stated >= 0.0).all() or abs(stated.sum() - 1.0) > 1e-3:
+            raise ConfigError(f"a prevalence needs a share for each of {', '.join(self.classes)}, 1 in all.")
+        return stated
 
     def run(self, images: Mapping[str, Array], present: NDArray[np.bool_]) -> dict[str, Array]:
         """The graph itself.
@@ -80,7 +99,7 @@ class Predictor:
         Returns:
             Name -> array of every output: logits (B, K) as log-probabilities, view_logits (B, M, K),
             weights (B, 1 + M), extra_logits, attention_<modality>_<stride> (B, 1, h, w), evidence_<modality>
-            (B, K, h, w).
+            (B, K, h, w), pooled_<modality> (B, C).
         """
         return dict(zip(self.outputs, self.session.run(None, {**images, "present": present}), strict=True))
 
@@ -153,16 +172,36 @@ class Predictor:
         for column, values in self.bundle.extra_classes.items():
             extra[column] = averaged(own["extra_logits"][:, start : start + len(values)])
             start += len(values)
+        probabilities = averaged(own["logits"])
+        opinions = {m: averaged(own["view_logits"][:, place[m]]) for m in views}
+        pooled = {m: own[f"pooled_{m}"][0] for m in views}
+        decided: dict[str, Any] = {}
+        if self.decision is not None:
+            probabilities = self.decision.calibrated(probabilities)
+            inside = self.decision.conformal.sets(probabilities)
+            distances = {
+                m: float(r.distance(pooled[m])) for m, r in self.decision.refer.references.items() if m in pooled
+            }
+            decided = {
+                "diagnosis_set": tuple(np.flatnonzero(inside).tolist()),
+                "referred": self.decision.refer.reasons(
+                    probabilities, disagreement(list(opinions.values())), distances
+                ),
+            }
+        if self.decision is not None and self.prevalence is not None:
+            probabilities = reweighted(probabilities, np.array(self.decision.prevalence), self.prevalence)
         return Prediction(
             case_id=case.case_id,
-            probabilities=averaged(own["logits"]),
-            view_probabilities={m: averaged(own["view_logits"][:, place[m]]) for m in views},
+            probabilities=probabilities,
+            view_probabilities=opinions,
             view_weights={"fused": float(weights[0]), **{m: float(weights[1 + place[m]]) for m in views}},
             views_present=tuple(views),
             # Of the scales the finest: a position of a coarser one sees most of the image, and so points nowhere.
             attention={m: own[name][0, 0] for m in views if (name := f"attention_{m}_{FINEST}") in own} if maps else {},
             evidence={m: own[f"evidence_{m}"][0] for m in views} if maps else {},
             extra_probabilities=extra,
+            pooled=pooled,
+            **decided,
         )
 
 

@@ -53,7 +53,7 @@ def newer(content: bytes) -> bytes:
         ({"manifest": newer}, "format 99"),
         ({"manifest": lambda _: b"{"}, "not JSON"),
         ({"manifest": lambda _: b"[]"}, "not that of a bundle"),
-        ({"manifest": lambda _: b'{"format": 1}'}, "not that of a bundle"),
+        ({"manifest": lambda _: b'{"format": 2}'}, "not that of a bundle"),
     ],
 )
 def test_a_changed_bundle_is_refused(rewritten, changes, said):

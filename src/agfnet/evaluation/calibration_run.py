@@ -1,0 +1,274 @@
+"""Calibrate a trained run: ask it about calibration cases, fit, write it into the bundle, and show before and after."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agfnet.config import load_config
+from agfnet.data.table import read_cases, table_sha256
+from agfnet.evaluation.answers import answers_of
+from agfnet.evaluation.calibrate import (
+    choose_temperature,
+    cross_fitted,
+    fit_class_temperatures,
+    fit_conformal,
+    fit_refer,
+    fit_reference,
+    fit_temperature,
+    referral_facts,
+)
+from agfnet.evaluation.figures import reliability_figure
+from agfnet.evaluation.scorecard import scorecard
+from agfnet.files import write_json, write_text
+from agfnet.metrics.weighting import IntArray
+from agfnet.prediction.bundle import BUNDLE, PARTS, read_bundle, write_bundle
+from agfnet.prediction.calibration import tempered
+from agfnet.prediction.commands import predict_cases
+from agfnet.prediction.decision import Decision, write_decision
+from agfnet.prediction.predictor import Outcome, Predictor
+from agfnet.prediction.refer import Reference, disagreement
+from agfnet.types import RESEARCH_USE, AgfnetWarning, Case, ConfigError, ImageError, TableError
+
+log = logging.getLogger("agfnet")
+FOLDER = "calibration"
+OPTIMISTIC = (
+    "Fitted on cases of the validation part, on which choices were made: calibration and coverage are optimistic."
+)
+
+
+def calibrate(
+    run: Path,
+    *,
+    table: Path | None = None,
+    part: str = "calibration",
+    coverage: float = 0.9,
+    risk: float = 0.1,
+    false_refers: float = 0.01,
+    seed: int = 0,
+    threads: int = 0,
+    draws: int = 1000,
+) -> dict[str, Any]:
+    """Fit temperature, diagnosis sets and the rule that refers, and write them into the run's bundle.
+
+    Args:
+        run: a finished run folder.
+        table: the calibration cases; None: the run's own table.
+        part: only cases of this part.
+        coverage: chosen coverage of the diagnosis sets.
+        risk: wanted share of errors among the answered cases.
+        false_refers: share of ordinary cases that each of the checks for strange images and disagreement may refer.
+        seed: of every draw.
+        threads: of ONNX Runtime.
+        draws: bootstrap draws of the figures before and after.
+
+    Returns:
+        What was fitted and how the same cases fare before and after; also in `calibration/` of the run.
+
+    Raises:
+        ConfigError: the folder holds no finished run, or calibration cases were trained on.
+        TableError: no labelled calibration case, or not one of some class.
+    """
+    if not (run / BUNDLE).is_file():
+        raise ConfigError(f"{run}: holds no exported run. Train first; then calibrate.")
+    config = load_config(run / "config.yaml")
+    table = table or config.data.table
+    predictor = Predictor(run, threads=threads, calibrated=False)
+    views = list(predictor.specs)
+    cases = [c for c in read_cases(table, views=views) if c.split == part and c.label is not None]
+    if not cases:
+        raise TableError(f"{table}: no labelled case has split {part}. Make the part with `agfnet split`.")
+    trained = [c for c in read_cases(config.data.table, views=views) if c.split in config.data.train]
+    _apart(cases, trained)
+    log.info("asking about %d calibration cases", len(cases))
+    outcomes = _asked(predictor, cases)
+    log.info("asking about %d training cases, for what their images look like", len(trained))
+    learnt = _asked(predictor, trained)
+
+    answers = answers_of(outcomes, predictor.classes)
+    classes = predictor.classes
+    missing = [name for k, name in enumerate(classes) if k not in answers.labels]
+    if missing:
+        raise TableError(f"{table}: part {part} has no case of {', '.join(missing)}; calibration needs every class.")
+    notes = [OPTIMISTIC] if part in config.data.validation else []
+    temperature = choose_temperature(answers.labels, answers.probabilities, answers.patients, seed=seed)
+    prevalence = np.bincount(answers.labels, minlength=len(classes)) / len(answers)
+    references = {
+        view: _reference(view, learnt, outcomes, classes, false_refers=false_refers) for view in predictor.specs
+    }
+    calibrated = tempered(answers.probabilities, temperature)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", AgfnetWarning)
+        conformal = fit_conformal(answers.labels, calibrated, answers.patients, coverage=coverage, seed=seed)
+    for warning in said:
+        notes.append(_named(str(warning.message), classes))
+        log.warning("%s", notes[-1])
+    apart = [disagreement(list(o.prediction.view_probabilities.values())) for o in outcomes if o.prediction]
+    rule = fit_refer(answers.labels, calibrated, apart, references, risk=risk, false_refers=false_refers)
+    facts = {
+        "table": str(table),
+        "table_sha256": table_sha256(table),
+        "part": part,
+        "cases": len(answers),
+        "patients": len(set(answers.patients)),
+        "trained_on": len(learnt),
+        "false_refers": false_refers,
+        "notes": notes,
+    }
+    decision = Decision(temperature, tuple(prevalence.tolist()), conformal, rule, facts)
+    _write(run, decision)
+    (run / FOLDER).mkdir(exist_ok=True)
+    reasons = [
+        rule.reasons(p, gap, {v: float(references[v].distance(x)) for v, x in o.prediction.pooled.items()})
+        for p, gap, o in zip(calibrated, apart, outcomes, strict=True)
+        if o.prediction
+    ]
+    right = (calibrated.argmax(1) == answers.labels).tolist()
+    honest = cross_fitted(
+        answers.labels, answers.probabilities, answers.patients, lambda y, p: _as_before(temperature, y, p), seed=seed
+    )
+    made: dict[str, Any] = {
+        "temperature": list(temperature),
+        "coverage": coverage,
+        "thresholds": {"marginal": conformal.marginal, "per_class": conformal.per_class},
+        "referral": referral_facts(rule, reasons, right),
+        "certainty": rule.certainty,
+        "facts": facts,
+    }
+    for name, probabilities in (("before", answers.probabilities), ("after", honest)):
+        card = scorecard(
+            answers.labels,
+            probabilities,
+            answers.patients,
+            classes,
+            malignant=config.data.malignant or None,
+            draws=draws,
+        )
+        made[name] = {figure: card["metrics"][figure] for figure in ("nll", "brier", "ece", "classwise_ece")} | {
+            "ece_if_calibrated": card["calibration"]["if_calibrated"]["ece"]["mean"]
+        }
+        reliability_figure(card, run / FOLDER / f"reliability-{name}.png")
+    write_json(run / FOLDER / "calibration.json", made)
+    write_text(run / FOLDER / "calibration.md", calibration_markdown(made, classes))
+    return made
+
+
+def _apart(cases: Sequence[Case], trained: Sequence[Case]) -> None:
+    """No calibration case, patient or image was trained on."""
+    checks: dict[str, Callable[[Case], set[str | Path]]] = {
+        "patient": lambda c: {c.patient_id},
+        "case": lambda c: {c.case_id},
+        "image": lambda c: {path for files in c.views.values() for path in files},
+    }
+    for kind, of in checks.items():
+        known = {one for case in trained for one in of(case)}
+        shared = [case for case in cases if of(case) & known]
+        if shared:
+            raise ConfigError(
+                f"row {shared[0].row}, case {shared[0].case_id}: its {kind} was trained on ({len(shared)} such cases). "
+                "Calibrate on cases that the network has not seen."
+            )
+
+
+def _asked(predictor: Predictor, cases: Sequence[Case]) -> list[Outcome]:
+    outcomes = predict_cases(predictor, cases)
+    for outcome in outcomes:
+        if outcome.prediction is None:
+            raise ImageError(f"{outcome.error} Correct the table, or leave the row out.")
+    return outcomes
+
+
+def _pooled(view: str, outcomes: Sequence[Outcome], classes: Sequence[str]) -> tuple[NDArray[np.float32], IntArray]:
+    """The pooled vectors of a view, of the cases that have it, and their classes."""
+    known = [
+        (o.prediction.pooled[view], str(o.case.label)) for o in outcomes if o.prediction and view in o.prediction.pooled
+    ]
+    if not known:
+        raise TableError(f"no case has a {view}; a calibration needs cases with every view.")
+    return np.stack([x for x, _ in known]), np.array([list(classes).index(label) for _, label in known])
+
+
+def _reference(
+    view: str, learnt: Sequence[Outcome], held_out: Sequence[Outcome], classes: Sequence[str], *, false_refers: float
+) -> Reference:
+    pooled, labels = _pooled(view, learnt, classes)
+    return fit_reference(pooled, labels, _pooled(view, held_out, classes)[0], false_refers=false_refers)
+
+
+def _as_before(temperature: Sequence[float], labels: IntArray, probabilities: NDArray[np.float64]) -> tuple[float, ...]:
+    """Temperatures of the same kind, common or for each class, fitted on other cases."""
+    if len(temperature) > 1:
+        return fit_class_temperatures(labels, probabilities)
+    return (fit_temperature(labels, probabilities),)
+
+
+def _named(text: str, classes: Sequence[str]) -> str:
+    """A warning with the classes' names in place of their numbers."""
+    for k, name in reversed(list(enumerate(classes))):
+        text = text.replace(f"class {k}:", f"{name}:")
+    return text
+
+
+def _write(run: Path, decision: Decision) -> None:
+    bundle = read_bundle(run)
+    facts = {key: value for key, value in bundle.facts.items() if key not in ("format", "sha256")}
+    parts = {name: bundle.parts[name] for name in PARTS}
+    write_bundle(run / BUNDLE, facts, parts | write_decision(decision))
+
+
+def calibration_markdown(made: Mapping[str, Any], classes: Sequence[str]) -> str:
+    """What `calibrate` found, as a page."""
+    referral, facts = made["referral"], made["facts"]
+    temperature = made["temperature"]
+    told = (
+        f"temperature {temperature[0]:.2f}"
+        if len(temperature) == 1
+        else "temperatures " + ", ".join(f"{name} {t:.2f}" for name, t in zip(classes, temperature, strict=True))
+    )
+    lines = [
+        "# Calibration",
+        "",
+        f"**{RESEARCH_USE}**",
+        "",
+        f"{facts['cases']} cases of {facts['patients']} patients (part {facts['part']}); {told}.",
+        "",
+        "| Figure | Before | After (fitted on other patients) |",
+        "|---|---|---|",
+    ]
+    for figure in ("nll", "brier", "ece", "classwise_ece"):
+        cells = [_cell(made[name][figure]) for name in ("before", "after")]
+        lines.append(f"| {figure.replace('_', ' ')} | {cells[0]} | {cells[1]} |")
+    lines.append(
+        f"| ece of a calibrated model of this size | {made['before']['ece_if_calibrated']:.3f} "
+        f"| {made['after']['ece_if_calibrated']:.3f} |"
+    )
+    kind = "each class" if made["thresholds"]["per_class"] else "all classes together"
+    answered = "no case" if made["certainty"] > 1.0 else f"{referral['answered']:.0%} of these cases"
+    lines += [
+        "",
+        f"Diagnosis sets cover {made['coverage']:.0%} of the cases of {kind}, if new cases are like these.",
+        (
+            f"Referral: wanted risk {referral['wanted_risk']:.0%}; certainty at least "
+            f"{min(1.0, made['certainty']):.2f}; {answered} answered, error {_share(referral['error_answered'])} "
+            f"(all: {_share(referral['error_all'])})."
+        ),
+        "",
+        *(f"- {note}" for note in facts["notes"]),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def _cell(entry: Mapping[str, float | None]) -> str:
+    if entry["low"] is None or entry["high"] is None:
+        return f"{entry['value']:.3f}"
+    return f"{entry['value']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"

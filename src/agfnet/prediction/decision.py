@@ -1,0 +1,94 @@
+"""What a calibrated bundle says beyond probabilities: the diagnosis set, and whether a case is answered or referred."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agfnet.prediction.bundle import DECISION, REFERENCE, Bundle
+from agfnet.prediction.calibration import tempered
+from agfnet.prediction.conformal import Conformal
+from agfnet.prediction.refer import Reference, ReferRule
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Everything that was fitted on calibration cases.
+
+    Attributes:
+        temperature: one number, or one for each class.
+        prevalence: (K,) of the calibration cases: the prevalence under which the probabilities are right.
+        conformal: thresholds of the diagnosis sets.
+        refer: when a case is handed back.
+        facts: table, part, numbers of cases, and what a reader must know; JSON.
+    """
+
+    temperature: tuple[float, ...]
+    prevalence: tuple[float, ...]
+    conformal: Conformal
+    refer: ReferRule
+    facts: Mapping[str, Any]
+
+    def calibrated(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Calibrated probabilities (..., K)."""
+        return tempered(probabilities, self.temperature)
+
+
+def write_decision(decision: Decision) -> dict[str, bytes]:
+    """The parts of a bundle that hold a decision; no pickle."""
+    conformal, refer = decision.conformal, decision.refer
+    told = {
+        "temperature": list(decision.temperature),
+        "prevalence": list(decision.prevalence),
+        "conformal": {
+            "coverage": conformal.coverage,
+            "marginal": conformal.marginal,
+            "per_class": conformal.per_class and list(conformal.per_class),
+            "counts": list(conformal.counts),
+        },
+        "refer": {
+            "risk": refer.risk,
+            "certainty": refer.certainty,
+            "disagreement": refer.disagreement,
+            "limits": {view: own.limit for view, own in refer.references.items()},
+        },
+        "facts": dict(decision.facts),
+    }
+    stream = io.BytesIO()
+    arrays = {f"{view}.means": own.means for view, own in refer.references.items()}
+    arrays |= {f"{view}.whiten": own.whiten for view, own in refer.references.items()}
+    np.savez(stream, allow_pickle=False, **arrays)
+    text = json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False)
+    return {DECISION: text.encode(), REFERENCE: stream.getvalue()}
+
+
+def read_decision(bundle: Bundle) -> Decision | None:
+    """The decision of a bundle, or None where it is not calibrated."""
+    if DECISION not in bundle.parts or REFERENCE not in bundle.parts:
+        return None
+    told = json.loads(bundle.parts[DECISION])
+    with np.load(io.BytesIO(bundle.parts[REFERENCE]), allow_pickle=False) as arrays:
+        references = {
+            view: Reference(arrays[f"{view}.means"], arrays[f"{view}.whiten"], limit)
+            for view, limit in told["refer"]["limits"].items()
+        }
+    conformal, refer = told["conformal"], told["refer"]
+    per_class = conformal["per_class"]
+    return Decision(
+        tuple(told["temperature"]),
+        tuple(told["prevalence"]),
+        Conformal(
+            conformal["coverage"],
+            conformal["marginal"],
+            None if per_class is None else tuple(per_class),
+            tuple(conformal["counts"]),
+        ),
+        ReferRule(refer["risk"], refer["certainty"], refer["disagreement"], references),
+        told["facts"],
+    )

@@ -1,0 +1,80 @@
+"""Answer, or hand the case back: too unsure, the views disagree, or the image is unlike those that were trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+UNSURE, DISAGREE, STRANGE = "unsure", "views disagree", "unlike the training images"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a view's training images look like to its encoder: one Gaussian per class with a shared covariance.
+
+    Attributes:
+        means: (K, C) mean pooled vector of each class.
+        whiten: (C, C), so that |whiten (x - mean)| is the Mahalanobis distance (Lee et al. 2018, 1807.03888).
+        limit: distance above which an image is strange.
+    """
+
+    means: NDArray[np.float32]
+    whiten: NDArray[np.float32]
+    limit: float
+
+    def distance(self, pooled: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Distance (...) of pooled vectors (..., C) to the nearest class."""
+        apart = pooled[..., None, :].astype(np.float64) - self.means
+        return np.asarray(np.linalg.norm(apart @ self.whiten.T.astype(np.float64), axis=-1).min(-1))
+
+
+@dataclass(frozen=True, slots=True)
+class ReferRule:
+    """When a case is handed back.
+
+    Attributes:
+        risk: wanted share of errors among the answered cases.
+        certainty: least probability of the likeliest class of an answered case.
+        disagreement: largest Jensen-Shannon divergence of the views' opinions of an answered case, nats.
+        references: modality -> reference.
+    """
+
+    risk: float
+    certainty: float
+    disagreement: float
+    references: Mapping[str, Reference]
+
+    def reasons(
+        self, probabilities: NDArray[np.float64], disagreement: float, distances: Mapping[str, float]
+    ) -> tuple[str, ...]:
+        """Why one case is referred; empty: it is answered.
+
+        Args:
+            probabilities: (K,) calibrated.
+            disagreement: see `disagreement`.
+            distances: modality -> distance.
+        """
+        found = [UNSURE] if float(probabilities.max()) < self.certainty else []
+        found += [DISAGREE] if disagreement > self.disagreement else []
+        strange = [view for view, distance in distances.items() if distance > self.references[view].limit]
+        return (*found, *(f"{view}: {STRANGE}" for view in strange))
+
+
+def disagreement(opinions: Sequence[NDArray[np.float64]]) -> float:
+    """Jensen-Shannon divergence of the views' opinions, each (K,), in nats: 0 (agree, or only one) to ln(number).
+
+    >>> import numpy as np
+    >>> disagreement([np.array([1.0, 0.0]), np.array([0.0, 1.0])]) == np.log(2)
+    True
+    """
+    if len(opinions) < 2:
+        return 0.0
+    p = np.stack(opinions)
+    return max(0.0, float(_entropy(p.mean(0)) - _entropy(p).mean()))
+
+
+def _entropy(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(-(p * np.log(np.where(p > 0.0, p, 1.0))).sum(-1))

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from agfnet.evaluation.calibrate import fit_certainty, fit_reference
+from agfnet.prediction.refer import DISAGREE, STRANGE, UNSURE, Reference, ReferRule, disagreement
+
+
+def draw(n, rng):
+    """A calibrated network of two classes: of the cases with certainty c, a share c is right."""
+    certainty = rng.uniform(0.5, 1.0, n)
+    right = rng.uniform(size=n) < certainty
+    labels = rng.integers(0, 2, n)
+    top = np.where(right, labels, 1 - labels)
+    p = np.where(np.arange(2)[None] == top[:, None], certainty[:, None], 1 - certainty[:, None])
+    return labels, p
+
+
+def test_the_wanted_risk_is_kept():
+    """Of many calibrations, at most one in twenty answers with a true risk above the wanted one."""
+    rng = np.random.default_rng(0)
+    risks, answered = [], []
+    for _ in range(200):
+        threshold = fit_certainty(*draw(2000, rng), risk=0.15)
+        # Certainty is uniform on (0.5, 1) and the error at certainty c is 1 - c: above t it is (1 - t) / 2 on average.
+        risks.append((1 - min(threshold, 1.0)) / 2)
+        answered.append((1 - min(threshold, 1.0)) / 0.5)
+    assert np.mean(np.array(risks) > 0.15) <= 0.05
+    assert np.mean(answered) > 0.35  # 0.6 would be exact
+
+
+def test_a_risk_that_cannot_be_kept_answers_nothing():
+    labels, p = draw(20, np.random.default_rng(1))
+    threshold = fit_certainty(labels, p, risk=0.001)
+    assert (p.max(1) < threshold).all()
+    assert threshold > 1.0
+
+
+def test_a_network_that_is_always_right_answers_everything():
+    p = np.tile([0.9, 0.1], (500, 1))
+    assert fit_certainty(np.zeros(500, int), p, risk=0.1) == 0.9
+
+
+def test_disagreement():
+    sure, other, even = np.array([1.0, 0.0]), np.array([0.0, 1.0]), np.array([0.5, 0.5])
+    assert disagreement([sure]) == 0.0
+    assert disagreement([sure, sure]) == 0.0
+    assert disagreement([sure, other]) == pytest.approx(np.log(2))
+    assert 0 < disagreement([sure, even]) < np.log(2)
+
+
+def test_distance_is_that_of_mahalanobis_to_the_nearest_class():
+    rng = np.random.default_rng(0)
+    covariance = np.array([[2.0, 0.6], [0.6, 0.5]])
+    means = np.array([[0.0, 0.0], [8.0, -3.0]])
+    labels = rng.integers(0, 2, 6000)
+    pooled = (means[labels] + rng.multivariate_normal([0, 0], covariance, 6000)).astype(np.float32)
+    fitted = fit_reference(pooled[:5000], labels[:5000], pooled[5000:], false_refers=0.05)
+    point = np.array([[8.0, 0.0]], np.float32)
+    gap = point[0] - means[1]
+    assert fitted.distance(point)[0] == pytest.approx(np.sqrt(gap @ np.linalg.inv(covariance) @ gap), rel=0.05)
+    new = (means[rng.integers(0, 2, 4000)] + rng.multivariate_normal([0, 0], covariance, 4000)).astype(np.float32)
+    assert (fitted.distance(new) > fitted.limit).mean() == pytest.approx(0.05, abs=0.02)
+
+
+def test_every_reason_is_given():
+    reference = Reference(np.zeros((1, 2), np.float32), np.eye(2, dtype=np.float32), 3.0)
+    rule = ReferRule(0.1, 0.7, 0.3, {"clinical": reference})
+    assert rule.reasons(np.array([0.8, 0.2]), 0.1, {"clinical": 1.0}) == ()
+    assert rule.reasons(np.array([0.6, 0.4]), 0.4, {"clinical": 9.0}) == (UNSURE, DISAGREE, f"clinical: {STRANGE}")
