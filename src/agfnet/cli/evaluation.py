@@ -1,4 +1,4 @@
-"""Commands that ask an exported network: predict, evaluate, calibrate, robustness, focus."""
+"""Commands that ask an exported network: predict, evaluate, calibrate, explain, robustness, focus."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from agfnet.cli.options import OwnTableArg, PartOpt, RootOpt, SkipOpt, SourceArg, TableArg, TestOpt, ThreadsOpt, app
+from agfnet.cli.options import (
+    OwnTableArg,
+    PartOpt,
+    RootOpt,
+    SkipOpt,
+    SourceArg,
+    TableArg,
+    TestOpt,
+    ThreadsOpt,
+    ViewOpt,
+    app,
+)
 from agfnet.console import bar, err, errors_said, escape, out
 
 
@@ -19,12 +30,13 @@ def predict(
         Path | None, typer.Argument(metavar="[TABLE]", help="Cases, .csv or .parquet; labels are not needed.")
     ] = None,
     *,
-    view: Annotated[
-        list[str] | None, typer.Option(metavar="MODALITY=FILE", help="One case from files; may be repeated.")
-    ] = None,
+    view: ViewOpt = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Write here, .csv or .parquet, instead of the screen."),
+    ] = None,
+    prevalence: Annotated[
+        str | None, typer.Option(help="Shares of the classes among your patients, CLASS=SHARE by commas.")
     ] = None,
     skip_bad: SkipOpt = False,
     threads: ThreadsOpt = 0,
@@ -39,14 +51,12 @@ def predict(
     agfnet predict model.agf --view clinical=photo.jpg --view ultrasound=scan.png
     """
     with errors_said():
-        from agfnet.prediction.commands import predict_table, predict_views, show
+        from agfnet.prediction.commands import asked_cases, predict_cases, show
 
-        if (table is None) == (not view):
-            raise typer.BadParameter("give either a TABLE or --view MODALITY=FILE")
-        if table is None:
-            predictor, outcomes = predict_views(source, view or [], threads=threads)
-        else:
-            predictor, outcomes = predict_table(source, table, threads=threads, data_root=data_root)
+        predictor, cases = asked_cases(
+            source, table, view or [], threads=threads, data_root=data_root, prevalence=prevalence
+        )
+        outcomes = predict_cases(predictor, cases)
         bad = show(predictor, outcomes, output, sys.stdout)
         if bad:
             err.print(
@@ -113,6 +123,33 @@ def calibrate(
         made = fit(run, table=table, part=part, coverage=coverage, risk=risk, seed=seed, threads=threads)
         out.print(escape(calibration_markdown(made, read_bundle(run).classes)), highlight=False, soft_wrap=True)
         out.print(f"the bundle in {run} is calibrated; pictures are in {run / 'calibration'}", highlight=False)
+
+
+@app.command()
+def explain(
+    source: SourceArg,
+    table: Annotated[Path | None, typer.Argument(metavar="[TABLE]", help="Cases, .csv or .parquet.")] = None,
+    *,
+    view: ViewOpt = None,
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for one picture and one line a case.")],
+    cases: Annotated[int, typer.Option(min=1, help="At most the first so many cases of the table.")] = 20,
+    threads: ThreadsOpt = 0,
+    data_root: RootOpt = None,
+) -> None:
+    """Show where the evidence lies in each view, and each view's share in the decision. Needs no torch.
+
+    Examples:  agfnet explain runs/first cases.csv -o explained --cases 5
+
+    agfnet explain model.agf --view clinical=photo.jpg --view ultrasound=scan.png -o explained
+    """
+    with errors_said():
+        from agfnet.prediction.commands import asked_cases
+        from agfnet.prediction.explanation import explain_cases
+
+        predictor, asked = asked_cases(source, table, view or [], threads=threads, data_root=data_root)
+        written = explain_cases(predictor, asked[:cases], folder)
+        for path in written:
+            out.print(str(path), highlight=False, soft_wrap=True)
 
 
 @app.command()

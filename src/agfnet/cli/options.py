@@ -31,6 +31,9 @@ OwnTableArg = Annotated[
 ]
 PartOpt = Annotated[str | None, typer.Option(help="Only cases of this part (column `split`).")]
 TestOpt = Annotated[bool, typer.Option("--include-test", help="Also use test cases. Once, at the end.")]
+ViewOpt = Annotated[
+    list[str] | None, typer.Option(metavar="MODALITY=FILE", help="One case from files; may be repeated.")
+]
 ViewsOpt = Annotated[
     str | None, typer.Option("--views", help="View columns, by commas; otherwise they are recognised.")
 ]

@@ -28,6 +28,7 @@ from agfnet.metrics.statistics import Interval, MetricSet, bootstrap
 from agfnet.metrics.weighting import FloatArray, weighted_mean
 from agfnet.prediction.bundle import GRAPH, Bundle
 from agfnet.prediction.commands import cases_of
+from agfnet.prediction.overlay import positive_part
 from agfnet.prediction.predictor import Predictor
 from agfnet.types import RESEARCH_USE, SYNTHETIC, SYNTHETIC_STANDARD, Case, ImageError, Prediction, TableError
 
@@ -87,9 +88,8 @@ def energy_inside(heat: NDArray[np.floating[Any]], inside: NDArray[np.floating[A
 
 
 def class_evidence(prediction: Prediction, view: str) -> NDArray[np.float32]:
-    """The positive part of the predicted class's evidence, relative to the mean over the classes: (h, w)."""
-    evidence = prediction.evidence[view]
-    return np.maximum(evidence[int(prediction.probabilities.argmax())] - evidence.mean(0), 0.0)
+    """The positive part of the predicted class's evidence: (h, w)."""
+    return positive_part(prediction.evidence[view], int(prediction.probabilities.argmax()))
 
 
 def randomised(bundle: Bundle, seed: int) -> Bundle:

@@ -39,21 +39,25 @@ def predict_cases(
     return outcomes
 
 
-def predict_table(
-    source: Path, table: Path, *, threads: int = 0, data_root: Path | None = None
-) -> tuple[Predictor, list[Outcome]]:
-    """Every case of a table."""
-    predictor = Predictor(source, threads=threads)
-    return predictor, predict_cases(predictor, cases_of(table, predictor, data_root=data_root))
-
-
-def predict_views(source: Path, views: Sequence[str], *, threads: int = 0) -> tuple[Predictor, list[Outcome]]:
-    """One case from `modality=file` arguments; a modality may come several times.
+def asked_cases(
+    source: Path,
+    table: Path | None,
+    views: Sequence[str],
+    *,
+    threads: int = 0,
+    data_root: Path | None = None,
+    prevalence: str | None = None,
+) -> tuple[Predictor, list[Case]]:
+    """The predictor, and the cases of a table, or the one of `modality=file` arguments (a modality may come again).
 
     Raises:
-        ConfigError: an argument of another form, or a modality that the network does not know.
+        ConfigError: not exactly one of table and views, an argument of another form, or an unknown modality.
     """
-    predictor = Predictor(source, threads=threads)
+    if (table is None) == (not views):
+        raise ConfigError("give either a TABLE or --view MODALITY=FILE, once for each view.")
+    predictor = Predictor(source, threads=threads, prevalence=None if prevalence is None else _shares(prevalence))
+    if table is not None:
+        return predictor, cases_of(table, predictor, data_root=data_root)
     files: dict[str, tuple[Path, ...]] = {}
     for argument in views:
         modality, sign, file = argument.partition("=")
@@ -62,7 +66,19 @@ def predict_views(source: Path, views: Sequence[str], *, threads: int = 0) -> tu
         if modality not in predictor.specs:
             raise ConfigError(f"--view {argument!r}: the network knows {', '.join(predictor.specs)}, not {modality!r}.")
         files[modality] = (*files.get(modality, ()), Path(file))
-    return predictor, predict_cases(predictor, [Case(case_id="1", patient_id="1", row=1, views=files)])
+    return predictor, [Case(case_id="1", patient_id="1", row=1, views=files)]
+
+
+def _shares(text: str) -> dict[str, float]:
+    """Class -> share from CLASS=SHARE by commas.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
+    try:
+        return {name.strip(): float(share) for name, _, share in (part.rpartition("=") for part in text.split(","))}
+    except ValueError as error:
+        raise ConfigError(f"--prevalence {text!r} is not of the form naevus=0.9,melanoma=0.1.") from error
 
 
 def show(predictor: Predictor, outcomes: Sequence[Outcome], output: Path | None, screen: TextIO) -> int:

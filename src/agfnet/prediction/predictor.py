@@ -77,9 +77,18 @@ class Predictor:
         self.specs = self.bundle.specs
         self.classes = self.bundle.classes
         self.decision = read_decision(self.bundle) if calibrated else None
+        self.prior = self._known_prior()
         self.prevalence = None if prevalence is None else self._stated(prevalence)
         self.session = open_session(self.bundle.graph, threads=threads, providers=providers)
         self.outputs = [output.name for output in self.session.get_outputs()]
+
+    def _known_prior(self) -> NDArray[np.float64]:
+        """(K,) the classes' shares among the calibration cases, or else among those that were trained on."""
+        if self.decision is not None:
+            return np.array(self.decision.prevalence)
+        counts = self.bundle.facts["run"]["cases"]["train"]["classes"]
+        shares = np.array([counts.get(name, 0) for name in self.classes], np.float64)
+        return np.asarray(shares / shares.sum())
 
     def _stated(self, prevalence: Mapping[str, float]) -> NDArray[np.float64]:
         if self.decision is None:

@@ -1,0 +1,173 @@
+"""Why a case was diagnosed so: where the evidence lies in each view, and each view's share in the decision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from agfnet.data.preprocess import ViewSpec, read_frame
+from agfnet.files import write_atomically, write_json
+from agfnet.prediction.overlay import Row, overlay, positive_part, sheet
+from agfnet.prediction.predictor import Predictor
+from agfnet.types import RESEARCH_USE, Case, ImageError, Prediction
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """An explained prediction.
+
+    Attributes:
+        prediction: with maps.
+        shares: present modality -> its Shapley value on the log-odds of the likeliest class; together they lead from
+            the log-odds of knowing nothing to those of the prediction.
+        baseline: the log-odds of that class without any view.
+        frames: present modality -> (H, W, 3) the network's input before normalisation, of the view's first image.
+        overlays: present modality -> (H, W, 3) the frame with the class evidence over it.
+        mm_per_pixel: present modality -> scale of the frame, where known.
+    """
+
+    prediction: Prediction
+    shares: Mapping[str, float]
+    baseline: float
+    frames: Mapping[str, NDArray[np.uint8]]
+    overlays: Mapping[str, NDArray[np.uint8]]
+    mm_per_pixel: Mapping[str, float]
+
+
+def log_odds(p: float) -> float:
+    """ln(p / (1 - p)), with p kept within 1e-9 of 0 and 1."""
+    kept = min(max(p, 1e-9), 1.0 - 1e-9)
+    return math.log(kept / (1.0 - kept))
+
+
+def shapley(values: Mapping[frozenset[str], float]) -> dict[str, float]:
+    """Exact Shapley values of views from the value of every set of them (Shapley 1953).
+
+    >>> shares = shapley({frozenset(): 0.0, frozenset("a"): 1.0, frozenset("b"): 2.0, frozenset("ab"): 5.0})
+    >>> shares["a"], shares["b"]
+    (2.0, 3.0)
+    """
+    players = sorted(frozenset().union(*values))
+    n = len(players)
+    shares = dict.fromkeys(players, 0.0)
+    for player in players:
+        others = [p for p in players if p != player]
+        for size in range(n):
+            weight = math.factorial(size) * math.factorial(n - size - 1) / math.factorial(n)
+            for chosen in combinations(others, size):
+                before = frozenset(chosen)
+                shares[player] += weight * (values[before | {player}] - values[before])
+    return shares
+
+
+def explain(predictor: Predictor, case: Case) -> Explanation:
+    """Explain one case: one run for each set of its views.
+
+    "No view" has the prevalence of the calibration cases, or else of the training cases.
+
+    Raises:
+        ImageError: an image cannot be read.
+    """
+    prediction = _asked(predictor, case, maps=True)
+    top = int(prediction.probabilities.argmax())
+    views = prediction.views_present
+    nothing = log_odds(float(predictor.prior[top]))
+    values = {frozenset[str](): nothing, frozenset(views): log_odds(float(prediction.probabilities[top]))}
+    for size in range(1, len(views)):
+        for chosen in combinations(views, size):
+            part = replace(case, views={view: case.views[view] for view in chosen})
+            asked = _asked(predictor, part, maps=False)
+            values[frozenset(chosen)] = log_odds(float(asked.probabilities[top]))
+    frames, overlays, scales = {}, {}, {}
+    for view in views:
+        spec, mm = predictor.specs[view], case.mm_per_pixel.get(view)
+        frames[view] = read_frame(case.views[view][0], spec, mm_per_pixel=mm)
+        overlays[view] = overlay(frames[view], positive_part(prediction.evidence[view], top))
+        if mm is not None:
+            scales[view] = _frame_scale(case.views[view][0], spec, mm)
+    return Explanation(prediction, shapley(values), nothing, frames, overlays, scales)
+
+
+def _frame_scale(path: Path, spec: ViewSpec, mm_per_pixel: float) -> float:
+    """Millimetres per pixel of the frame that an image is fitted to."""
+    if spec.mm_per_pixel is not None:
+        return spec.mm_per_pixel
+    with Image.open(path) as image:  # its size alone: the pixels have been read and checked before
+        shrunk = min(spec.size[0] / image.height, spec.size[1] / image.width)
+    return mm_per_pixel / shrunk
+
+
+def _asked(predictor: Predictor, case: Case, *, maps: bool) -> Prediction:
+    (outcome,) = predictor.predict([case], maps=maps)
+    if outcome.prediction is None:
+        raise ImageError(str(outcome.error))
+    return outcome.prediction
+
+
+def explanation_sheet(explanation: Explanation, classes: tuple[str, ...], heading: str = "") -> Image.Image:
+    """The explanation as one picture with a legend.
+
+    Args:
+        explanation: from `explain`.
+        classes: their names.
+        heading: a line above, such as the case and its diagnosis.
+    """
+    p = explanation.prediction
+    top = int(p.probabilities.argmax())
+    lines = [heading] if heading else []
+    lines.append(f"{classes[top]}: {p.probabilities[top]:.0%}")
+    if p.diagnosis_set is not None and p.referred is not None:
+        lines.append("cannot be ruled out: " + ", ".join(classes[k] for k in p.diagnosis_set))
+        lines.append(f"refer: {'; '.join(p.referred)}" if p.referred else "answered")
+    rows = []
+    for view in p.views_present:
+        own = p.view_probabilities[view]
+        caption = (
+            f"{view}: share {explanation.shares[view]:+.2f} log-odds; alone it says {classes[int(own.argmax())]} "
+            f"({own.max():.0%})"
+        )
+        scale = explanation.mm_per_pixel.get(view)
+        rows.append(Row(caption, explanation.frames[view], explanation.overlays[view], scale))
+    return sheet(rows, lines, RESEARCH_USE)
+
+
+def explain_cases(predictor: Predictor, cases: Sequence[Case], folder: Path) -> list[Path]:
+    """Write a sheet for each case, and `explanations.json` with every share.
+
+    Returns:
+        The files.
+
+    Raises:
+        ImageError: an image cannot be read.
+    """
+    told, files = [], []
+    for number, case in enumerate(cases, start=1):
+        made = explain(predictor, case)
+        p = made.prediction
+        heading = f"case {case.case_id}" + (f", diagnosis {case.label}" if case.label else "")
+        # Numbered: an id may hold what a file name must not.
+        file = folder / f"{number:04d}.png"
+        page = explanation_sheet(made, predictor.classes, heading)
+        write_atomically(file, partial(page.save, format="PNG"))
+        told.append(
+            {
+                "case_id": case.case_id,
+                "picture": file.name,
+                "prediction": predictor.classes[int(p.probabilities.argmax())],
+                "probability": float(p.probabilities.max()),
+                "log_odds_without_a_view": made.baseline,
+                "shares": dict(made.shares),
+            }
+        )
+        files.append(file)
+    listing = folder / "explanations.json"
+    write_json(listing, {"notice": RESEARCH_USE, "bundle_sha256": predictor.bundle.sha256, "cases": told})
+    return [*files, listing]

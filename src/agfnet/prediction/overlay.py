@@ -1,0 +1,118 @@
+"""Pictures of where the evidence lies: a heat map over the network's own input, with a legend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Pixels = NDArray[np.uint8]
+# From nothing to most: violet, magenta, orange, pale yellow; lightness rises all the way, so it also reads in grey.
+_STOPS = np.array([[20, 11, 52], [132, 32, 107], [229, 92, 48], [246, 215, 70], [252, 255, 164]], np.float64)
+SIDE = 320  # shorter side of a shown view, pixels
+BAR = 14
+
+
+def positive_part(evidence: NDArray[np.float32], chosen: int) -> NDArray[np.float32]:
+    """Evidence for a class over the mean of the classes, where it is positive: (K, h, w) to (h, w)."""
+    return np.maximum(evidence[chosen] - evidence.mean(0), 0.0)
+
+
+def colours(heat: NDArray[np.floating]) -> Pixels:
+    """Heat (h, w) from 0 to 1 as colours (h, w, 3)."""
+    place = np.clip(heat, 0.0, 1.0) * (len(_STOPS) - 1)
+    channels = [np.interp(place, np.arange(len(_STOPS)), _STOPS[:, c]) for c in range(3)]
+    return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+
+
+def spread(heat: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Heat on a map's grid as heat of every pixel of a frame (height, width), 0 to 1 over the map's largest value."""
+    top = float(heat.max())
+    scaled = np.asarray(heat, np.float32) / top if top > 0.0 else np.zeros_like(heat, np.float32)
+    image = Image.fromarray(scaled).resize(size[::-1], Image.Resampling.BILINEAR)
+    return np.asarray(image, np.float32).clip(0.0, 1.0)
+
+
+def overlay(frame: Pixels, heat: NDArray[np.floating], *, strength: float = 0.55) -> Pixels:
+    """A frame (H, W, 3) with a map (h, w) laid over it: opaque where there is most, nothing where there is none.
+
+    Args:
+        frame: the network's input before normalisation.
+        heat: not negative; shown relative to its largest value.
+        strength: opacity at that value, 0 to 1.
+    """
+    full = spread(heat, frame.shape[:2])
+    opacity = strength * np.sqrt(full)[..., None]
+    return np.rint(frame * (1 - opacity) + colours(full) * opacity).astype(np.uint8)
+
+
+class Row(NamedTuple):
+    """One view on a sheet.
+
+    Attributes:
+        caption: the line above it.
+        frame: (H, W, 3) the view as the network sees it.
+        covered: (H, W, 3) the same with its overlay.
+        mm_per_pixel: of the frame, where known: a bar of 5 mm is drawn.
+    """
+
+    caption: str
+    frame: Pixels
+    covered: Pixels
+    mm_per_pixel: float | None
+
+
+def sheet(rows: Sequence[Row], title: Sequence[str], notice: str) -> Image.Image:
+    """One case: each view as it is and with its overlay, the legend, and what was found.
+
+    Args:
+        rows: the views.
+        title: lines above the pictures.
+        notice: the line below.
+    """
+    font, small = ImageFont.load_default(17), ImageFont.load_default(13)
+    plain = [_enlarged(row.frame) for row in rows]
+    width = max([2 * picture.width + 3 * 16 for picture in plain] + [640])
+    top = 16 + 24 * len(title)
+    page = Image.new("RGB", (width, top + sum(picture.height + 44 for picture in plain) + 72), "white")
+    pen = ImageDraw.Draw(page)
+    for i, text in enumerate(title):
+        pen.text((16, 12 + 24 * i), text, fill="black", font=font)
+    y = top
+    for row, picture in zip(rows, plain, strict=True):
+        pen.text((16, y + 4), row.caption, fill="black", font=small)
+        page.paste(picture, (16, y + 26))
+        page.paste(_enlarged(row.covered), (32 + picture.width, y + 26))
+        bar = _bar(row)
+        if bar is not None:
+            left, low = 24, y + 26 + picture.height - 12
+            pen.rectangle((left - 4, low - 18, left + max(bar, 36) + 4, low + 8), fill="black")
+            pen.line((left, low, left + bar, low), fill="white", width=3)
+            pen.text((left, low - 17), "5 mm", fill="white", font=small)
+        y += picture.height + 44
+    pen.text((16, y + 2), "evidence: none", fill="black", font=small)
+    page.paste(Image.fromarray(colours(np.tile(np.linspace(0.0, 1.0, 180), (BAR, 1)))), (116, y + 4))
+    pen.text((304, y + 2), "most in this image", fill="black", font=small)
+    pen.text((16, y + 32), notice, fill="#555555", font=small)
+    return page
+
+
+def _scale(frame: Pixels) -> float:
+    return max(1.0, SIDE / min(frame.shape[:2]))
+
+
+def _enlarged(frame: Pixels) -> Image.Image:
+    image = Image.fromarray(frame)
+    factor = _scale(frame)
+    return image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
+
+
+def _bar(row: Row) -> int | None:
+    """Length of 5 mm on the sheet, where it is known and fits."""
+    if row.mm_per_pixel is None:
+        return None
+    length = round(5.0 / row.mm_per_pixel * _scale(row.frame))
+    return length if length < row.frame.shape[1] * _scale(row.frame) - 16 else None
