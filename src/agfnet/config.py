@@ -116,7 +116,8 @@ class ReconstructionConfig(Section):
         hide: share of the positions that are hidden.
         fill: what stands in hidden positions: "reconstruct" (FRL), or "mean", the mean of the visible ones, to see what
             hiding alone is worth.
-        policy: which positions: those with the most evidence for the true class, random ones, or those with the least.
+        policy: which positions: "part", any half of those with the most evidence for the true class (so that the other
+            half must carry it); "top", those with the most; "random"; "bottom", those with the least.
         reconstruction: weight of the cosine loss of the hidden features.
         second_view: weight of the diagnosis loss on the completed maps.
         consistency: weight of the symmetric KL divergence between the two diagnoses.
@@ -127,7 +128,7 @@ class ReconstructionConfig(Section):
     enabled: bool = True
     hide: Annotated[float, Field(gt=0.0, lt=0.9)] = 0.3
     fill: Literal["reconstruct", "mean"] = "reconstruct"
-    policy: Literal["top", "random", "bottom"] = "top"
+    policy: Literal["part", "top", "random", "bottom"] = "top"
     reconstruction: Weight = 0.5
     second_view: Weight = 0.5
     consistency: Weight = 0.5

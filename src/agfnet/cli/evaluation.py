@@ -1,4 +1,4 @@
-"""Commands that ask an exported network: predict, evaluate, calibrate, explain, robustness, focus."""
+"""Commands that ask an exported network: predict, evaluate, calibrate, explain, report, robustness, focus."""
 
 from __future__ import annotations
 
@@ -150,6 +150,33 @@ def explain(
         written = explain_cases(predictor, asked[:cases], folder)
         for path in written:
             out.print(str(path), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def report(
+    source: SourceArg,
+    table: OwnTableArg = None,
+    *,
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for the page, its facts and the model card.")],
+    part: PartOpt = None,
+    include_test: TestOpt = False,
+    robustness: Annotated[Path | None, typer.Option(help="Folder that `agfnet robustness` has written.")] = None,
+    draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = 2000,
+    threads: ThreadsOpt = 0,
+) -> None:
+    """One self-contained HTML page on a network, with every figure as JSON beside it, and a model card.
+
+    Example:  agfnet report runs/first -o report
+    """
+    with errors_said():
+        from agfnet.evaluation.evaluate import own_table
+        from agfnet.evaluation.report_page import report as write
+
+        page = write(
+            source, table or own_table(source), folder, part=part, include_test=include_test, robustness=robustness,
+            draws=draws, threads=threads,
+        )  # fmt: skip
+        out.print(f"{page}: open it in a browser; it needs nothing else", highlight=False, soft_wrap=True)
 
 
 @app.command()

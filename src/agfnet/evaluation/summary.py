@@ -7,7 +7,7 @@ from typing import Any
 
 from agfnet.types import RESEARCH_USE
 
-_TITLES = {
+TITLES = {
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
     "macro_f1": "Macro F1",
@@ -52,7 +52,7 @@ def summary_markdown(card: Mapping[str, Any]) -> str:
         "",
         "| Figure | Value |",
         "|---|---|",
-        *(_headline_row(card, name, title) for name, title in _TITLES.items() if name in card["metrics"]),
+        *(_headline_row(card, name, title) for name, title in TITLES.items() if name in card["metrics"]),
         "",
         f"| Class | Cases | {' | '.join(_RATES.values())} |",
         "|---|---|" + "---|" * len(_RATES),

@@ -185,3 +185,62 @@ def roc_curve(
     order, ends = tie_groups(s, descending=True)
     thresholds = np.concatenate([[np.inf], s[order][ends]])
     return ratio(false, false[-1]), ratio(true, true[-1]), thresholds
+
+
+def precision_recall_curve(
+    positive: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Precision and recall at every distinct score, from the highest on.
+
+    Args:
+        positive: (n,) booleans.
+        scores: (n,) finite floats, higher for more likely positive.
+        weights: None or (n,), not negative.
+
+    Returns:
+        Precision and recall, each (G,) for G distinct scores; recall is NaN without positives.
+
+    Raises:
+        ValueError: the input is not as described.
+
+    >>> [x.tolist() for x in precision_recall_curve([0, 1, 1], [0.2, 0.8, 0.2])]
+    [[1.0, 0.6666666666666666], [0.5, 1.0]]
+    """
+    truth, s = check_binary(positive, scores)
+    w = check_weights(weights, s.size)
+    if w.ndim != 1:
+        raise ValueError("a curve takes one set of weights, not one per draw")
+    true, false = (x[1:] for x in _roc_weights(truth, s, w))
+    return ratio(true, true + false), ratio(true, true[-1])
+
+
+def net_benefit(
+    positive: ArrayLike, scores: ArrayLike, thresholds: ArrayLike, weights: ArrayLike | None = None
+) -> FloatArray:
+    """Net benefit of acting where the probability reaches a threshold t: (TP - FP * t / (1 - t)) / n.
+
+    Acting on everyone has it at prevalence - (1 - prevalence) * t / (1 - t), acting on no one at 0. Source: Vickers &
+    Elkin 2006.
+
+    Args:
+        positive: (n,) booleans.
+        scores: (n,) probabilities.
+        thresholds: (T,) in [0, 1).
+        weights: None or (n,), not negative.
+
+    Returns:
+        (T,).
+
+    Raises:
+        ValueError: the input is not as described.
+
+    >>> net_benefit([0, 1], [0.3, 0.8], [0.5]).tolist()
+    [0.5]
+    """
+    truth, s = check_binary(positive, scores)
+    w = check_weights(weights, s.size)
+    t = np.asarray(thresholds, np.float64)
+    if w.ndim != 1 or t.ndim != 1 or not ((t >= 0.0) & (t < 1.0)).all():
+        raise ValueError("net benefit takes one set of weights, and thresholds (T,) in [0, 1)")
+    acted = (s[None] >= t[:, None]) * w
+    return np.asarray((acted @ truth - (acted @ ~truth) * t / (1.0 - t)) / w.sum())

@@ -17,7 +17,7 @@ from agfnet.models.encoders import STRIDES
 from agfnet.models.network import Output
 from agfnet.models.shapes import Presence, Pyramid
 
-Policy = Literal["top", "random", "bottom"]
+Policy = Literal["part", "top", "random", "bottom"]
 
 
 def class_evidence(evidence: Tensor, label: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -41,11 +41,18 @@ def choose_hidden(evidence: Tensor, fraction: float, policy: Policy) -> Tensor:
     Args:
         evidence: (B, H, W).
         fraction: share of the positions.
-        policy: "top" hides those with the most evidence, "bottom" the least, "random" any.
+        policy: "part" hides any half of the twice as many with the most evidence, so that the other half must carry the
+            class; "top" those with the most evidence, "bottom" the least, "random" any.
     """
-    score = {"top": evidence, "bottom": -evidence, "random": torch.rand_like(evidence)}[policy].flatten(1)
-    count = max(1, round(fraction * score.shape[1]))
-    hidden = torch.zeros_like(score, dtype=torch.bool)
+    flat = evidence.flatten(1)
+    count = max(1, round(fraction * flat.shape[1]))
+    chance = torch.rand_like(flat)
+    if policy == "part":
+        region = torch.zeros_like(flat).scatter_(1, flat.topk(min(2 * count, flat.shape[1]), dim=1).indices, 1.0)
+        score = region + chance
+    else:
+        score = {"top": flat, "bottom": -flat, "random": chance}[policy]
+    hidden = torch.zeros_like(flat, dtype=torch.bool)
     hidden.scatter_(1, score.topk(count, dim=1).indices, True)
     return hidden.view(evidence.shape)
 

@@ -77,7 +77,7 @@ def test_maps(predictor, cases):
     p = only(predictor, cases[0], maps=True).prediction
     assert p.attention["clinical"].shape == (4, 6)
     assert ((p.attention["clinical"] > 0) & (p.attention["clinical"] < 1)).all()
-    assert p.evidence["ultrasound"].shape == (3, 2, 3)
+    assert p.evidence["ultrasound"].shape == (3, 4, 6)
     assert not only(predictor, cases[0]).prediction.attention
 
 

@@ -1,0 +1,238 @@
+"""Every fact of a report on one network and one set of cases; the page is made from these alone (`report_page`)."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agfnet.data.table import table_sha256
+from agfnet.evaluation.answers import Answers, answers_of
+from agfnet.evaluation.evaluate import chosen_part, evaluate_outcomes
+from agfnet.metrics.classification import accuracy, balanced_accuracy
+from agfnet.metrics.ranking import macro_auc, net_benefit, precision_recall_curve
+from agfnet.metrics.statistics import MetricSet, bootstrap
+from agfnet.metrics.weighting import FloatArray, weighted_mean
+from agfnet.prediction.commands import cases_of, predict_cases
+from agfnet.prediction.predictor import Outcome, Predictor
+from agfnet.types import RESEARCH_USE, Case
+
+log = logging.getLogger("agfnet")
+CURVE_POINTS = 200
+SUBGROUP_VALUES = 12
+"""A free column with more values than this is no subgroup."""
+ERRORS, RIGHT = 12, 6
+"""Cases that are shown."""
+VIEW_FIGURES = ("accuracy", "balanced_accuracy", "macro_auc")
+
+
+def report_facts(
+    run: Path,
+    table: Path,
+    folder: Path,
+    *,
+    part: str | None = None,
+    include_test: bool = False,
+    robustness: Path | None = None,
+    draws: int = 2000,
+    threads: int = 0,
+) -> tuple[dict[str, Any], Predictor, dict[str, Case]]:
+    """Ask a network about a table's cases and gather everything that a report shows.
+
+    Args:
+        run: a run folder or bundle.
+        table: the cases.
+        folder: the scorecard, its pictures and `predictions.csv` are written here.
+        part: only cases of this part, see `chosen_part`.
+        include_test: allow test cases.
+        robustness: folder that `agfnet robustness` has written; None: the report says that it was not measured.
+        draws: of the bootstraps.
+        threads: of ONNX Runtime.
+
+    Returns:
+        The facts (JSON), the predictor, and the cases by id.
+    """
+    predictor = Predictor(run, threads=threads)
+    cases = chosen_part(cases_of(table, predictor), part, include_test=include_test, table=table)
+    outcomes = predict_cases(predictor, cases)
+    subgroups = subgroup_columns(cases)
+    facts = {"table": str(table), "table_sha256": table_sha256(table), "part": part, "include_test": include_test}
+    card = evaluate_outcomes(outcomes, predictor, folder, subgroups=subgroups, draws=draws, facts=facts)
+    answers = answers_of(outcomes, predictor.classes)
+    kept = [o for o in outcomes if o.prediction is not None and o.case.label is not None]
+    malignant = predictor.bundle.facts["malignant"]
+    told = {
+        "notice": RESEARCH_USE,
+        "card": card,
+        "cohort": cohort(cases, predictor),
+        "run": dict(predictor.bundle.facts),
+        "bundle_sha256": predictor.bundle.sha256,
+        "precision_recall": {name: _precision_recall(answers, k) for k, name in enumerate(predictor.classes)},
+        "decision": decision_curve(answers, [predictor.classes.index(m) for m in malignant]) if malignant else None,
+        "sets": set_figures(kept, answers, predictor, draws) if predictor.decision else None,
+        "referral": referral_figures(kept, answers, draws) if predictor.decision else None,
+        "calibration": dict(predictor.decision.facts) if predictor.decision else None,
+        "missing_views": missing_views(predictor, cases, draws),
+        "robustness": _robustness(robustness),
+        "shown": shown_cases(kept, answers),
+    }
+    return told, predictor, {case.case_id: case for case in cases}
+
+
+def subgroup_columns(cases: Sequence[Case]) -> list[str]:
+    """Site, reference standard and the free columns that have between 2 and `SUBGROUP_VALUES` values."""
+    columns = {"site": [c.site for c in cases], "reference_standard": [c.reference_standard for c in cases]}
+    for name in sorted({name for case in cases for name in case.attributes}):
+        columns[name] = [case.attributes.get(name) for case in cases]
+    counts = {name: len({value for value in values if value is not None}) for name, values in columns.items()}
+    return [name for name, count in counts.items() if 2 <= count <= SUBGROUP_VALUES]
+
+
+def cohort(cases: Sequence[Case], predictor: Predictor) -> dict[str, Any]:
+    """Cases, patients, classes and views of what is reported on, and of what was trained on."""
+    return {
+        "cases": len(cases),
+        "patients": len({case.patient_id for case in cases}),
+        "classes": {name: sum(case.label == name for case in cases) for name in predictor.classes},
+        "views": {view: sum(bool(case.views.get(view)) for case in cases) for view in predictor.specs},
+        "parts": dict(predictor.bundle.facts["run"]["cases"]),
+        "reference_standard": _counts([case.reference_standard for case in cases]),
+        "site": _counts([case.site for case in cases]),
+    }
+
+
+def _counts(values: Sequence[str | None]) -> dict[str, int]:
+    known = [value for value in values if value is not None]
+    return {value: known.count(value) for value in sorted(set(known))}
+
+
+def _thinned(values: NDArray[np.float64]) -> list[float]:
+    places = np.unique(np.linspace(0, len(values) - 1, min(len(values), CURVE_POINTS)).round().astype(int))
+    return [float(v) for v in values[places]]
+
+
+def _precision_recall(answers: Answers, k: int) -> dict[str, Any]:
+    positive = answers.labels == k
+    if not positive.any():
+        return {"precision": [], "recall": [], "prevalence": 0.0}
+    precision, recall = precision_recall_curve(positive, answers.probabilities[:, k])
+    return {"precision": _thinned(precision), "recall": _thinned(recall), "prevalence": float(positive.mean())}
+
+
+def decision_curve(answers: Answers, malignant: Sequence[int]) -> dict[str, list[float]]:
+    """Net benefit of the network and of acting on everyone, by threshold."""
+    positive = np.isin(answers.labels, malignant)
+    suspicion = answers.probabilities[:, list(malignant)].sum(1)
+    thresholds = np.linspace(0.01, 0.99, 99)
+    everyone = net_benefit(positive, np.ones(len(positive)), thresholds)
+    return {
+        "threshold": thresholds.tolist(),
+        "model": net_benefit(positive, suspicion, thresholds).tolist(),
+        "all": everyone.tolist(),
+    }
+
+
+def _entries(figures: MetricSet, patients: Sequence[str], draws: int) -> dict[str, dict[str, float | None]]:
+    return {
+        name: {end: _finite(float(getattr(interval, end))) for end in ("value", "low", "high")}
+        for name, interval in bootstrap(figures, patients, draws=draws).items()
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def set_figures(kept: Sequence[Outcome], answers: Answers, predictor: Predictor, draws: int) -> dict[str, Any]:
+    """Coverage and size of the diagnosis sets, over all cases and class by class."""
+    sets = [set(o.prediction.diagnosis_set or ()) for o in kept if o.prediction]
+    inside = np.array([label in own for label, own in zip(answers.labels, sets, strict=True)], float)
+    size = np.array([len(own) for own in sets], float)
+
+    def figures(weights: FloatArray) -> dict[str, FloatArray]:
+        classes = {
+            name: weighted_mean(inside[answers.labels == k], weights[..., answers.labels == k])
+            for k, name in enumerate(predictor.classes)
+        }
+        return {"": weighted_mean(inside, weights), " size": weighted_mean(size, weights), **classes}
+
+    entries = _entries(figures, answers.patients, draws)
+    conformal = predictor.decision.conformal if predictor.decision else None
+    return {
+        "chosen": conformal.coverage if conformal else None,
+        "by_class": bool(conformal and conformal.per_class),
+        "coverage": entries[""],
+        "size": entries[" size"],
+        "per_class": {name: entries[name] for name in predictor.classes},
+    }
+
+
+def referral_figures(kept: Sequence[Outcome], answers: Answers, draws: int) -> dict[str, Any]:
+    """How many cases are answered, how often they are wrong, and why the others are handed back."""
+    reasons = [o.prediction.referred or () for o in kept if o.prediction]
+    answered = np.array([not why for why in reasons], float)
+    wrong = (answers.probabilities.argmax(1) != answers.labels).astype(float)
+
+    def figures(weights: FloatArray) -> dict[str, FloatArray]:
+        return {
+            "answered": weighted_mean(answered, weights),
+            "error_answered": weighted_mean(wrong, weights * answered),
+            "error_all": weighted_mean(wrong, weights),
+        }
+
+    kinds = sorted({reason for why in reasons for reason in why})
+    return _entries(figures, answers.patients, draws) | {
+        "by_reason": {kind: sum(kind in why for why in reasons) for kind in kinds}
+    }
+
+
+def missing_views(predictor: Predictor, cases: Sequence[Case], draws: int) -> dict[str, Any]:
+    """Figures of the same network where only one view of each case is given; nothing for a network of one view."""
+    if len(predictor.specs) < 2:
+        return {}
+    out = {}
+    for view in predictor.specs:
+        alone = [replace(c, views={view: c.views[view]}) for c in cases if c.views.get(view) and c.label is not None]
+        if not alone:
+            continue
+        log.info("asking with %s alone", view)
+        answers = answers_of(predict_cases(predictor, alone), predictor.classes)
+        y, p = answers.labels, answers.probabilities
+
+        def figures(weights: FloatArray, y: NDArray[np.int64] = y, p: FloatArray = p) -> dict[str, FloatArray]:
+            scores = (accuracy, balanced_accuracy, macro_auc)
+            return {name: score(y, p, weights) for name, score in zip(VIEW_FIGURES, scores, strict=True)}
+
+        out[view] = {"cases": len(answers), **_entries(figures, answers.patients, draws)}
+    return out
+
+
+def _robustness(folder: Path | None) -> dict[str, Any] | None:
+    if folder is None:
+        return None
+    made: dict[str, Any] = json.loads((folder / "robustness.json").read_text(encoding="utf-8"))
+    return {key: made[key] for key in ("clean", "groups", "cases", "notes")}
+
+
+def shown_cases(kept: Sequence[Outcome], answers: Answers) -> dict[str, list[dict[str, Any]]]:
+    """The most confident errors, and right answers of every certainty: ids with what was said."""
+    top = answers.probabilities.argmax(1)
+    sure = answers.probabilities.max(1)
+    wrong = np.flatnonzero(top != answers.labels)
+    right = np.flatnonzero(top == answers.labels)
+    errors = wrong[np.argsort(-sure[wrong], kind="stable")][:ERRORS]
+    ranked = right[np.argsort(-sure[right], kind="stable")]
+    sample = ranked[np.unique(np.linspace(0, len(ranked) - 1, min(RIGHT, len(ranked))).round().astype(int))]
+    return {
+        kind: [
+            {"case_id": kept[i].case.case_id, "label": kept[i].case.label, "probability": float(sure[i])}
+            for i in chosen
+        ]
+        for kind, chosen in (("errors", errors), ("right", sample))
+    }

@@ -1,0 +1,182 @@
+"""The report as one HTML page that needs nothing else: no network, no file beside it. And the model card."""
+
+from __future__ import annotations
+
+import base64
+import io
+import tempfile
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from PIL import Image
+
+from agfnet.evaluation.checklist import checklist
+from agfnet.evaluation.figures import confusion_figure, reliability_figure, roc_figure
+from agfnet.evaluation.report import report_facts
+from agfnet.evaluation.report_figures import coverage_figure, decision_figure, precision_recall_figure, risk_figure
+from agfnet.evaluation.summary import TITLES
+from agfnet.files import write_json, write_text
+from agfnet.prediction.explanation import explain, explanation_sheet
+from agfnet.prediction.predictor import Predictor
+from agfnet.types import Case
+
+PAGE, FACTS, CARD = "report.html", "report.json", "model_card.md"
+
+
+def report(
+    run: Path,
+    table: Path,
+    folder: Path,
+    *,
+    part: str | None = None,
+    include_test: bool = False,
+    robustness: Path | None = None,
+    draws: int = 2000,
+    threads: int = 0,
+) -> Path:
+    """Write `report.html`, `report.json`, `model_card.md` and the scorecard's files; see `report_facts`.
+
+    Returns:
+        The page.
+    """
+    facts, predictor, cases = report_facts(
+        run, table, folder, part=part, include_test=include_test, robustness=robustness, draws=draws, threads=threads
+    )
+    write_json(folder / FACTS, facts)
+    write_text(folder / PAGE, report_page(facts, predictor, cases))
+    write_text(folder / CARD, model_card(facts))
+    return folder / PAGE
+
+
+def report_page(facts: Mapping[str, Any], predictor: Predictor, cases: Mapping[str, Case]) -> str:
+    """The page, from the facts and the images of the cases that are shown."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"share": _share, "figure": _figure}
+    template = files("agfnet.evaluation").joinpath("templates/report.html").read_text(encoding="utf-8")
+    shown = {
+        kind: [_shown(predictor, cases[own["case_id"]], own) for own in entries]
+        for kind, entries in facts["shown"].items()
+    }
+    return environment.from_string(template).render(
+        facts=facts, titles=TITLES, pictures=_pictures(facts), shown=shown, checklist=checklist(facts)
+    )
+
+
+def _pictures(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Name -> PNG as a data URI."""
+    card = facts["card"]
+    drawn: dict[str, Callable[[Path], None]] = {
+        "confusion": lambda path: confusion_figure(card, path),
+        "roc": lambda path: roc_figure(card, path),
+        "precision_recall": lambda path: precision_recall_figure(facts["precision_recall"], path),
+        "reliability": lambda path: reliability_figure(card, path),
+        "risk": lambda path: risk_figure(card, path),
+    }
+    if facts["decision"]:
+        drawn["decision"] = lambda path: decision_figure(facts["decision"], path)
+    if facts["sets"]:
+        drawn["coverage"] = lambda path: coverage_figure(facts["sets"], path)
+    out = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, draw in drawn.items():
+            path = Path(folder) / f"{name}.png"
+            draw(path)
+            with Image.open(path) as image:  # few colours: a third of the bytes, and nothing to see of it
+                stream = io.BytesIO()
+                image.convert("RGB").quantize(128).save(stream, "PNG", optimize=True)
+            out[name] = _uri(stream.getvalue(), "png")
+    return out
+
+
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _shown(predictor: Predictor, case: Case, own: Mapping[str, Any]) -> dict[str, str]:
+    made = explain(predictor, case)
+    p = made.prediction
+    said = predictor.classes[int(p.probabilities.argmax())]
+    stream = io.BytesIO()
+    explanation_sheet(made, predictor.classes, f"case {case.case_id}, diagnosis {case.label}").save(
+        stream, "JPEG", quality=80
+    )
+    shares = ", ".join(f"{view} {share:+.2f}" for view, share in made.shares.items())
+    caption = (
+        f"Case {case.case_id}, diagnosis {own['label']}: said {said} with {own['probability']:.0%}; "
+        f"shares in log-odds: {shares}."
+    )
+    alt = f"{caption} Each view beside the same view with the class evidence laid over it."
+    return {"uri": _uri(stream.getvalue(), "jpeg"), "alt": alt, "caption": caption}
+
+
+def _share(entry: Mapping[str, float | None] | None) -> str:
+    """A share as percent with its interval."""
+    if entry is None or entry["value"] is None:
+        return "not defined"
+    if entry["low"] is None or entry["high"] is None:
+        return f"{100 * entry['value']:.1f} %"
+    return f"{100 * entry['value']:.1f} % ({100 * entry['low']:.1f} to {100 * entry['high']:.1f})"
+
+
+def _figure(entry: Mapping[str, float | None]) -> str:
+    """A number with its interval."""
+    if entry["value"] is None:
+        return "not defined"
+    if entry["low"] is None or entry["high"] is None:
+        return f"{entry['value']:.3f}"
+    return f"{entry['value']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"
+
+
+def model_card(facts: Mapping[str, Any]) -> str:
+    """A model card (Mitchell et al. 2019, 1810.03993) in Markdown, from the facts of a report."""
+    card, run, cohort = facts["card"], facts["run"], facts["cohort"]
+    lines = [
+        "# Model card",
+        "",
+        f"**{facts['notice']}**",
+        "",
+        "## Model",
+        "",
+        f"- AGFnet, bundle SHA-256 `{facts['bundle_sha256']}`, format {run['format']}",
+        f"- Classes: {', '.join(card['classes'])}",
+        "- Views: "
+        + ", ".join(
+            f"{view} ({own['kind']}, {own['size'][0]} x {own['size'][1]} px)" for view, own in run["views"].items()
+        ),
+        f"- Versions: {', '.join(f'{name} {v}' for name, v in run['run']['versions'].items())}",
+        "",
+        "## Intended use",
+        "",
+        "Research on the diagnosis of skin lesions from several views of one lesion. Not for the care of patients.",
+        "",
+        "## Training data",
+        "",
+        *(f"- {part}: {own['cases']} cases of {own['patients']} patients" for part, own in cohort["parts"].items()),
+        "",
+        "## Evaluation",
+        "",
+        f"{card['n_cases']} cases of {card['n_patients']} patients ({card['table']}, part {card['part']}).",
+        "",
+        "| Figure | Value (95 % interval) |",
+        "|---|---|",
+        *(
+            f"| {title} | {_figure(card['metrics'][name])} |"
+            for name, title in TITLES.items()
+            if name in card["metrics"]
+        ),
+        "",
+        "## Missing views",
+        "",
+        *(
+            f"- {view} alone: balanced accuracy {_share(own['balanced_accuracy'])} ({own['cases']} cases)"
+            for view, own in facts["missing_views"].items()
+        ),
+        "",
+        "## Limits",
+        "",
+        *(f"- {note}" for note in card["notes"]),
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,126 @@
+"""The report of a small run: complete, self-contained, and every figure the same when computed again."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import polars as pl
+import pytest
+
+from agfnet.metrics.calibration import ece, nll
+from agfnet.metrics.classification import accuracy, balanced_accuracy
+from agfnet.metrics.ranking import macro_auc
+
+
+@pytest.fixture(scope="module")
+def reported(trained, drawn, tmp_path_factory):
+    """A calibrated run and the folder of its report."""
+    from typer.testing import CliRunner  # noqa: PLC0415 - the fixture of commands is for single tests
+
+    from agfnet.cli import app  # noqa: PLC0415
+
+    run = tmp_path_factory.mktemp("reported") / "run"
+    shutil.copytree(trained, run)
+    out = run / "report"
+    for command in (
+        ["calibrate", run, drawn / "parts.csv", "--part", "validation", "--threads", 1],
+        ["report", run, drawn / "parts.csv", "--part", "train", "-o", out, "--draws", 100, "--threads", 1],
+    ):
+        done = CliRunner().invoke(app, [str(a) for a in command], catch_exceptions=False)
+        assert done.exit_code == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def facts(reported):
+    return json.loads((reported / "report.json").read_text())
+
+
+class Page(HTMLParser):
+    """Collects what a page loads, its images without a text, and its ids and links."""
+
+    def __init__(self):
+        super().__init__()
+        self.outside, self.silent, self.ids, self.links, self.open = [], 0, set(), set(), []
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.ids.add(given.get("id"))
+        for key in ("src", "href"):
+            value = given.get(key, "")
+            if value.startswith("#"):
+                self.links.add(value[1:])
+            elif value and not value.startswith("data:"):
+                self.outside.append(value)
+        self.silent += tag == "img" and not given.get("alt")
+        if tag not in {"meta", "img", "br", "link", "hr"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_needs_nothing(reported):
+    text = (reported / "report.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    assert page.outside == []
+    assert page.silent == 0
+    assert page.links <= page.ids
+    assert "url(" not in text
+    assert "Research use only" in text
+    assert not re.search(r"\bnan\b|\bNone\b|Undefined", text)
+
+
+def test_the_figures_are_those_of_the_saved_predictions(reported, facts, drawn):
+    saved = pl.read_csv(reported / "predictions.csv").join(
+        pl.read_csv(drawn / "parts.csv").select("case_id", "label"), on="case_id"
+    )
+    classes = facts["card"]["classes"]
+    p = saved.select([f"p_{name}" for name in classes]).to_numpy()
+    y = np.array([classes.index(name) for name in saved["label"]])
+    for name, score in (
+        ("accuracy", accuracy),
+        ("balanced_accuracy", balanced_accuracy),
+        ("macro_auc", macro_auc),
+        ("nll", nll),
+        ("ece", ece),
+    ):
+        assert facts["card"]["metrics"][name]["value"] == pytest.approx(float(score(y, p)), abs=1e-9)
+    inside = [label in sets.split(";") for label, sets in zip(saved["label"], saved["diagnosis_set"], strict=True)]
+    assert facts["sets"]["coverage"]["value"] == pytest.approx(np.mean(inside))
+    answered = (saved["referred"] == "no").to_numpy()
+    assert facts["referral"]["answered"]["value"] == pytest.approx(answered.mean())
+    wrong = p.argmax(1) != y
+    if answered.any():
+        assert facts["referral"]["error_answered"]["value"] == pytest.approx(wrong[answered].mean())
+
+
+def test_the_page_shows_the_figures_of_the_json(reported, facts):
+    text = (reported / "report.html").read_text()
+    for own in facts["card"]["per_class"].values():
+        assert f"{100 * own['sensitivity']['value']:.1f} %" in text
+    for own in facts["missing_views"].values():
+        assert f"{100 * own['balanced_accuracy']['value']:.1f} %" in text
+    assert facts["bundle_sha256"] in text
+
+
+def test_errors_are_the_most_confident_ones(facts):
+    sure = [case["probability"] for case in facts["shown"]["errors"]]
+    assert sure == sorted(sure, reverse=True)
+    assert len(sure) <= 12
+
+
+def test_subgroups_are_found_without_being_named(facts):
+    assert "site" in facts["card"]["subgroups"]
+
+
+def test_the_model_card(reported):
+    text = (reported / "model_card.md").read_text()
+    assert "Research use only" in text
+    assert "Balanced accuracy" in text

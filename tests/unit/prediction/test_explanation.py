@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+from itertools import chain, combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from agfnet.data.table import read_cases
+from agfnet.prediction.explanation import explain, log_odds, shapley
+from agfnet.prediction.overlay import colours, overlay, positive_part, spread
+from agfnet.prediction.predictor import Predictor
+
+numbers = st.floats(-9, 9, allow_nan=False)
+
+
+def every_set(players):
+    return [frozenset(c) for c in chain.from_iterable(combinations(players, n) for n in range(len(players) + 1))]
+
+
+@given(st.lists(numbers, min_size=8, max_size=8))
+def test_shares_lead_from_nothing_to_everything(values):
+    game = dict(zip(every_set("abc"), values, strict=True))
+    shares = shapley(game)
+    assert sum(shares.values()) == pytest.approx(game[frozenset("abc")] - game[frozenset()], abs=1e-9)
+
+
+@given(st.lists(numbers, min_size=3, max_size=3))
+def test_of_independent_views_each_has_its_own(values):
+    own = dict(zip("abc", values, strict=True))
+    game = {chosen: sum(own[p] for p in chosen) for chosen in every_set("abc")}
+    assert shapley(game) == pytest.approx(own, abs=1e-9)
+
+
+def test_a_view_that_changes_nothing_has_no_share():
+    game = {chosen: 2.0 * ("a" in chosen) + 1.0 * ({"a", "b"} <= chosen) for chosen in every_set("abc")}
+    assert shapley(game)["c"] == 0.0
+    assert shapley(game)["a"] == 2.5
+
+
+@pytest.fixture(scope="module")
+def predictor(trained):
+    return Predictor(trained, threads=1)
+
+
+def test_an_explained_case(predictor, drawn):
+    case = next(c for c in read_cases(drawn / "parts.csv") if all(c.views.values()))
+    made = explain(predictor, case)
+    top = int(made.prediction.probabilities.argmax())
+    total = log_odds(made.prediction.probabilities[top]) - log_odds(predictor.prior[top])
+    assert sum(made.shares.values()) == pytest.approx(total)
+    assert set(made.overlays) == {"clinical", "ultrasound"}
+    for view, frame in made.frames.items():
+        assert frame.shape == made.overlays[view].shape == (*predictor.specs[view].size, 3)
+
+
+def test_a_single_view_has_the_whole_share(predictor, drawn):
+    case = next(c for c in read_cases(drawn / "parts.csv") if not c.views["ultrasound"])
+    made = explain(predictor, case)
+    top = int(made.prediction.probabilities.argmax())
+    assert made.shares == {
+        "clinical": pytest.approx(log_odds(made.prediction.probabilities[top]) - log_odds(predictor.prior[top]))
+    }
+
+
+def test_the_overlay_leaves_what_has_no_evidence():
+    frame = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    heat = np.zeros((4, 6), np.float32)
+    assert np.array_equal(overlay(frame, heat), frame)
+    heat[0, 0] = 2.0
+    covered = overlay(frame, heat)
+    assert np.array_equal(covered[20:, 30:], frame[20:, 30:])
+    assert not np.array_equal(covered[:8, :8], frame[:8, :8])
+    assert spread(heat, (40, 60)).max() == pytest.approx(1.0)
+
+
+def test_colours_get_lighter():
+    lightness = colours(np.linspace(0, 1, 50)[None])[0].astype(float) @ [0.2126, 0.7152, 0.0722]
+    assert (np.diff(lightness) > 0).all()
+
+
+def test_positive_part():
+    evidence = np.array([[[3.0, 0.0]], [[1.0, 2.0]]], np.float32)
+    assert positive_part(evidence, 0).tolist() == [[1.0, 0.0]]
+
+
+def test_the_command(trained, drawn, tmp_path, agfnet_command):
+    done = agfnet_command("explain", trained, drawn / "parts.csv", "-o", tmp_path / "x", "--cases", 2, "--threads", 1)
+    assert done.exit_code == 0, done.stderr
+    told = json.loads((tmp_path / "x" / "explanations.json").read_text())
+    assert [case["picture"] for case in told["cases"]] == ["0001.png", "0002.png"]
+    assert Image.open(tmp_path / "x" / "0001.png").width >= 640
+    nothing = agfnet_command("explain", trained, "-o", tmp_path / "y")
+    assert nothing.exit_code == 1
+    assert "give either a TABLE or --view" in nothing.stderr
