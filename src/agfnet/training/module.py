@@ -115,7 +115,7 @@ class LesionModule(pl.LightningModule):
             "diagnosis": self.loss(first, label, batch.extra, present),
             "second": frl.second_view * self.loss(second, label, batch.extra, present),
             "reconstruction": frl.reconstruction * completed.loss,
-            "consistency": frl.consistency * consistency_loss(first.logits, second.logits),
+            "consistency": frl.consistency * consistency_loss(first.logits.detach(), second.logits),
             "focus": frl.focus * focus_loss(first, second, evidence, present),
         }
 

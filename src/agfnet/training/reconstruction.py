@@ -120,7 +120,8 @@ class FeatureReconstruction(nn.Module):
         """
         tokens = []
         for i, (enter, maps, mask) in enumerate(zip(self.enter.values(), pyramids, hidden, strict=True)):
-            x = torch.where(mask[:, None], self.hidden_token[:, None, None], enter(maps[-1]))
+            # Without gradient: encoders that are to make each position predictable from the others lose their focus.
+            x = torch.where(mask[:, None], self.hidden_token[:, None, None], enter(maps[-1].detach()))
             x = x + self.position(x) + self.view_code[i][:, None, None]
             tokens.append(x.flatten(2).transpose(1, 2))
         visible = torch.cat([~m.flatten(1) & present[:, i : i + 1] for i, m in enumerate(hidden)], dim=1)
