@@ -120,15 +120,15 @@ class ReconstructionConfig(Section):
             half must carry it); "top", those with the most; "random"; "bottom", those with the least.
         reconstruction: weight of the cosine loss of the hidden features.
         second_view: weight of the diagnosis loss on the completed maps.
-        consistency: weight of the symmetric KL divergence between the two diagnoses.
+        consistency: weight of the symmetric KL divergence of the second diagnosis from the first, which stays as it is.
         focus: weight of the agreement of the attention maps before and after.
         start: share of the training after which FRL sets in.
     """
 
     enabled: bool = True
-    hide: Annotated[float, Field(gt=0.0, lt=0.9)] = 0.3
+    hide: Annotated[float, Field(gt=0.0, lt=0.9)] = 0.15
     fill: Literal["reconstruct", "mean"] = "reconstruct"
-    policy: Literal["part", "top", "random", "bottom"] = "top"
+    policy: Literal["part", "top", "random", "bottom"] = "part"
     reconstruction: Weight = 0.5
     second_view: Weight = 0.5
     consistency: Weight = 0.5

@@ -90,7 +90,9 @@ def demo(
     epochs: Annotated[int, typer.Option(min=1, help="Of each training.")] = 7,
     seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
 ) -> None:
-    """Everything once, on synthetic cases: draw, check, split, train, export, evaluate. Called again, it goes on.
+    """Everything once, on synthetic cases: draw, check, split, train, export, test, calibrate, explain, report.
+
+    Called again, it goes on.
 
     Example:  agfnet demo --out demo
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agfnet.prediction.predictor import Outcome
-from agfnet.types import TableError
+from agfnet.types import Case, ImageError, Prediction, TableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,25 @@ def answers_from_json(tree: Mapping[str, Any]) -> Answers:
     return Answers(tree["cases"], tree["patients"], np.array(tree["labels"]), np.array(tree["probabilities"]))
 
 
-def answers_of(outcomes: Sequence[Outcome], classes: Sequence[str]) -> Answers:
+def whole(outcomes: Iterable[Outcome]) -> Iterator[tuple[Case, Prediction]]:
+    """Every case with its prediction, for what needs all of them.
+
+    Raises:
+        ImageError: a case could not be read.
+    """
+    for outcome in outcomes:
+        if outcome.prediction is None:
+            raise ImageError(f"{outcome.error} Correct the table, or leave the row out.")
+        yield outcome.case, outcome.prediction
+
+
+def answers_of(predicted: Iterable[tuple[Case, Prediction | None]], classes: Sequence[str]) -> Answers:
     """Those cases that have both a prediction and a label.
 
     Raises:
         TableError: there is none, or a label that is none of the classes.
     """
-    kept = [(o.case, o.prediction) for o in outcomes if o.prediction is not None and o.case.label is not None]
+    kept = [(case, p) for case, p in predicted if p is not None and case.label is not None]
     for case, _ in kept:
         if case.label not in classes:
             raise TableError(

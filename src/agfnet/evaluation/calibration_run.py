@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from agfnet.config import load_config
 from agfnet.data.table import read_cases, table_sha256
-from agfnet.evaluation.answers import answers_of
+from agfnet.evaluation.answers import answers_of, whole
 from agfnet.evaluation.calibrate import (
     choose_temperature,
     cross_fitted,
@@ -32,9 +32,9 @@ from agfnet.prediction.bundle import BUNDLE, PARTS, read_bundle, write_bundle
 from agfnet.prediction.calibration import tempered
 from agfnet.prediction.commands import predict_cases
 from agfnet.prediction.decision import Decision, write_decision
-from agfnet.prediction.predictor import Outcome, Predictor
+from agfnet.prediction.predictor import Predictor
 from agfnet.prediction.refer import Reference, disagreement
-from agfnet.types import RESEARCH_USE, AgfnetWarning, Case, ConfigError, ImageError, TableError
+from agfnet.types import RESEARCH_USE, AgfnetWarning, Case, ConfigError, Prediction, TableError
 
 log = logging.getLogger("agfnet")
 FOLDER = "calibration"
@@ -73,7 +73,7 @@ def calibrate(
 
     Raises:
         ConfigError: the folder holds no finished run, or calibration cases were trained on.
-        TableError: no labelled calibration case, or not one of some class.
+        TableError: no labelled calibration case.
     """
     if not (run / BUNDLE).is_file():
         raise ConfigError(f"{run}: holds no exported run. Train first; then calibrate.")
@@ -87,21 +87,18 @@ def calibrate(
     trained = [c for c in read_cases(config.data.table, views=views) if c.split in config.data.train]
     _apart(cases, trained)
     log.info("asking about %d calibration cases", len(cases))
-    outcomes = _asked(predictor, cases)
+    asked = list(whole(predict_cases(predictor, cases)))
     log.info("asking about %d training cases, for what their images look like", len(trained))
-    learnt = _asked(predictor, trained)
+    learnt = list(whole(predict_cases(predictor, trained)))
 
-    answers = answers_of(outcomes, predictor.classes)
+    answers = answers_of(asked, predictor.classes)
     classes = predictor.classes
-    missing = [name for k, name in enumerate(classes) if k not in answers.labels]
-    if missing:
-        raise TableError(f"{table}: part {part} has no case of {', '.join(missing)}; calibration needs every class.")
     notes = [OPTIMISTIC] if part in config.data.validation else []
     temperature = choose_temperature(answers.labels, answers.probabilities, answers.patients, seed=seed)
-    prevalence = np.bincount(answers.labels, minlength=len(classes)) / len(answers)
-    references = {
-        view: _reference(view, learnt, outcomes, classes, false_refers=false_refers) for view in predictor.specs
-    }
+    # Half a case more of each class, so that a class without a calibration case is rare, not impossible.
+    prevalence = np.bincount(answers.labels, minlength=len(classes)) + 0.5
+    prevalence /= prevalence.sum()
+    references = {view: _reference(view, learnt, asked, classes, false_refers=false_refers) for view in predictor.specs}
     calibrated = tempered(answers.probabilities, temperature)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", AgfnetWarning)
@@ -109,7 +106,7 @@ def calibrate(
     for warning in said:
         notes.append(_named(str(warning.message), classes))
         log.warning("%s", notes[-1])
-    apart = [disagreement(list(o.prediction.view_probabilities.values())) for o in outcomes if o.prediction]
+    apart = [disagreement(list(p.view_probabilities.values())) for _, p in asked]
     rule = fit_refer(answers.labels, calibrated, apart, references, risk=risk, false_refers=false_refers)
     facts = {
         "table": str(table),
@@ -125,9 +122,8 @@ def calibrate(
     _write(run, decision)
     (run / FOLDER).mkdir(exist_ok=True)
     reasons = [
-        rule.reasons(p, gap, {v: float(references[v].distance(x)) for v, x in o.prediction.pooled.items()})
-        for p, gap, o in zip(calibrated, apart, outcomes, strict=True)
-        if o.prediction
+        rule.reasons(p, gap, {view: float(references[view].distance(x)) for view, x in told.pooled.items()})
+        for p, gap, (_, told) in zip(calibrated, apart, asked, strict=True)
     ]
     right = (calibrated.argmax(1) == answers.labels).tolist()
     honest = cross_fitted(
@@ -176,27 +172,18 @@ def _apart(cases: Sequence[Case], trained: Sequence[Case]) -> None:
             )
 
 
-def _asked(predictor: Predictor, cases: Sequence[Case]) -> list[Outcome]:
-    outcomes = predict_cases(predictor, cases)
-    for outcome in outcomes:
-        if outcome.prediction is None:
-            raise ImageError(f"{outcome.error} Correct the table, or leave the row out.")
-    return outcomes
+Asked = Sequence[tuple[Case, Prediction]]
 
 
-def _pooled(view: str, outcomes: Sequence[Outcome], classes: Sequence[str]) -> tuple[NDArray[np.float32], IntArray]:
+def _pooled(view: str, asked: Asked, classes: Sequence[str]) -> tuple[NDArray[np.float32], IntArray]:
     """The pooled vectors of a view, of the cases that have it, and their classes."""
-    known = [
-        (o.prediction.pooled[view], str(o.case.label)) for o in outcomes if o.prediction and view in o.prediction.pooled
-    ]
+    known = [(p.pooled[view], classes.index(str(case.label))) for case, p in asked if view in p.pooled]
     if not known:
         raise TableError(f"no case has a {view}; a calibration needs cases with every view.")
-    return np.stack([x for x, _ in known]), np.array([list(classes).index(label) for _, label in known])
+    return np.stack([x for x, _ in known]), np.array([label for _, label in known])
 
 
-def _reference(
-    view: str, learnt: Sequence[Outcome], held_out: Sequence[Outcome], classes: Sequence[str], *, false_refers: float
-) -> Reference:
+def _reference(view: str, learnt: Asked, held_out: Asked, classes: Sequence[str], *, false_refers: float) -> Reference:
     pooled, labels = _pooled(view, learnt, classes)
     return fit_reference(pooled, labels, _pooled(view, held_out, classes)[0], false_refers=false_refers)
 

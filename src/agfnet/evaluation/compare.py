@@ -19,7 +19,7 @@ import numpy as np
 
 from agfnet.config import Config, parse_config
 from agfnet.data.table import read_cases, table_sha256
-from agfnet.evaluation.answers import Answers, answers_of
+from agfnet.evaluation.answers import Answers, answers_of, whole
 from agfnet.evaluation.calibrate import fit_temperature
 from agfnet.evaluation.evaluate import chosen_part
 from agfnet.evaluation.experiment import train_and_export
@@ -31,7 +31,7 @@ from agfnet.files import write_json
 from agfnet.prediction.commands import predict_cases
 from agfnet.prediction.predictor import Change, Predictor
 from agfnet.training.run import parts, read_table
-from agfnet.types import AgfnetError, Case, ConfigError, ImageError
+from agfnet.types import AgfnetError, Case, ConfigError
 
 log = logging.getLogger("agfnet")
 RESULT = "result.json"
@@ -171,8 +171,4 @@ def _made(
 
 
 def _asked(predictor: Predictor, cases: Sequence[Case], change: Change | None = None) -> Answers:
-    outcomes = predict_cases(predictor, cases, change=change)
-    for outcome in outcomes:
-        if outcome.prediction is None:
-            raise ImageError(f"{outcome.error} Correct the table, or leave the row out.")
-    return answers_of(outcomes, predictor.classes)
+    return answers_of(whole(predict_cases(predictor, cases, change=change)), predictor.classes)

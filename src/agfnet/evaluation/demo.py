@@ -1,7 +1,6 @@
 """The front door: from nothing to trained networks and honest figures on the built-in phantom.
 
 The phantom and each finished training are left alone, so a demo that was stopped goes on when it is called again.
-Calibration and explanation are not part of it yet.
 """
 
 from __future__ import annotations
@@ -21,14 +20,18 @@ from agfnet.data.phantom.appearance import MALIGNANT
 from agfnet.data.phantom.generate import phantom
 from agfnet.data.split import split_to_file
 from agfnet.data.table import read_cases
+from agfnet.evaluation.calibration_run import calibrate
 from agfnet.evaluation.evaluate import chosen_part, evaluate_outcomes
 from agfnet.evaluation.experiment import run
+from agfnet.evaluation.report_page import PAGE
+from agfnet.evaluation.report_page import report as write_report
 from agfnet.evaluation.showcase import showcase_figure
 from agfnet.files import write_json, write_text
 from agfnet.metrics.classification import balanced_accuracy
 from agfnet.metrics.statistics import Difference, Interval, MetricSet, bootstrap, paired_difference
-from agfnet.prediction.bundle import BUNDLE
+from agfnet.prediction.bundle import BUNDLE, read_bundle
 from agfnet.prediction.commands import predict_cases
+from agfnet.prediction.decision import read_decision
 from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.training.run import CONFIG
 from agfnet.types import RESEARCH_USE, SYNTHETIC, ConfigError, TableError
@@ -46,7 +49,8 @@ NETWORKS: Mapping[str, tuple[str, ...]] = {
     "clinical photo alone": ("clinical",),
     "ultrasound alone": ("ultrasound",),
 }
-FRACTIONS = {"train": 0.45, "validation": 0.06, "calibration": 0.06, "test": 0.43}
+REPORT = "report"
+FRACTIONS = {"train": 0.45, "validation": 0.04, "calibration": 0.12, "test": 0.39}
 """More cases to test on than a study would spare, as synthetic ones are cheap: the interval should be narrow."""
 
 
@@ -97,7 +101,7 @@ def demo(
     bar: Callable[[str], AbstractContextManager[Progress]] = lambda _title: nullcontext(lambda _done, _total: None),
     configure: Callable[[Config], Config] = lambda config: config,
 ) -> DemoResult:
-    """Phantom, check, split, three networks (both views, each view as a network of its own), test, pictures.
+    """Phantom, check, split, three networks (both views, each view alone), test, calibration, report, pictures.
 
     Args:
         folder: for everything; a demo that was stopped goes on in it.
@@ -112,10 +116,10 @@ def demo(
         TableError: the phantom's table has a fault.
     """
     began = time.monotonic()
-    log.info("1 of 6  drawing %d paired cases (%s)", cases, folder / "phantom")
+    log.info("1 of 7  drawing %d paired cases (%s)", cases, folder / "phantom")
     with bar("drawing cases") as progress:
         table = phantom(folder / "phantom", cases=cases, seed=seed, progress=progress)
-    log.info("2 of 6  checking the table, and splitting it by patient")
+    log.info("2 of 7  checking the table, and splitting it by patient")
     parts = folder / "phantom" / "parts.csv"
     if not parts.exists():
         report = check_table(table, level="quick")
@@ -125,10 +129,15 @@ def demo(
         split_to_file(table, parts, fractions=FRACTIONS, seed=seed)
     outcomes: dict[str, list[Outcome]] = {}
     for step, (name, views) in enumerate(NETWORKS.items(), start=3):
-        log.info("%d of 6  training: %s", step, name)
+        log.info("%d of 7  training: %s", step, name)
         config = configure(demo_config(parts, views, folder / "cache", epochs))
         outcomes[name] = _tested(config, _run_folder(folder, name))
-    log.info("6 of 6  comparing the networks on the test part")
+    log.info("6 of 7  calibrating the network of both views, and its report")
+    both = _run_folder(folder, "both views")
+    if read_decision(read_bundle(both)) is None:
+        calibrate(both)
+    write_report(both, parts, folder / REPORT, part="test", include_test=True)
+    log.info("7 of 7  comparing the networks on the test part")
     return _compared(folder, outcomes, (time.monotonic() - began) / 60.0)
 
 
@@ -143,7 +152,7 @@ def _tested(config: Config, folder: Path) -> list[Outcome]:
     run(config, folder, resume=folder.exists())
     cases = read_cases(config.data.table, views=list(config.data.views))
     test = chosen_part(cases, "test", include_test=True, table=config.data.table)
-    predictor = Predictor(folder)
+    predictor = Predictor(folder, calibrated=False)  # as the networks of single views are
     outcomes = predict_cases(predictor, test)
     facts = {"table": str(config.data.table), "part": "test", "include_test": True}
     subgroups = ["skin_type", "device"] if len(config.data.views) > 1 else []
@@ -229,9 +238,8 @@ def demo_paths(result: DemoResult) -> list[tuple[Path, str]]:
     """What to open after a demo, each with what it is."""
     both = _run_folder(result.folder, "both views")
     return [
+        (result.folder / REPORT / PAGE, "the report on the network of both views"),
         (result.folder / "showcase.png", "cases with what each network says"),
-        (both / "test" / "summary.md", "all figures of the test part"),
-        (both / "test" / "confusion.png", "confusion, beside ROC and reliability"),
         (both / "curves.png", "the training"),
         (result.folder / "phantom" / "sheets", "what the phantoms look like"),
         (both / BUNDLE, "the network as one file"),

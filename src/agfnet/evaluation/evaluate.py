@@ -82,7 +82,7 @@ def evaluate_outcomes(
         rows = {"case_id": [o.case.case_id for o in bad], "error": [o.error for o in bad]}
         write_table(pl.DataFrame(rows), folder / "bad_cases.csv")
         log.warning("%d cases with unreadable images are left out; see %s", len(bad), folder / "bad_cases.csv")
-    answers = answers_of(outcomes, predictor.classes)
+    answers = answers_of([(o.case, o.prediction) for o in outcomes], predictor.classes)
     kept = [o for o in outcomes if o.prediction is not None and o.case.label is not None]
     card = scorecard(
         answers.labels,

@@ -8,7 +8,7 @@ of every weight tensor shuffled (randomised weights, Adebayo et al. 2018, 1810.0
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from PIL import Image
 from agfnet.data.images import read_image
 from agfnet.data.preprocess import ViewSpec, fit
 from agfnet.data.tablefile import load_table
+from agfnet.evaluation.answers import whole
 from agfnet.evaluation.evaluate import chosen_part
 from agfnet.metrics.statistics import Interval, MetricSet, bootstrap
 from agfnet.metrics.weighting import FloatArray, weighted_mean
@@ -30,7 +31,7 @@ from agfnet.prediction.bundle import GRAPH, Bundle
 from agfnet.prediction.commands import cases_of
 from agfnet.prediction.overlay import positive_part
 from agfnet.prediction.predictor import Predictor
-from agfnet.types import RESEARCH_USE, SYNTHETIC, SYNTHETIC_STANDARD, Case, ImageError, Prediction, TableError
+from agfnet.types import RESEARCH_USE, SYNTHETIC, SYNTHETIC_STANDARD, Case, Prediction, TableError
 
 MAPS = ("attention", "class_evidence")
 CONTROLS = ("centre", "usual_place", "random_attention", "random_class_evidence")
@@ -127,7 +128,8 @@ def focus_of(
     found: dict[str, dict[str, list[float | None]]] = {
         view: {name: [] for name in (*MAPS, *CONTROLS)} for view in predictor.specs
     }
-    for case, own, other in zip(cases, _maps(predictor, cases), _maps(random, cases), strict=True):
+    asked = (whole(network.predict(cases, maps=True)) for network in (predictor, random))
+    for (case, own), (_, other) in zip(*asked, strict=True):
         for view, spec in predictor.specs.items():
             file = masks.get(case.case_id, {}).get(view)
             inside = None
@@ -154,13 +156,6 @@ def focus_of(
             None if inside is None or usual is None else energy_inside(usual, inside) for inside in own_insides
         ]
     return found
-
-
-def _maps(predictor: Predictor, cases: Sequence[Case]) -> Iterator[Prediction]:
-    for outcome in predictor.predict(cases, maps=True):
-        if outcome.prediction is None:
-            raise ImageError(str(outcome.error))
-        yield outcome.prediction
 
 
 def _grid(prediction: Prediction, view: str) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agfnet.data.table import table_sha256
-from agfnet.evaluation.answers import Answers, answers_of
+from agfnet.evaluation.answers import Answers, answers_of, whole
 from agfnet.evaluation.evaluate import chosen_part, evaluate_outcomes
 from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.ranking import macro_auc, net_benefit, precision_recall_curve
@@ -64,7 +64,7 @@ def report_facts(
     subgroups = subgroup_columns(cases)
     facts = {"table": str(table), "table_sha256": table_sha256(table), "part": part, "include_test": include_test}
     card = evaluate_outcomes(outcomes, predictor, folder, subgroups=subgroups, draws=draws, facts=facts)
-    answers = answers_of(outcomes, predictor.classes)
+    answers = answers_of([(o.case, o.prediction) for o in outcomes], predictor.classes)
     kept = [o for o in outcomes if o.prediction is not None and o.case.label is not None]
     malignant = predictor.bundle.facts["malignant"]
     told = {
@@ -202,7 +202,7 @@ def missing_views(predictor: Predictor, cases: Sequence[Case], draws: int) -> di
         if not alone:
             continue
         log.info("asking with %s alone", view)
-        answers = answers_of(predict_cases(predictor, alone), predictor.classes)
+        answers = answers_of(whole(predict_cases(predictor, alone)), predictor.classes)
         y, p = answers.labels, answers.probabilities
 
         def figures(weights: FloatArray, y: NDArray[np.int64] = y, p: FloatArray = p) -> dict[str, FloatArray]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agfnet.data.table import table_sha256
-from agfnet.evaluation.answers import Answers, answers_from_json, answers_of
+from agfnet.evaluation.answers import Answers, answers_from_json, whole
 from agfnet.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from agfnet.evaluation.evaluate import chosen_part
 from agfnet.files import write_json
@@ -23,8 +23,8 @@ from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.statistics import MetricSet, bootstrap, paired_difference
 from agfnet.metrics.weighting import FloatArray
 from agfnet.prediction.commands import cases_of
-from agfnet.prediction.predictor import Change, Outcome, Predictor
-from agfnet.types import SYNTHETIC, SYNTHETIC_STANDARD, Case, ConfigError, ImageError
+from agfnet.prediction.predictor import Change, Predictor
+from agfnet.types import SYNTHETIC, SYNTHETIC_STANDARD, Case, ConfigError
 
 log = logging.getLogger("agfnet")
 MIXED = "any"
@@ -158,8 +158,8 @@ def robustness(
     for i, setting in enumerate(settings):
         file = folder / "settings" / f"{setting.name.replace(' ', '-')}.json"
         if not file.exists():
-            answered = _answered(predictor, cases, changer(setting, kinds, seed))
-            write_json(file, {"probabilities": answered.probabilities.tolist()})
+            asked_again = predictor.predict(cases, change=changer(setting, kinds, seed))
+            write_json(file, {"probabilities": [p.probabilities.tolist() for _, p in whole(asked_again)]})
         told = json.loads(file.read_text(encoding="utf-8"))
         answers[setting] = answers_from_json(
             {
@@ -175,14 +175,6 @@ def robustness(
     if any(case.reference_standard == SYNTHETIC_STANDARD for case in cases):
         made["notes"].insert(0, SYNTHETIC)
     return made | {"bundle_sha256": predictor.bundle.sha256, "table": str(table), "seed": seed}
-
-
-def _answered(predictor: Predictor, cases: Sequence[Case], change: Change) -> Answers:
-    outcomes: list[Outcome] = list(predictor.predict(cases, change=change))
-    for outcome in outcomes:
-        if outcome.prediction is None:
-            raise ImageError(f"{outcome.error} Correct the table, or leave the row out.")
-    return answers_of(outcomes, predictor.classes)
 
 
 def robustness_table(answers: Mapping[Setting, Answers], *, draws: int = 1000) -> dict[str, Any]:

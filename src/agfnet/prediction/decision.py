@@ -23,7 +23,8 @@ class Decision:
 
     Attributes:
         temperature: one number, or one for each class.
-        prevalence: (K,) of the calibration cases: the prevalence under which the probabilities are right.
+        prevalence: (K,) of the calibration cases, half a case of each class added: the prevalence under which the
+            probabilities are right.
         conformal: thresholds of the diagnosis sets.
         refer: when a case is handed back.
         facts: table, part, numbers of cases, and what a reader must know; JSON.

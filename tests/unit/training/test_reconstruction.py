@@ -36,6 +36,26 @@ def test_random_positions_differ_and_number_the_same():
     assert not torch.equal(first, second)
 
 
+def test_part_hides_any_half_of_the_most_evident_positions():
+    evidence = torch.randn(4, 8, 8)
+    hidden = [choose_hidden(evidence, 0.25, "part").flatten(1) for _ in range(3)]
+    region = choose_hidden(evidence, 0.5, "top").flatten(1)
+    for chosen in hidden:
+        assert (chosen.sum(1) == 16).all()
+        assert (region | ~chosen).all()
+    assert not torch.equal(hidden[0], hidden[1])
+    assert (choose_hidden(evidence, 0.8, "part").flatten(1).sum(1) == 51).all()
+
+
+def test_the_reconstruction_does_not_teach_the_encoders():
+    decoder = FeatureReconstruction(CHANNELS, width=16, heads=2)
+    maps = [[m.requires_grad_() for m in pyramid(3, 4)], [m.requires_grad_() for m in pyramid(2, 2)]]
+    hidden = [torch.rand(2, 3, 4) < 0.4, torch.rand(2, 2, 2) < 0.4]
+    decoder(maps, hidden, torch.ones(2, 2, dtype=torch.bool)).loss.backward()
+    assert all(m.grad is None for view in maps for m in view)
+    assert decoder.hidden_token.grad is not None
+
+
 def test_class_evidence_is_of_the_true_class_and_has_no_gradient():
     evidence = torch.randn(2, 3, 4, 4, requires_grad=True)
     chosen = class_evidence(evidence, torch.tensor([2, -1]), (4, 4))
