@@ -10,6 +10,7 @@ from PIL import Image
 
 from agfnet.evaluation import demo as front_door
 from agfnet.evaluation.demo import demo, demo_markdown, demo_paths
+from agfnet.prediction.predictor import Predictor
 from agfnet.types import ConfigError
 
 SMALL = {"cases": 330, "epochs": 2, "seed": 1}
@@ -47,9 +48,14 @@ def folder(tmp_path_factory):
 
 
 def test_it_goes_on_and_shows_what_came_out(folder):
-    first = (folder / "both-views" / "model.agf").stat().st_mtime_ns
+    trained = folder / "both-views" / "weights.safetensors"
+    first = trained.stat().st_mtime_ns
     result = demo(folder, **SMALL, configure=smaller)
-    assert (folder / "both-views" / "model.agf").stat().st_mtime_ns == first
+    assert trained.stat().st_mtime_ns == first
+    assert Predictor(folder / "both-views").decision is not None
+    page = (folder / "report" / "report.html").read_text()
+    assert f"Report of one network on {result.cases} cases" in page
+    assert "no figure on these images is a clinical result" in page
     parts = pl.read_csv(folder / "phantom" / "parts.csv")
     assert result.cases == (parts["split"] == "test").sum()
     assert set(result.balanced_accuracy) == set(front_door.NETWORKS)
