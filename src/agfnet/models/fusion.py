@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from agfnet.models.global_fusion import GlobalFusion
-from agfnet.models.local_fusion import LocalFusion
+from agfnet.models.local_fusion import LocalFusion, LocalPositions
 from agfnet.models.shapes import AttentionMap, Pooled, Presence, Pyramid
 
 
@@ -19,13 +19,12 @@ class Fused(NamedTuple):
     Attributes:
         features: (B, out_features), read by the heads.
         attention: per view, per scale, (B, 1, H, W) in (0, 1); empty for a method without attention maps.
-        local: per view (B, D, H, W), local features in which attention is already counted, see `LocalFeatures`; empty
-            for a method without them.
+        local: per view the positions that a local head reads; empty for a method without them.
     """
 
     features: Tensor
     attention: list[list[AttentionMap]]
-    local: list[Tensor]
+    local: list[LocalPositions]
 
 
 class Fusion(nn.Module, ABC):
@@ -33,7 +32,7 @@ class Fusion(nn.Module, ABC):
 
     out_features: int
     local_features: int = 0
-    """D of `Fused.local`; 0 for a method without them."""
+    """Width of the features in `Fused.local`; 0 for a method without them."""
 
     @abstractmethod
     def forward(self, pyramids: Sequence[Pyramid], pooled: Sequence[Pooled], present: Presence) -> Fused:

@@ -245,6 +245,31 @@ class LocalBlock(nn.Module):
         return out.transpose(1, 2).reshape(B, N, width // 3)
 
 
+class LocalPositions(NamedTuple):
+    """One view's positions in the order of the sequence, of which the finest map's are read.
+
+    Attributes:
+        attended: (B, N, D) features times attention, of all scales.
+        mean_attention: (B, 1) of the finest map.
+        finest: (h * w,) which of the N are the finest map's, row by row.
+        shape: (h, w).
+    """
+
+    attended: Tensor
+    mean_attention: Tensor
+    finest: Tensor
+    shape: Shape
+
+    def read(self, weight: Tensor) -> Tensor:
+        """A linear head on every position of the finest map, (B, K, h, w), from its weight (K, D) or (B, K, D).
+
+        The mean over the positions is the head on the map's attention-weighted descriptor. The head comes first and the
+        positions are picked from its few outputs: picking them from the features costs more than the head itself.
+        """
+        values = self.attended @ weight.transpose(-1, -2) / self.mean_attention[..., None]
+        return values.index_select(1, self.finest).transpose(1, 2).unflatten(2, self.shape)
+
+
 class LocalFeatures(NamedTuple):
     """What ALL gives.
 
@@ -253,8 +278,7 @@ class LocalFeatures(NamedTuple):
         averages: (B, M * S, D) plain mean of each map.
         coarsest: (B, positions, D) the positions of the coarsest maps of all views.
         attention: per view, per scale, (B, 1, H, W) in (0, 1).
-        local: per view (B, D, H, W): the positions of the finest map, times their attention over its mean; their mean
-            is the finest map's descriptor.
+        local: per view the positions of its finest map, for a head that reads them one by one.
         coarsest_view: (positions,) modality of each of these positions.
     """
 
@@ -262,7 +286,7 @@ class LocalFeatures(NamedTuple):
     averages: Tensor
     coarsest: Tensor
     attention: list[list[AttentionMap]]
-    local: list[Tensor]
+    local: list[LocalPositions]
     coarsest_view: Tensor
 
 
@@ -332,13 +356,15 @@ class LocalFusion(nn.Module):
         weighted = segments @ torch.cat([attended, attention], dim=-1)
         mean_attention = weighted[..., -1:]
         scales = len(shapes[0])
-        finest = [attended.index_select(1, slots).transpose(1, 2) for slots in place.finest]
         return LocalFeatures(
             descriptors=weighted[..., :-1] / mean_attention,
             averages=segments @ tokens,
             coarsest=tokens.index_select(1, place.coarsest),
             attention=_as_maps(attention.flatten(1).index_select(1, place.scatter), shapes),
-            local=[(x / mean_attention[:, v * scales, None]).unflatten(2, shapes[v][0]) for v, x in enumerate(finest)],
+            local=[
+                LocalPositions(attended[:, span], mean_attention[:, v * scales], slots - span.start, shapes[v][0])
+                for v, (span, slots) in enumerate(zip(place.spans, place.finest, strict=True))
+            ],
             coarsest_view=place.coarsest_view,
         )
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from agfnet.models.encoders import Encoder
+from agfnet.models.local_fusion import LocalPositions
 from agfnet.models.peers import build_fusion
 from agfnet.models.shapes import AttentionMap, Evidence, Images, Logits, Pooled, Presence, Pyramid, ViewLogits
 
@@ -150,13 +151,11 @@ class AGFNet(nn.Module):
         fused = self.fusion(pyramids, pooled, present)
         features = self.dropout(fused.features)
         K = self.num_classes
-        drop = self.dropout.p if self.training else 0.0
-        local_maps = [F.dropout2d(x, drop, training=drop > 0.0) for x in fused.local]  # whole channels, as of a vector
-        evidence = self._evidence(pyramids, local_maps)
+        evidence = self._local_evidence(fused.local) if fused.local else self._view_evidence(pyramids)
         local = self._local_logits(evidence)
         whole = self.head(features)
         fused_logits = whole[:, :K]
-        if local_maps:
+        if fused.local:
             fused_logits = fused_logits + (local * present[..., None].to(local.dtype)).sum(1)
         views = torch.stack(
             [head(self.dropout(v)) for head, v in zip(self.view_heads.values(), pooled, strict=True)], dim=1
@@ -178,12 +177,18 @@ class AGFNet(nn.Module):
             pooled=pooled,
         )
 
-    def _evidence(self, pyramids: Sequence[Pyramid], local: Sequence[Tensor]) -> list[Evidence]:
-        """Class evidence of each position, (B, K, H, W), in logits; see `Output`."""
-        heads = self.local_heads if local else self.view_heads
-        weights = (heads[m].get_parameter("weight")[: self.num_classes] for m in self.modalities)
-        maps = local or [view[-1] for view in pyramids]
-        return [F.conv2d(x, weight[..., None, None]) for x, weight in zip(maps, weights, strict=True)]
+    def _view_evidence(self, pyramids: Sequence[Pyramid]) -> list[Evidence]:
+        """The view heads on each position of the coarsest maps, (B, K, H, W), in logits."""
+        weights = (self.view_heads[m].get_parameter("weight")[: self.num_classes] for m in self.modalities)
+        return [F.conv2d(maps[-1], w[..., None, None]) for maps, w in zip(pyramids, weights, strict=True)]
+
+    def _local_evidence(self, local: Sequence[LocalPositions]) -> list[Evidence]:
+        """The local heads on each position of the finest maps, (B, K, H, W), in logits."""
+        weights = [self.local_heads[m].get_parameter("weight") for m in self.modalities]
+        if self.training:  # whole features are dropped, as of a vector
+            batch = local[0].attended.shape[0]
+            weights = [self.dropout(w.new_ones(batch, 1, w.shape[1])) * w for w in weights]
+        return [x.read(w) for w, x in zip(weights, local, strict=True)]
 
     def _local_logits(self, evidence: Sequence[Evidence]) -> ViewLogits:
         """(B, M, K), or (B, 0, K) without local heads."""

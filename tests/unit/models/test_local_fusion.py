@@ -88,12 +88,25 @@ def test_descriptors_are_attention_weighted_means(fused):
     assert torch.allclose(out.descriptors, out.averages, atol=1e-5)
 
 
-def test_the_mean_of_the_local_features_is_the_finest_descriptor(fused):
+def test_the_mean_of_a_local_head_is_the_head_on_the_finest_descriptor(fused):
     fusion, pyramids = fused
     out = fusion(pyramids, torch.ones(2, 2, dtype=torch.bool))
+    weight = torch.randn(5, 32)
     for view, (local, maps) in enumerate(zip(out.local, out.attention, strict=True)):
-        assert local.shape[2:] == maps[0].shape[2:]
-        assert torch.allclose(local.mean((2, 3)), out.descriptors[:, 3 * view], atol=1e-5)
+        read = local.read(weight)
+        assert read.shape == (2, 5, *maps[0].shape[2:])
+        assert torch.allclose(read.mean((2, 3)), out.descriptors[:, 3 * view] @ weight.T, atol=1e-5)
+
+
+def test_a_local_head_reads_the_positions_in_the_order_of_the_map(fused):
+    """Features that are the attention itself are read as the attention map."""
+    fusion, pyramids = fused
+    out = fusion(pyramids, torch.ones(2, 2, dtype=torch.bool))
+    for local, maps in zip(out.local, out.attention, strict=True):
+        same = local._replace(attended=torch.ones_like(local.attended))
+        same.attended[:, local.finest] = maps[0].detach().flatten(2).transpose(1, 2).expand(-1, -1, 32)
+        read = same.read(torch.full((1, 32), 1 / 32))
+        assert torch.allclose(read, maps[0] / maps[0].mean((2, 3), keepdim=True), atol=1e-5)
 
 
 def test_coarsest_positions_come_in_the_order_of_the_map(fused):
