@@ -26,6 +26,7 @@ def test_the_command(calibrated, trained, drawn, agfnet_command, tmp_path):
     done = agfnet_command("calibrate", calibrated, drawn / "parts.csv", "--part", "validation", "--threads", 1)
     assert done.exit_code == 0, done.stderr
     assert "optimistic" in done.stdout
+    assert "every case is referred. Calibrate on more cases" in done.stdout  # a handful cannot show a risk of 10 %
     made = json.loads((calibrated / "calibration" / "calibration.json").read_text())
     assert made["facts"]["part"] == "validation"
     for picture in ("before", "after"):

@@ -108,6 +108,12 @@ def calibrate(
         log.warning("%s", notes[-1])
     apart = [disagreement(list(p.view_probabilities.values())) for _, p in asked]
     rule = fit_refer(answers.labels, calibrated, apart, references, risk=risk, false_refers=false_refers)
+    if rule.certainty > 1.0:
+        notes.append(
+            f"No share of these {len(answers)} cases shows an error of at most {risk:.0%} with 95 % confidence: every "
+            "case is referred. Calibrate on more cases, or choose a higher --risk."
+        )
+        log.warning("%s", notes[-1])
     facts = {
         "table": str(table),
         "table_sha256": table_sha256(table),
