@@ -311,7 +311,7 @@ class LocalFusion(nn.Module):
         heads: int = 4,
         inner: int = 64,
         depth: int = 1,
-        ratio: int = 2,
+        ratio: int = 1,
         layer_scale: float = 0.1,
     ) -> None:
         super().__init__()

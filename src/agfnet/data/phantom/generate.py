@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +26,7 @@ from agfnet.types import RESEARCH_USE, SYNTHETIC, SYNTHETIC_STANDARD, ConfigErro
 VERSION = "1"
 """Of the generator: a set is named by it, its seed and its settings. A change of any image is a new version."""
 TABLE, TRUTH, ABOUT = "cases.csv", "truth.csv", "phantom.json"
+CASES_A_PROCESS = 16  # below this, starting a process takes longer than drawing its cases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,8 @@ def phantom(
         doppler: also make colour Doppler as a third view.
         balanced: all classes alike often; otherwise uneven, as in a clinic.
         marks: rulers, pen, calipers and text on "some" images, on "none" or on "all".
-        workers: processes; None takes one for each processor.
+        workers: processes at most; None takes one for each processor. They are spawned: a script that asks for
+            more than a few cases calls this under `if __name__ == "__main__":`.
         progress: called with the number of finished cases and of all.
 
     Returns:
@@ -100,7 +103,8 @@ def phantom(
     if (out / TABLE).exists():
         return out / TABLE
     subjects = draw_subjects(cases, seed, site, balanced=balanced)
-    rows = _rendered(subjects, out, settings, workers or os.cpu_count() or 1, progress)
+    useful = math.ceil(cases / CASES_A_PROCESS)
+    rows = _rendered(subjects, out, settings, min(workers or os.cpu_count() or 1, useful), progress)
     _write_tables(rows, out, doppler=doppler)
     return out / TABLE
 
@@ -122,8 +126,8 @@ def _rendered(
     render = partial(_write_case, out=out, settings=settings)
     if workers == 1:
         return [_counted(render(s), i, len(subjects), progress) for i, s in enumerate(subjects)]
-    # Forked, so that a script without a main guard can call this; the children only draw.
-    with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
+    # Spawned: a fork of a process with threads of its own (PyTorch, ONNX Runtime) may wait for ever on a lock.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         try:
             return [
                 _counted(row, i, len(subjects), progress)
