@@ -10,6 +10,7 @@ several pages or frames the first is taken; embedded colour profiles are not app
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -91,6 +92,8 @@ class ImageLimits:
 
 
 DEFAULT_LIMITS = ImageLimits()
+UPLOAD = "the image"
+"""What an image that came as bytes is called in errors."""
 
 
 class CodedImageError(ImageError):
@@ -102,7 +105,7 @@ class CodedImageError(ImageError):
         remedy: what to do about it.
     """
 
-    def __init__(self, path: Path, cause: str, problem: str, remedy: str) -> None:
+    def __init__(self, path: Path | str, cause: str, problem: str, remedy: str) -> None:
         super().__init__(f"{path}: {problem}. {remedy}")
         self.cause = cause
         self.problem = problem
@@ -127,12 +130,12 @@ def sniff(path: str | Path, *, limits: ImageLimits = DEFAULT_LIMITS) -> str:
 
 
 def read_image(
-    path: str | Path, *, limits: ImageLimits = DEFAULT_LIMITS, at_least: int | None = None
+    source: str | Path | bytes, *, limits: ImageLimits = DEFAULT_LIMITS, at_least: int | None = None
 ) -> NDArray[np.uint8]:
     """Read an image file as upright RGB.
 
     Args:
-        path: a JPEG, PNG, TIFF, WebP or BMP file, whatever its suffix.
+        source: a JPEG, PNG, TIFF, WebP or BMP file, whatever its suffix, or the content of one.
         limits: what the file may be; checked before decoding.
         at_least: where given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as both sides stay
             at least this many pixels; other formats are decoded in full.
@@ -143,21 +146,29 @@ def read_image(
     Raises:
         ImageError: the file cannot be used; the message names the file, the cause and the remedy.
     """
-    path = Path(path)
+    if isinstance(source, bytes):
+        _check_bytes(UPLOAD, len(source), limits)
+        return _decoded(UPLOAD, io.BytesIO(source), _format_of(UPLOAD, source[:_HEAD_BYTES]), limits, at_least)
+    path = Path(source)
     with _opened(path, limits) as (file, kind):
-        try:
-            image = _DECODERS[kind](file)
-        except Exception as error:
-            raise _undecodable(path, kind, error) from error
-        _check_size(path, image.size, limits)
-        try:
-            if at_least is not None:
-                image.draft(None, (at_least, at_least))
-            image.load()
-            pixels = _to_rgb(image)
-        except Exception as error:
-            raise _undecodable(path, kind, error) from error
-    return pixels
+        return _decoded(path, file, kind, limits, at_least)
+
+
+def _decoded(
+    path: Path | str, file: IO[bytes], kind: str, limits: ImageLimits, at_least: int | None
+) -> NDArray[np.uint8]:
+    try:
+        image = _DECODERS[kind](file)
+    except Exception as error:
+        raise _undecodable(path, kind, error) from error
+    _check_size(path, image.size, limits)
+    try:
+        if at_least is not None:
+            image.draft(None, (at_least, at_least))
+        image.load()
+        return _to_rgb(image)
+    except Exception as error:
+        raise _undecodable(path, kind, error) from error
 
 
 @contextmanager
@@ -178,11 +189,7 @@ def _opened(path: Path, limits: ImageLimits) -> Iterator[tuple[IO[bytes], str]]:
             path, "unopenable-file", f"it cannot be opened ({reason})", "Correct the path or its permissions."
         ) from error
     with file:
-        if status.st_size == 0:
-            raise CodedImageError(path, "empty-file", "the file is empty (0 bytes)", "Copy it again.")
-        if status.st_size > limits.max_bytes:
-            problem = f"{status.st_size / 2**20:.1f} MiB is over the limit of {limits.max_bytes / 2**20:.1f} MiB"
-            raise CodedImageError(path, "oversized-image", problem, "Save it smaller, or raise max_bytes.")
+        _check_bytes(path, status.st_size, limits)
         try:
             head = file.read(_HEAD_BYTES)
             file.seek(0)
@@ -192,7 +199,15 @@ def _opened(path: Path, limits: ImageLimits) -> Iterator[tuple[IO[bytes], str]]:
         yield file, _format_of(path, head)
 
 
-def _format_of(path: Path, head: bytes) -> str:
+def _check_bytes(path: Path | str, size: int, limits: ImageLimits) -> None:
+    if size == 0:
+        raise CodedImageError(path, "empty-file", "the file is empty (0 bytes)", "Copy it again.")
+    if size > limits.max_bytes:
+        problem = f"{size / 2**20:.1f} MiB is over the limit of {limits.max_bytes / 2**20:.1f} MiB"
+        raise CodedImageError(path, "oversized-image", problem, "Save it smaller, or raise max_bytes.")
+
+
+def _format_of(path: Path | str, head: bytes) -> str:
     for offset, magic, kind in _MAGIC:
         if head[offset : offset + len(magic)] == magic:
             return kind
@@ -204,7 +219,7 @@ def _format_of(path: Path, head: bytes) -> str:
     raise CodedImageError(path, "not-an-image", f"its content {what}", _CONVERT)
 
 
-def _check_size(path: Path, size: tuple[int, int], limits: ImageLimits) -> None:
+def _check_size(path: Path | str, size: tuple[int, int], limits: ImageLimits) -> None:
     width, height = size
     shape = f"{width} x {height} pixels"
     if width * height > limits.max_pixels:
@@ -218,7 +233,7 @@ def _check_size(path: Path, size: tuple[int, int], limits: ImageLimits) -> None:
         raise CodedImageError(path, "extreme-aspect", problem, "Crop it to the lesion or the scan region.")
 
 
-def _undecodable(path: Path, kind: str, error: Exception) -> CodedImageError:
+def _undecodable(path: Path | str, kind: str, error: Exception) -> CodedImageError:
     if "truncated" in str(error).lower():
         return CodedImageError(path, "truncated-image", f"the {kind} ends too early", "Copy it again from its source.")
     reason = str(error).strip().rstrip(".") or type(error).__name__

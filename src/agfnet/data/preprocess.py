@@ -49,7 +49,7 @@ class ViewSpec:
 
 
 def read_frame(
-    path: Path,
+    source: Path | bytes,
     spec: ViewSpec,
     *,
     mm_per_pixel: float | None = None,
@@ -59,7 +59,7 @@ def read_frame(
     """Read an image file and fit it to the input's frame; see `fit`.
 
     Args:
-        path: the file.
+        source: the file, or its content.
         spec: the view.
         mm_per_pixel: the image's scale, where known.
         enlarge: factor on the frame.
@@ -71,7 +71,7 @@ def read_frame(
     to_scale = spec.mm_per_pixel is not None and mm_per_pixel is not None
     # A JPEG is decoded at a fraction of its size where that is enough; not where the size of its pixels counts.
     at_least = None if to_scale else round(2 * enlarge * max(spec.size))
-    pixels = read_image(path, at_least=at_least)
+    pixels = read_image(source, at_least=at_least)
     return fit(change(pixels) if change else pixels, spec, mm_per_pixel=mm_per_pixel, enlarge=enlarge)
 
 
@@ -114,6 +114,13 @@ def fit(
     frame = Image.new("RGB", (width, height), spec.padding)
     frame.paste(image, ((width - new_w) // 2, top))
     return np.asarray(frame)
+
+
+def frame_scale(shape: tuple[int, int], spec: ViewSpec, mm_per_pixel: float) -> float:
+    """Millimetres per pixel of the frame that `fit` makes of an image of this (height, width) and scale."""
+    if spec.mm_per_pixel is not None:
+        return spec.mm_per_pixel
+    return mm_per_pixel / min(spec.size[0] / shape[0], spec.size[1] / shape[1])
 
 
 def normalise(pixels: NDArray[np.uint8], spec: ViewSpec) -> NDArray[np.float32]:

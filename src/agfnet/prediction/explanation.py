@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from agfnet.data.preprocess import ViewSpec, read_frame
+from agfnet.data.preprocess import ViewSpec, frame_scale
 from agfnet.files import write_atomically, write_json
-from agfnet.prediction.overlay import Row, overlay, positive_part, sheet
-from agfnet.prediction.predictor import Predictor
-from agfnet.types import RESEARCH_USE, Case, ImageError, Prediction
+from agfnet.prediction.overlay import Row, overlay, positive_part, sheet, spread
+from agfnet.prediction.predictor import Array, Frames, Look, Predictor
+from agfnet.types import RESEARCH_USE, Case, Prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Explanation:
             the log-odds of knowing nothing to those of the prediction.
         baseline: the log-odds of that class without any view.
         frames: present modality -> (H, W, 3) the network's input before normalisation, of the view's first image.
-        overlays: present modality -> (H, W, 3) the frame with the class evidence over it.
+        heat: present modality -> (H, W) class evidence of the frame's pixels, 0 to 1 over the view's largest.
         mm_per_pixel: present modality -> scale of the frame, where known.
     """
 
@@ -38,7 +38,7 @@ class Explanation:
     shares: Mapping[str, float]
     baseline: float
     frames: Mapping[str, NDArray[np.uint8]]
-    overlays: Mapping[str, NDArray[np.uint8]]
+    heat: Mapping[str, NDArray[np.float32]]
     mm_per_pixel: Mapping[str, float]
 
 
@@ -69,47 +69,71 @@ def shapley(values: Mapping[frozenset[str], float]) -> dict[str, float]:
 
 
 def explain(predictor: Predictor, case: Case) -> Explanation:
-    """Explain one case: one run for each set of its views.
-
-    "No view" has the prevalence of the calibration cases, or else of the training cases.
+    """Explain one case: one question for each set of its views.
 
     Raises:
         ImageError: an image cannot be read.
     """
-    prediction = _asked(predictor, case, maps=True)
+    frames = predictor.frames(case)
+    scales = {
+        view: _frame_scale(case.views[view][0], predictor.specs[view], case.mm_per_pixel[view])
+        for view in frames
+        if view in case.mm_per_pixel
+    }
+    looks = questions(predictor, frames)
+    answers = {chosen: predictor.ask(own) for chosen, own in looks.items()}
+    return explained(predictor, frames, answers, scales, case_id=case.case_id)
+
+
+def questions(predictor: Predictor, frames: Frames) -> dict[frozenset[str], list[Look]]:
+    """The looks at every set of the views that are there, the empty one left out."""
+    return {
+        frozenset(chosen): predictor.looks({view: frames[view] for view in chosen})
+        for size in range(1, len(frames) + 1)
+        for chosen in combinations(frames, size)
+    }
+
+
+def explained(
+    predictor: Predictor,
+    frames: Frames,
+    answers: Mapping[frozenset[str], Mapping[str, Array]],
+    scales: Mapping[str, float],
+    *,
+    case_id: str = "",
+) -> Explanation:
+    """The explanation, from the answers to `questions`.
+
+    "No view" has the prevalence of the calibration cases, or else of the training cases.
+
+    Args:
+        predictor: that was asked.
+        frames: the views' images.
+        answers: set of views -> the outputs for its looks.
+        scales: modality -> millimetres per pixel of the frame, where known.
+        case_id: the case.
+    """
+    prediction = predictor.conclude(tuple(frames), answers[frozenset(frames)], case_id=case_id, maps=True)
     top = int(prediction.probabilities.argmax())
-    views = prediction.views_present
     nothing = log_odds(float(predictor.prior[top]))
-    values = {frozenset[str](): nothing, frozenset(views): log_odds(float(prediction.probabilities[top]))}
-    for size in range(1, len(views)):
-        for chosen in combinations(views, size):
-            part = replace(case, views={view: case.views[view] for view in chosen})
-            asked = _asked(predictor, part, maps=False)
-            values[frozenset(chosen)] = log_odds(float(asked.probabilities[top]))
-    frames, overlays, scales = {}, {}, {}
-    for view in views:
-        spec, mm = predictor.specs[view], case.mm_per_pixel.get(view)
-        frames[view] = read_frame(case.views[view][0], spec, mm_per_pixel=mm)
-        overlays[view] = overlay(frames[view], positive_part(prediction.evidence[view], top))
-        if mm is not None:
-            scales[view] = _frame_scale(case.views[view][0], spec, mm)
-    return Explanation(prediction, shapley(values), nothing, frames, overlays, scales)
+    values = {frozenset[str](): nothing}
+    for chosen, own in answers.items():
+        values[chosen] = log_odds(float(predictor.conclude(tuple(chosen), own).probabilities[top]))
+    first = {view: own[0] for view, own in frames.items()}
+    return Explanation(
+        prediction=prediction,
+        shares=shapley(values),
+        baseline=nothing,
+        frames=first,
+        heat={view: spread(positive_part(prediction.evidence[view], top), first[view].shape[:2]) for view in first},
+        mm_per_pixel=dict(scales),
+    )
 
 
 def _frame_scale(path: Path, spec: ViewSpec, mm_per_pixel: float) -> float:
-    """Millimetres per pixel of the frame that an image is fitted to."""
-    if spec.mm_per_pixel is not None:
-        return spec.mm_per_pixel
+    """Millimetres per pixel of the frame that an image file is fitted to."""
     with Image.open(path) as image:  # its size alone: the pixels have been read and checked before
-        shrunk = min(spec.size[0] / image.height, spec.size[1] / image.width)
-    return mm_per_pixel / shrunk
-
-
-def _asked(predictor: Predictor, case: Case, *, maps: bool) -> Prediction:
-    (outcome,) = predictor.predict([case], maps=maps)
-    if outcome.prediction is None:
-        raise ImageError(str(outcome.error))
-    return outcome.prediction
+        return frame_scale((image.height, image.width), spec, mm_per_pixel)
 
 
 def explanation_sheet(explanation: Explanation, classes: tuple[str, ...], heading: str = "") -> Image.Image:
@@ -135,7 +159,9 @@ def explanation_sheet(explanation: Explanation, classes: tuple[str, ...], headin
             f"({own.max():.0%})"
         )
         scale = explanation.mm_per_pixel.get(view)
-        rows.append(Row(caption, explanation.frames[view], explanation.overlays[view], scale))
+        rows.append(
+            Row(caption, explanation.frames[view], overlay(explanation.frames[view], explanation.heat[view]), scale)
+        )
     return sheet(rows, lines, RESEARCH_USE)
 
 

@@ -24,6 +24,10 @@ from agfnet.types import BundleError, Case, ConfigError, ImageError, Prediction
 FINEST = 8
 """Stride of the finest attention maps, in their outputs' names."""
 Array = NDArray[np.float32]
+Frames = Mapping[str, Sequence[NDArray[np.uint8]]]
+"""Modality -> one (height, width, 3) for each image of it."""
+Look = Mapping[str, Array]
+"""Modality -> (3, height, width) normalised: one question to the network."""
 Change = Callable[[Case, str, NDArray[np.uint8]], NDArray[np.uint8]]
 """What is done to an image's pixels (H, W, 3) before they are fitted to the input, given its case and modality."""
 
@@ -117,21 +121,18 @@ class Predictor:
     ) -> Iterator[Outcome]:
         """One outcome per case, in order; a case that cannot be read gives its error.
 
-        A case with several images of a view is asked once per image (the other views' images in turn), and, where the
-        bundle says so, once per flip; log-probabilities are averaged. Maps are those of the first image, unflipped.
-
         Args:
             cases: the cases.
-            batch_size: looks that go through the network at once.
+            batch_size: looks that go through the network at once; see `looks`.
             maps: also give attention and class-evidence maps.
             change: what is done to each image first; for tests of robustness.
         """
         with ThreadPoolExecutor(2) as pool:
             source = iter(cases)
             while group := list(islice(source, batch_size)):
-                ready = list(pool.map(partial(self._looks, change=change), group))
+                ready = list(pool.map(partial(self._read, change=change), group))
                 looks = [look for made in ready if not isinstance(made, str) for look in made]
-                answers = [self._ask(looks[i : i + batch_size]) for i in range(0, len(looks), batch_size)]
+                answers = [self.ask(looks[i : i + batch_size]) for i in range(0, len(looks), batch_size)]
                 joined = {n: np.concatenate([a[n] for a in answers]) for n in self.outputs} if answers else {}
                 first = 0
                 for case, made in zip(group, ready, strict=True):
@@ -140,32 +141,50 @@ class Predictor:
                         continue
                     own = {n: values[first : first + len(made)] for n, values in joined.items()}
                     first += len(made)
-                    yield Outcome(case, self._prediction(case, own, maps=maps), None)
+                    yield Outcome(case, self.conclude(tuple(made[0]), own, case_id=case.case_id, maps=maps), None)
 
-    def _looks(self, case: Case, change: Change | None) -> list[dict[str, Array]] | str:
-        """The inputs of one case: modality -> (3, H, W) for each combination of image and flip; or the error."""
-        frames: dict[str, list[NDArray[np.uint8]]] = {}
+    def _read(self, case: Case, change: Change | None) -> list[Look] | str:
+        """The looks at one case, or its error."""
         try:
-            for modality, spec in self.specs.items():
-                for path in case.views.get(modality, ()):
-                    frame = read_frame(
-                        path,
-                        spec,
-                        mm_per_pixel=case.mm_per_pixel.get(modality),
-                        change=partial(change, case, modality) if change else None,
-                    )
-                    flips = spec.flips if self.bundle.facts["flips"] else spec.flips[:1]
-                    frames.setdefault(modality, []).extend(np.flip(frame, flip) for flip in flips)
+            return self.looks(self.frames(case, change=change))
         except ImageError as error:
             return f"row {case.row}, case {case.case_id}: {error}"
-        if not frames:
-            return (
-                f"row {case.row}, case {case.case_id}: no image of {' or '.join(self.specs)}. Give at least one view."
-            )
-        count = math.lcm(*map(len, frames.values()))  # so that every image and flip of a view counts alike
-        return [{m: normalise(own[i % len(own)], self.specs[m]) for m, own in frames.items()} for i in range(count)]
 
-    def _ask(self, looks: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    def frames(self, case: Case, *, change: Change | None = None) -> Frames:
+        """The case's images, fitted to the inputs' frames.
+
+        Raises:
+            ImageError: an image cannot be read, or there is none.
+        """
+        frames: dict[str, list[NDArray[np.uint8]]] = {}
+        for modality, spec in self.specs.items():
+            for path in case.views.get(modality, ()):
+                changed = partial(change, case, modality) if change else None
+                frame = read_frame(path, spec, mm_per_pixel=case.mm_per_pixel.get(modality), change=changed)
+                frames.setdefault(modality, []).append(frame)
+        if not frames:
+            raise ImageError(f"no image of {' or '.join(self.specs)}. Give at least one view.")
+        return frames
+
+    def looks(self, frames: Frames) -> list[Look]:
+        """What the network is asked about one case.
+
+        A case with several images of a view is looked at once per image (the other views' images in turn), and, where
+        the bundle says so, once per flip; `conclude` averages the log-probabilities.
+        """
+        flipped = {
+            modality: [np.flip(frame, flip) for frame in own for flip in self._flips(modality)]
+            for modality, own in frames.items()
+        }
+        count = math.lcm(*map(len, flipped.values()))  # so that every image and flip of a view counts alike
+        return [{m: normalise(own[i % len(own)], self.specs[m]) for m, own in flipped.items()} for i in range(count)]
+
+    def _flips(self, modality: str) -> tuple[tuple[int, ...], ...]:
+        flips = self.specs[modality].flips
+        return flips if self.bundle.facts["flips"] else flips[:1]
+
+    def ask(self, looks: Sequence[Look]) -> dict[str, Array]:
+        """Every output of the graph, one row a look; see `run`."""
         present = np.array([[m in look for m in self.specs] for look in looks])
         images = {
             m: np.stack([look.get(m, np.zeros((3, *spec.size), np.float32)) for look in looks])
@@ -173,8 +192,18 @@ class Predictor:
         }
         return self.run(images, present)
 
-    def _prediction(self, case: Case, own: Mapping[str, Array], *, maps: bool) -> Prediction:
-        views = [m for m in self.specs if case.views.get(m)]
+    def conclude(
+        self, views: Sequence[str], own: Mapping[str, Array], *, case_id: str = "", maps: bool = False
+    ) -> Prediction:
+        """What the answers to one case's looks say together.
+
+        Args:
+            views: the views that were there.
+            own: the outputs, one row a look, the first of the first images unflipped: maps are those of this look.
+            case_id: the case.
+            maps: also give attention and class-evidence maps.
+        """
+        views = [m for m in self.specs if m in views]
         place = {m: i for i, m in enumerate(self.specs)}
         weights = own["weights"].mean(0, dtype=np.float64)
         extra, start = {}, 0
@@ -200,7 +229,7 @@ class Predictor:
         if self.decision is not None and self.prevalence is not None:
             probabilities = reweighted(probabilities, np.array(self.decision.prevalence), self.prevalence)
         return Prediction(
-            case_id=case.case_id,
+            case_id=case_id,
             probabilities=probabilities,
             view_probabilities=opinions,
             view_weights={"fused": float(weights[0]), **{m: float(weights[1 + place[m]]) for m in views}},

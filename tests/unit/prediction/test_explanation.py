@@ -52,9 +52,10 @@ def test_an_explained_case(predictor, drawn):
     top = int(made.prediction.probabilities.argmax())
     total = log_odds(made.prediction.probabilities[top]) - log_odds(predictor.prior[top])
     assert sum(made.shares.values()) == pytest.approx(total)
-    assert set(made.overlays) == {"clinical", "ultrasound"}
+    assert set(made.heat) == {"clinical", "ultrasound"}
     for view, frame in made.frames.items():
-        assert frame.shape == made.overlays[view].shape == (*predictor.specs[view].size, 3)
+        assert frame.shape == (*predictor.specs[view].size, 3)
+        assert made.heat[view].shape == frame.shape[:2]
 
 
 def test_a_single_view_has_the_whole_share(predictor, drawn):
