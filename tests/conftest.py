@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from agfnet.cli import app
 from agfnet.config import parse_config
 from agfnet.data.split import split_to_file
 from agfnet.data.table import read_cases
+from agfnet.evaluation.calibration_run import calibrate
 from agfnet.evaluation.experiment import run
 from drawn import draw_cases, small_config
 
@@ -40,6 +42,15 @@ def trained(drawn: Path) -> Path:
     config = parse_config(small_config(drawn / "parts.csv"), "drawn")
     run(config, drawn / "trained")
     return drawn / "trained"
+
+
+@pytest.fixture(scope="session")
+def calibrated(trained: Path, drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of `trained`, calibrated on its validation part."""
+    folder = tmp_path_factory.mktemp("fitted") / "run"
+    shutil.copytree(trained, folder)
+    calibrate(folder, table=drawn / "parts.csv", part="validation", draws=100, threads=1)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -16,23 +16,23 @@ from agfnet.types import ConfigError
 
 
 @pytest.fixture(scope="module")
-def calibrated(trained, tmp_path_factory):
+def copied(trained, tmp_path_factory):
     run = tmp_path_factory.mktemp("calibrated") / "run"
     shutil.copytree(trained, run)
     return run
 
 
-def test_the_command(calibrated, trained, drawn, agfnet_command, tmp_path):
-    done = agfnet_command("calibrate", calibrated, drawn / "parts.csv", "--part", "validation", "--threads", 1)
+def test_the_command(copied, trained, drawn, agfnet_command, tmp_path):
+    done = agfnet_command("calibrate", copied, drawn / "parts.csv", "--part", "validation", "--threads", 1)
     assert done.exit_code == 0, done.stderr
     assert "optimistic" in done.stdout
     assert "every case is referred. Calibrate on more cases" in done.stdout  # a handful cannot show a risk of 10 %
-    made = json.loads((calibrated / "calibration" / "calibration.json").read_text())
+    made = json.loads((copied / "calibration" / "calibration.json").read_text())
     assert made["facts"]["part"] == "validation"
     for picture in ("before", "after"):
-        assert (calibrated / "calibration" / f"reliability-{picture}.png").exists()
+        assert (copied / "calibration" / f"reliability-{picture}.png").exists()
 
-    bare, full = Predictor(trained, threads=1), Predictor(calibrated, threads=1)
+    bare, full = Predictor(trained, threads=1), Predictor(copied, threads=1)
     assert bare.decision is None
     cases = read_cases(drawn / "parts.csv")[:5]
     for before, after in zip(bare.predict(cases), full.predict(cases), strict=True):
@@ -43,25 +43,25 @@ def test_the_command(calibrated, trained, drawn, agfnet_command, tmp_path):
         assert int(q.probabilities.argmax()) in q.diagnosis_set
         assert isinstance(q.referred, tuple)
 
-    shown = agfnet_command("predict", calibrated, drawn / "parts.csv", "-o", tmp_path / "p.csv")
+    shown = agfnet_command("predict", copied, drawn / "parts.csv", "-o", tmp_path / "p.csv")
     assert shown.exit_code == 0, shown.stderr
     told = pl.read_csv(tmp_path / "p.csv")
     assert set(told["referred"].unique()) <= {"yes", "no"}
     assert told["diagnosis_set"].is_not_null().all()
 
 
-def test_another_prevalence_is_stated(calibrated, drawn):
+def test_another_prevalence_is_stated(copied, drawn):
     case = read_cases(drawn / "parts.csv")[:1]
-    plain = Predictor(calibrated, threads=1)
+    plain = Predictor(copied, threads=1)
     stated = {"cyst": 0.8, "lipoma": 0.1, "naevus": 0.1}
-    other = Predictor(calibrated, threads=1, prevalence=stated)
+    other = Predictor(copied, threads=1, prevalence=stated)
     p, q = (next(x.predict(case)).prediction for x in (plain, other))
     expected = reweighted(p.probabilities, np.array(plain.decision.prevalence), np.array(list(stated.values())))
     assert np.allclose(q.probabilities, expected)
     assert q.diagnosis_set == p.diagnosis_set
     for wrong in ({"cyst": 1.0}, {"cyst": 0.5, "lipoma": 0.5, "naevus": 0.5}):
         with pytest.raises(ConfigError, match="prevalence needs a share"):
-            Predictor(calibrated, prevalence=wrong)
+            Predictor(copied, prevalence=wrong)
 
 
 def test_a_prevalence_needs_calibration(trained):
@@ -73,8 +73,8 @@ def test_a_prevalence_needs_calibration(trained):
     ("part", "said"),
     [("train", "patient was trained on"), ("nowhere", "no labelled case has split nowhere")],
 )
-def test_what_is_refused(calibrated, drawn, agfnet_command, part, said):
-    done = agfnet_command("calibrate", calibrated, drawn / "parts.csv", "--part", part)
+def test_what_is_refused(copied, drawn, agfnet_command, part, said):
+    done = agfnet_command("calibrate", copied, drawn / "parts.csv", "--part", part)
     assert done.exit_code == 1
     assert said in done.stderr.replace("\n", " ")
 
@@ -85,7 +85,7 @@ def test_a_folder_without_a_run(tmp_path, agfnet_command):
     assert "Train first" in done.stderr
 
 
-def test_the_images_of_another_patient_id_are_still_known(calibrated, drawn, tmp_path, agfnet_command):
+def test_the_images_of_another_patient_id_are_still_known(copied, drawn, tmp_path, agfnet_command):
     """The same images under new ids are found by their files."""
     table = pl.read_csv(drawn / "parts.csv").filter(pl.col("split") == "train")
     renamed = table.with_columns(
@@ -95,6 +95,6 @@ def test_the_images_of_another_patient_id_are_still_known(calibrated, drawn, tmp
         *[(pl.lit(f"{drawn}/") + pl.col(view)).alias(view) for view in ("clinical", "ultrasound")],
     )
     renamed.write_csv(tmp_path / "renamed.csv")
-    done = agfnet_command("calibrate", calibrated, tmp_path / "renamed.csv")
+    done = agfnet_command("calibrate", copied, tmp_path / "renamed.csv")
     assert done.exit_code == 1
     assert "image was trained on" in done.stderr.replace("\n", " ")

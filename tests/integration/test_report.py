@@ -4,34 +4,26 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from html.parser import HTMLParser
 
 import numpy as np
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
+from agfnet.cli import app
 from agfnet.metrics.calibration import ece, nll
 from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.ranking import macro_auc
 
 
 @pytest.fixture(scope="module")
-def reported(trained, drawn, tmp_path_factory):
-    """A calibrated run and the folder of its report."""
-    from typer.testing import CliRunner  # noqa: PLC0415 - the fixture of commands is for single tests
-
-    from agfnet.cli import app  # noqa: PLC0415
-
-    run = tmp_path_factory.mktemp("reported") / "run"
-    shutil.copytree(trained, run)
-    out = run / "report"
-    for command in (
-        ["calibrate", run, drawn / "parts.csv", "--part", "validation", "--threads", 1],
-        ["report", run, drawn / "parts.csv", "--part", "train", "-o", out, "--draws", 100, "--threads", 1],
-    ):
-        done = CliRunner().invoke(app, [str(a) for a in command], catch_exceptions=False)
-        assert done.exit_code == 0, done.stderr
+def reported(calibrated, drawn, tmp_path_factory):
+    """The folder of a calibrated run's report."""
+    out = tmp_path_factory.mktemp("reported") / "report"
+    arguments = ["report", calibrated, drawn / "parts.csv", "--part", "train", "-o", out, "--draws", 100]
+    done = CliRunner().invoke(app, [str(a) for a in [*arguments, "--threads", 1]], catch_exceptions=False)
+    assert done.exit_code == 0, done.stderr
     return out
 
 

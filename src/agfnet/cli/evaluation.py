@@ -11,6 +11,7 @@ import typer
 from agfnet.cli.options import (
     OwnTableArg,
     PartOpt,
+    ProviderOpt,
     RootOpt,
     SkipOpt,
     SourceArg,
@@ -40,6 +41,7 @@ def predict(
     ] = None,
     skip_bad: SkipOpt = False,
     threads: ThreadsOpt = 0,
+    provider: ProviderOpt = "cpu",
     data_root: RootOpt = None,
 ) -> None:
     """Predict from an exported network, one row per case. Needs no torch.
@@ -54,7 +56,7 @@ def predict(
         from agfnet.prediction.commands import asked_cases, predict_cases, show
 
         predictor, cases = asked_cases(
-            source, table, view or [], threads=threads, data_root=data_root, prevalence=prevalence
+            source, table, view or [], threads=threads, provider=provider, data_root=data_root, prevalence=prevalence
         )
         outcomes = predict_cases(predictor, cases)
         bad = show(predictor, outcomes, output, sys.stdout)

@@ -39,6 +39,7 @@ ViewsOpt = Annotated[
 ]
 RootOpt = Annotated[Path | None, typer.Option(help="Folder that every image must lie in.")]
 ThreadsOpt = Annotated[int, typer.Option(min=0, help="Processor threads; 0 lets ONNX Runtime choose.")]
+ProviderOpt = Annotated[str, typer.Option(help="What computes: cpu, cuda or openvino (ONNX Runtime built for it).")]
 SkipOpt = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out cases with unreadable images; count and list them.")
 ]

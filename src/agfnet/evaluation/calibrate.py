@@ -22,6 +22,7 @@ from agfnet.metrics.patients import patient_index
 from agfnet.metrics.weighting import IntArray, check_cases
 from agfnet.prediction.calibration import tempered
 from agfnet.prediction.conformal import Conformal
+from agfnet.prediction.drift import BINS, Usual
 from agfnet.prediction.refer import Reference, ReferRule
 from agfnet.types import AgfnetWarning
 
@@ -167,8 +168,9 @@ def _threshold(scores: NDArray[np.float64], coverage: float) -> float:
 def fit_certainty(labels: ArrayLike, probabilities: ArrayLike, *, risk: float, level: float = 0.95) -> float:
     """The least certainty at which the answered cases' share of errors is, with confidence, at most `risk`.
 
-    Of `SHARES` shares of the surest cases, the largest whose error has an upper Clopper-Pearson bound at or under the
-    wanted risk; Bonferroni over the shares (as in Learn then Test, 2110.01052).
+    Shares of the surest cases are tested from small to large, until one whose error has an upper Clopper-Pearson bound
+    above the wanted risk: fixed-sequence testing (Learn then Test, 2110.01052), which splits no confidence over the
+    shares. It begins at the first share that could pass, with no error at all: that depends on no label.
 
     Args:
         labels: (n,) of calibration cases.
@@ -183,9 +185,10 @@ def fit_certainty(labels: ArrayLike, probabilities: ArrayLike, *, risk: float, l
     certainty, wrong = p.max(1), p.argmax(1) != y
     order = np.argsort(-certainty, kind="stable")
     counts = np.unique(np.ceil(np.linspace(1.0 / SHARES, 1.0, SHARES) * len(y)).astype(int))
+    counts = counts[counts >= math.log(1.0 - level) / math.log(1.0 - risk)]
     errors = np.cumsum(wrong[order])[counts - 1]
-    bound = beta.ppf(1.0 - (1.0 - level) / SHARES, errors + 1, counts - errors)
-    good = counts[(np.where(errors == counts, 1.0, bound) <= risk)]
+    passed = np.where(errors == counts, 1.0, beta.ppf(level, errors + 1, counts - errors)) <= risk
+    good = counts[np.logical_and.accumulate(passed)]
     return float(certainty[order][good[-1] - 1]) if good.size else math.nextafter(1.0, 2.0)
 
 
@@ -222,6 +225,22 @@ def fit_refer(
     """The rule that refers: certainty for the wanted risk, and the disagreement that few ordinary cases exceed."""
     apart = np.quantile(np.asarray(disagreements, np.float64), 1.0 - false_refers, method="higher")
     return ReferRule(risk, fit_certainty(labels, probabilities, risk=risk), float(apart), references)
+
+
+def fit_usual(probabilities: NDArray[np.float64], distances: Mapping[str, NDArray[np.float64]]) -> Usual:
+    """What calibration cases look like to the network, as the reference of drift.
+
+    Args:
+        probabilities: (n, K), calibrated.
+        distances: modality -> (m,) of the cases that have it; see `Reference.distance`.
+    """
+    inner = np.arange(1, BINS) / BINS
+    predicted = np.bincount(probabilities.argmax(1), minlength=probabilities.shape[1]) + 0.5
+    return Usual(
+        distances={view: tuple(np.quantile(own, inner).tolist()) for view, own in distances.items()},
+        certainty=tuple(np.quantile(probabilities.max(1), inner).tolist()),
+        predicted=tuple((predicted / predicted.sum()).tolist()),
+    )
 
 
 def referral_facts(rule: ReferRule, reasons: Sequence[tuple[str, ...]], right: Sequence[bool]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from agfnet.evaluation.calibrate import (
     fit_refer,
     fit_reference,
     fit_temperature,
+    fit_usual,
     referral_facts,
 )
 from agfnet.evaluation.figures import reliability_figure
@@ -110,7 +111,7 @@ def calibrate(
     rule = fit_refer(answers.labels, calibrated, apart, references, risk=risk, false_refers=false_refers)
     if rule.certainty > 1.0:
         notes.append(
-            f"No share of these {len(answers)} cases shows an error of at most {risk:.0%} with 95 % confidence: every "
+            f"These {len(answers)} cases do not show an error of at most {risk:.0%} with 95 % confidence: every "
             "case is referred. Calibrate on more cases, or choose a higher --risk."
         )
         log.warning("%s", notes[-1])
@@ -124,7 +125,10 @@ def calibrate(
         "false_refers": false_refers,
         "notes": notes,
     }
-    decision = Decision(temperature, tuple(prevalence.tolist()), conformal, rule, facts)
+    usual = fit_usual(
+        calibrated, {view: own.distance(_pooled(view, asked, classes)[0]) for view, own in references.items()}
+    )
+    decision = Decision(temperature, tuple(prevalence.tolist()), conformal, rule, usual, facts)
     _write(run, decision)
     (run / FOLDER).mkdir(exist_ok=True)
     reasons = [
@@ -210,9 +214,8 @@ def _named(text: str, classes: Sequence[str]) -> str:
 
 def _write(run: Path, decision: Decision) -> None:
     bundle = read_bundle(run)
-    facts = {key: value for key, value in bundle.facts.items() if key not in ("format", "sha256")}
     parts = {name: bundle.parts[name] for name in PARTS}
-    write_bundle(run / BUNDLE, facts, parts | write_decision(decision))
+    write_bundle(run / BUNDLE, bundle.facts, parts | write_decision(decision))
 
 
 def calibration_markdown(made: Mapping[str, Any], classes: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """The deployed file: an uncompressed zip of the ONNX graph, the weights, the configuration and a manifest.
 
-No part is a pickle. Every part's SHA-256 is in the manifest and is checked before it is used.
+No part is a pickle. Every part's SHA-256 is in the manifest and is checked before it is used; the manifest may carry
+an Ed25519 signature, see `agfnet.prediction.signature`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,15 @@ from agfnet.data.preprocess import ViewSpec
 from agfnet.files import write_atomically
 from agfnet.types import BundleError
 
-FORMAT = 2
-MANIFEST = "manifest.json"
+FORMAT = 3
+MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 GRAPH = "model.onnx"
 PARTS = (GRAPH, "weights.safetensors", "config.yaml")
 DECISION, REFERENCE = "decision.json", "reference.npz"
 FITTED = (DECISION, REFERENCE)
 """Parts that are there once a run is calibrated; see `agfnet.prediction.decision`."""
+CARD = "model_card.md"
+OPTIONAL = (*FITTED, CARD)
 BUNDLE = "model.agf"
 _MAX_BYTES = 4 * 2**30
 
@@ -34,13 +37,17 @@ class Bundle:
 
     Attributes:
         facts: what the manifest says beside the sums; see `write_bundle`.
-        parts: the bytes of each part: those of `PARTS`, and those of `FITTED` that there are.
+        parts: the bytes of each part: those of `PARTS`, and those of `OPTIONAL` that there are.
         sha256: of the whole file.
+        manifest: its bytes, which a signature covers.
+        signature: Ed25519, 64 bytes, or None.
     """
 
     facts: Mapping[str, Any]
     parts: Mapping[str, bytes]
     sha256: str
+    manifest: bytes
+    signature: bytes | None
 
     @property
     def graph(self) -> bytes:
@@ -66,21 +73,30 @@ class Bundle:
         }
 
 
-def write_bundle(path: Path, facts: Mapping[str, Any], parts: Mapping[str, bytes]) -> None:
+def write_bundle(
+    path: Path,
+    facts: Mapping[str, Any],
+    parts: Mapping[str, bytes],
+    *,
+    sign: Callable[[bytes], bytes] | None = None,
+) -> None:
     """Write a bundle.
 
     Args:
         path: the file.
         facts: classes, extra_classes, views (kind, size, mean, std, mm_per_pixel), malignant, flips, and anything that
             an auditor may ask for; JSON.
-        parts: the bytes of each of `PARTS`, and of `FITTED` where the run is calibrated.
+        parts: the bytes of each of `PARTS`, and of those of `OPTIONAL` that there are.
+        sign: gives the signature of the manifest's bytes.
     """
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()}
-    manifest = json.dumps({"format": FORMAT, **facts, "sha256": sums}, indent=2, ensure_ascii=False).encode()
+    told = {"format": FORMAT, **{k: v for k, v in facts.items() if k not in ("format", "sha256")}, "sha256": sums}
+    manifest = json.dumps(told, indent=2, ensure_ascii=False).encode()
+    signature = {} if sign is None else {SIGNATURE: sign(manifest)}
 
     def write(temporary: Path) -> None:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-            for name, content in {MANIFEST: manifest, **parts}.items():
+            for name, content in {MANIFEST: manifest, **signature, **parts}.items():
                 archive.writestr(zipfile.ZipInfo(name), content)
 
     write_atomically(path, write)
@@ -90,7 +106,8 @@ def read_bundle(path: str | Path) -> Bundle:
     """Read and check a bundle, or the bundle in a run folder.
 
     Raises:
-        BundleError: no such file, no bundle, a newer format, a missing part, or a part whose sum does not fit.
+        BundleError: no such file, no bundle, another format, a missing, unknown, doubled or compressed part, or a part
+            whose sum does not fit.
     """
     path = Path(path)
     if path.is_dir():
@@ -101,38 +118,55 @@ def read_bundle(path: str | Path) -> Bundle:
         raise BundleError(f"{path}: no such run folder or bundle.")
     try:
         with zipfile.ZipFile(path) as archive:
-            if sum(info.file_size for info in archive.infolist()) > _MAX_BYTES:
-                raise BundleError(f"{path}: unpacks to more than {_MAX_BYTES >> 30} GiB; refused.")
-            facts, content = _parts(path, archive)
-    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
+            _check_entries(path, archive.infolist())
+            content = {name: archive.read(name) for name in archive.namelist()}
+    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
         raise BundleError(f"{path}: is no bundle, or a damaged one ({error}). Copy or export it again.") from error
+    manifest, signature = content.pop(MANIFEST), content.pop(SIGNATURE, None)
+    facts = _facts(path, manifest)
+    _check_sums(path, facts["sha256"], content)
     with path.open("rb") as stream:
         whole = hashlib.file_digest(stream, "sha256").hexdigest()
-    return Bundle(facts, content, whole)
+    return Bundle(facts, content, whole, manifest, signature)
 
 
-def _parts(path: Path, archive: zipfile.ZipFile) -> tuple[dict[str, Any], dict[str, bytes]]:
-    missing = {MANIFEST, *PARTS} - set(archive.namelist())
+def _check_entries(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
+    """Before a byte is unpacked: every entry is a known part, stored as it is, and together they fit the file."""
+    names = [entry.filename for entry in entries]
+    known = {MANIFEST, SIGNATURE, *PARTS, *OPTIONAL}
+    strange = sorted({name for name in names if name not in known or names.count(name) > 1})
+    if strange:
+        raise BundleError(f"{path}: holds what a bundle has no place for ({strange[0]!r}); refused. Export it again.")
+    size = path.stat().st_size
+    if size > _MAX_BYTES or sum(entry.file_size for entry in entries) > size:
+        raise BundleError(f"{path}: unpacks to more than it holds, or than {_MAX_BYTES >> 30} GiB; refused.")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise BundleError(f"{path}: is compressed; a bundle is not. Copy the file itself, or export it again.")
+    missing = {MANIFEST, *PARTS} - set(names)
     if missing:
         raise BundleError(
             f"{path}: lacks {', '.join(sorted(missing))}; it is no bundle, or a damaged one. Export it again."
         )
+
+
+def _facts(path: Path, manifest: bytes) -> dict[str, Any]:
     try:
-        facts = json.loads(archive.read(MANIFEST))
-    except ValueError as error:
+        facts = json.loads(manifest)
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: its {MANIFEST} is not JSON. Export it again.") from error
     if not isinstance(facts, dict) or not isinstance(facts.get("sha256"), dict):
         raise BundleError(f"{path}: its {MANIFEST} is not that of a bundle. Export it again.")
-    if facts.get("format") != FORMAT:
-        found = facts.get("format")
+    found = facts.get("format")
+    if found != FORMAT:
         remedy = "Export it again" if isinstance(found, int) and found < FORMAT else "Update agfnet"
         raise BundleError(f"{path}: has format {found}, this version reads {FORMAT}. {remedy}.")
-    names = archive.namelist()
-    content = {name: archive.read(name) for name in (*PARTS, *FITTED) if name in names}
-    lost = set(facts["sha256"]) - set(content)
+    return facts
+
+
+def _check_sums(path: Path, sums: Mapping[str, str], content: Mapping[str, bytes]) -> None:
+    lost = set(sums) - set(content)
     if lost:
         raise BundleError(f"{path}: lacks {', '.join(sorted(lost))}; it is damaged. Copy or export it again.")
     for name, found in content.items():
-        if hashlib.sha256(found).hexdigest() != facts["sha256"].get(name):
+        if hashlib.sha256(found).hexdigest() != sums.get(name):
             raise BundleError(f"{path}: {name} is not what was exported (SHA-256 differs). Copy or export it again.")
-    return facts, content

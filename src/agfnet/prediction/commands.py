@@ -45,6 +45,7 @@ def asked_cases(
     views: Sequence[str],
     *,
     threads: int = 0,
+    provider: str = "cpu",
     data_root: Path | None = None,
     prevalence: str | None = None,
 ) -> tuple[Predictor, list[Case]]:
@@ -55,7 +56,9 @@ def asked_cases(
     """
     if (table is None) == (not views):
         raise ConfigError("give either a TABLE or --view MODALITY=FILE, once for each view.")
-    predictor = Predictor(source, threads=threads, prevalence=None if prevalence is None else _shares(prevalence))
+    predictor = Predictor(
+        source, threads=threads, provider=provider, prevalence=None if prevalence is None else _shares(prevalence)
+    )
     if table is not None:
         return predictor, cases_of(table, predictor, data_root=data_root)
     files: dict[str, tuple[Path, ...]] = {}

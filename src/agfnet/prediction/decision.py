@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from agfnet.prediction.bundle import DECISION, REFERENCE, Bundle
 from agfnet.prediction.calibration import tempered
 from agfnet.prediction.conformal import Conformal
+from agfnet.prediction.drift import Usual
 from agfnet.prediction.refer import Reference, ReferRule
 
 
@@ -27,6 +28,7 @@ class Decision:
             probabilities are right.
         conformal: thresholds of the diagnosis sets.
         refer: when a case is handed back.
+        usual: what calibration cases look like, the reference of drift.
         facts: table, part, numbers of cases, and what a reader must know; JSON.
     """
 
@@ -34,6 +36,7 @@ class Decision:
     prevalence: tuple[float, ...]
     conformal: Conformal
     refer: ReferRule
+    usual: Usual
     facts: Mapping[str, Any]
 
     def calibrated(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -59,6 +62,7 @@ def write_decision(decision: Decision) -> dict[str, bytes]:
             "disagreement": refer.disagreement,
             "limits": {view: own.limit for view, own in refer.references.items()},
         },
+        "usual": asdict(decision.usual),
         "facts": dict(decision.facts),
     }
     stream = io.BytesIO()
@@ -91,5 +95,10 @@ def read_decision(bundle: Bundle) -> Decision | None:
             tuple(conformal["counts"]),
         ),
         ReferRule(refer["risk"], refer["certainty"], refer["disagreement"], references),
+        Usual(
+            {view: tuple(edges) for view, edges in told["usual"]["distances"].items()},
+            tuple(told["usual"]["certainty"]),
+            tuple(told["usual"]["predicted"]),
+        ),
         told["facts"],
     )

@@ -32,14 +32,31 @@ Change = Callable[[Case, str, NDArray[np.uint8]], NDArray[np.uint8]]
 """What is done to an image's pixels (H, W, 3) before they are fitted to the input, given its case and modality."""
 
 
-def open_session(
-    graph: bytes, *, threads: int = 0, providers: Sequence[str] = ("CPUExecutionProvider",)
-) -> onnxruntime.InferenceSession:
-    """An ONNX Runtime session as this package uses it; `threads` 0 lets ONNX Runtime choose."""
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "openvino": "OpenVINOExecutionProvider"}
+
+
+def open_session(graph: bytes, *, threads: int = 0, provider: str = "cpu") -> onnxruntime.InferenceSession:
+    """An ONNX Runtime session as this package uses it.
+
+    Args:
+        graph: the ONNX model.
+        threads: processor threads; 0 lets ONNX Runtime choose.
+        provider: one of `PROVIDERS`.
+
+    Raises:
+        ConfigError: the provider is unknown or not installed.
+        BundleError: the graph cannot be loaded.
+    """
+    installed = [name for name, full in PROVIDERS.items() if full in onnxruntime.get_available_providers()]
+    if provider not in installed:
+        raise ConfigError(
+            f"provider {provider!r} is not to be had here; there are {', '.join(installed)}. "
+            "Install onnxruntime-gpu or onnxruntime-openvino in the place of onnxruntime."
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(graph, options, providers=list(providers))
+        return onnxruntime.InferenceSession(graph, options, providers=[PROVIDERS[provider]])
     except Exception as error:  # ONNX Runtime's own exceptions have no common base
         raise BundleError(f"the graph cannot be loaded ({error}). Export it again, or update onnxruntime.") from error
 
@@ -58,7 +75,7 @@ class Predictor:
     Args:
         source: a run folder, a bundle file, or a bundle that was read.
         threads: processor threads; 0 lets ONNX Runtime choose.
-        providers: ONNX Runtime's execution providers, in order of preference.
+        provider: what computes; one of `PROVIDERS`.
         calibrated: use what was fitted on calibration cases, where the bundle has it; else the bare network.
         prevalence: class -> share among the patients that are asked about; probabilities are re-weighted from the
             calibration cases' prevalence to this one. Diagnosis sets and referral stay as they were fitted.
@@ -73,7 +90,7 @@ class Predictor:
         source: str | Path | Bundle,
         *,
         threads: int = 0,
-        providers: Sequence[str] = ("CPUExecutionProvider",),
+        provider: str = "cpu",
         calibrated: bool = True,
         prevalence: Mapping[str, float] | None = None,
     ) -> None:
@@ -83,7 +100,7 @@ class Predictor:
         self.decision = read_decision(self.bundle) if calibrated else None
         self.prior = self._known_prior()
         self.prevalence = None if prevalence is None else self._stated(prevalence)
-        self.session = open_session(self.bundle.graph, threads=threads, providers=providers)
+        self.session = open_session(self.bundle.graph, threads=threads, provider=provider)
         self.outputs = [output.name for output in self.session.get_outputs()]
 
     def _known_prior(self) -> NDArray[np.float64]:

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import warnings
 import zipfile
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from agfnet.prediction.bundle import MANIFEST, read_bundle
-from agfnet.types import RESEARCH_USE, BundleError
+from agfnet.prediction.bundle import CARD, MANIFEST, read_bundle
+from agfnet.prediction.signature import check_signature, deploy
+from agfnet.types import RESEARCH_USE, BundleError, ConfigError
 
 
 @pytest.fixture
@@ -54,6 +58,7 @@ def newer(content: bytes) -> bytes:
         ({"manifest": lambda _: b"{"}, "not JSON"),
         ({"manifest": lambda _: b"[]"}, "not that of a bundle"),
         ({"manifest": lambda _: b'{"format": 2}'}, "not that of a bundle"),
+        ({"manifest": lambda _: b"[" * 100_000}, "not JSON"),
     ],
 )
 def test_a_changed_bundle_is_refused(rewritten, changes, said):
@@ -69,3 +74,78 @@ def test_what_is_no_bundle(tmp_path):
     (tmp_path / "text.agf").write_text("text")
     with pytest.raises(BundleError, match="is no bundle"):
         read_bundle(tmp_path / "text.agf")
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside.txt", "/etc/passwd", "model.onnx", "notes.txt", "sub/weights.safetensors"]
+)
+def test_an_entry_that_has_no_place_is_refused(trained, tmp_path, name):
+    path = tmp_path / "more.agf"
+    path.write_bytes((trained / "model.agf").read_bytes())
+    with zipfile.ZipFile(path, "a") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a doubled name
+        archive.writestr(name, b"more")
+    with pytest.raises(BundleError, match="has no place"):
+        read_bundle(path)
+
+
+def test_a_compressed_bundle_is_refused(trained, tmp_path):
+    path = tmp_path / "small.agf"
+    with zipfile.ZipFile(trained / "model.agf") as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name) if name == MANIFEST else bytes(10_000_000))
+    with pytest.raises(BundleError, match="more than it holds"):
+        read_bundle(path)
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory):
+    """Two pairs of keys, as PEM files."""
+    folder = tmp_path_factory.mktemp("keys")
+    for name in ("own", "other"):
+        key = Ed25519PrivateKey.generate()
+        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        (folder / f"{name}.pem").write_bytes(private)
+        public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        (folder / f"{name}.pub").write_bytes(public)
+    return folder
+
+
+def test_a_bundle_is_signed_and_verified(trained, keys, tmp_path, agfnet_command):
+    card = tmp_path / "card.md"
+    card.write_text("# Model card")
+    path = tmp_path / "signed.agf"
+    made = agfnet_command("bundle", trained, "-o", path, "--card", card, "--sign", keys / "own.pem")
+    assert made.exit_code == 0
+    bundle = read_bundle(path)
+    assert bundle.parts[CARD] == b"# Model card"
+    assert bundle.graph == read_bundle(trained).graph
+    assert bundle.sha256 in made.stdout
+    good = agfnet_command("verify", path, "--public-key", keys / "own.pub")
+    assert good.exit_code == 0
+    assert "signed with this key" in good.stdout
+    bad = agfnet_command("verify", path, "--public-key", keys / "other.pub")
+    assert bad.exit_code == 1
+    assert "was not signed with the key" in bad.stderr
+    unsigned = agfnet_command("verify", trained, "--public-key", keys / "own.pub")
+    assert unsigned.exit_code == 1
+    assert "is not signed" in unsigned.stderr
+
+
+def test_a_changed_manifest_breaks_the_signature(trained, keys, tmp_path):
+    signed, changed = tmp_path / "signed.agf", tmp_path / "changed.agf"
+    deploy(trained, signed, key=keys / "own.pem")
+    with zipfile.ZipFile(signed) as source, zipfile.ZipFile(changed, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            target.writestr(name, content.replace(b'"cyst"', b'"wart"') if name == MANIFEST else content)
+    with pytest.raises(BundleError, match="was not signed"):
+        check_signature(read_bundle(changed), keys / "own.pub")
+
+
+def test_what_is_no_key(trained, tmp_path):
+    (tmp_path / "key.pem").write_text("no key")
+    with pytest.raises(ConfigError, match="openssl genpkey"):
+        deploy(trained, tmp_path / "signed.agf", key=tmp_path / "key.pem")
+    with pytest.raises(ConfigError, match="openssl genpkey"):
+        check_signature(read_bundle(trained), tmp_path / "key.pem")

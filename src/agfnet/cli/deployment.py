@@ -1,0 +1,112 @@
+"""Commands that deploy: bundle, verify, serve, audit."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agfnet.cli.options import ProviderOpt, SourceArg, ThreadsOpt, app
+from agfnet.console import errors_said, out
+
+KeyOpt = Annotated[
+    Path | None, typer.Option("--public-key", help="Refuse a bundle that is not signed with this key (PEM).")
+]
+
+
+@app.command()
+def bundle(
+    source: SourceArg,
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    card: Annotated[Path | None, typer.Option(help="Model card (Markdown), such as `agfnet report` writes.")] = None,
+    sign: Annotated[Path | None, typer.Option(help="Sign with this Ed25519 private key (PEM).")] = None,
+) -> None:
+    """Write the one file to deploy: network, preprocessing, calibration, model card, sums of all; signed if you like.
+
+    Examples:  agfnet bundle runs/first -o model.agf --card report/model_card.md
+
+    openssl genpkey -algorithm ed25519 -out key.pem && agfnet bundle runs/first -o model.agf --sign key.pem
+    """
+    with errors_said():
+        from agfnet.prediction.signature import deploy
+
+        made = deploy(source, output, card=card, key=sign)
+        out.print(f"{output}: SHA-256 {made.sha256}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def verify(source: SourceArg, *, public_key: KeyOpt = None) -> None:
+    """Check a bundle: every part's sum, and with --public-key its signature. The exit code is 1 where one does not fit.
+
+    Example:  agfnet verify model.agf --public-key public.pem
+    """
+    with errors_said():
+        from agfnet.prediction.bundle import read_bundle
+        from agfnet.prediction.signature import check_signature
+
+        found = read_bundle(source)
+        if public_key is not None:
+            check_signature(found, public_key)
+        state = "signed with this key" if public_key else "signed" if found.signature else "not signed"
+        out.print(f"{source}: whole, format {found.facts['format']}, {state}", highlight=False, soft_wrap=True)
+        out.print(f"SHA-256 {found.sha256}", highlight=False, soft_wrap=True)
+        for name, content in found.parts.items():
+            out.print(f"  {name}: {len(content):,} bytes", highlight=False)
+
+
+@app.command()
+def serve(
+    source: SourceArg,
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    tokens: Annotated[
+        Path | None, typer.Option(help="File with a line `name token` for each caller; or set AGFNET_TOKENS.")
+    ] = None,
+    audit: Annotated[Path, typer.Option(help="The audit log's file.")] = Path("audit.sqlite"),
+    queue: Annotated[int, typer.Option(min=1, help="Requests accepted and not yet answered; more get 503.")] = 32,
+    timeout: Annotated[float, typer.Option(min=1.0, help="Seconds from request to answer.")] = 30.0,
+    threads: ThreadsOpt = 0,
+    provider: ProviderOpt = "cpu",
+    public_key: KeyOpt = None,
+) -> None:
+    """Answer over HTTP from a bundle, with a page at /. Without tokens only on this machine. Needs no torch.
+
+    Examples:  agfnet serve model.agf
+
+    agfnet serve model.agf --host 0.0.0.0 --tokens tokens.txt --audit /var/lib/agfnet/audit.sqlite
+    """
+    with errors_said():
+        from agfnet.prediction.bundle import read_bundle
+        from agfnet.prediction.predictor import Predictor
+        from agfnet.serving.run import serve as run
+        from agfnet.serving.settings import ServiceSettings, read_tokens
+
+        settings = ServiceSettings(
+            host=host, port=port, tokens=read_tokens(tokens), audit=audit, queue=queue, timeout=timeout
+        )
+        found = read_bundle(source)
+        if public_key is not None:
+            from agfnet.prediction.signature import check_signature
+
+            check_signature(found, public_key)
+        if logging.getLogger("agfnet").level <= logging.INFO:
+            logging.getLogger("uvicorn").setLevel(logging.WARNING)  # what it says beside `serve` is of no use
+        run(Predictor(found, threads=threads, provider=provider), settings)
+
+
+@app.command()
+def audit(log: Annotated[Path, typer.Argument(metavar="AUDIT_LOG", help="The audit log's file.")]) -> None:
+    """Check the chain of an audit log, and print its length and last hash to note elsewhere.
+
+    Example:  agfnet audit audit.sqlite
+    """
+    with errors_said():
+        from agfnet.serving.audit import verify as check
+
+        state = check(log)
+        out.print(f"{log}: {state.entries} entries, the chain is whole", highlight=False, soft_wrap=True)
+        out.print(f"last hash {state.last}", highlight=False, soft_wrap=True)

@@ -1,0 +1,225 @@
+"""From uploaded bytes to an answer's JSON: no HTTP here."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from agfnet.data.images import CodedImageError, ImageLimits, read_image
+from agfnet.data.preprocess import SCALING, fit, frame_scale
+from agfnet.prediction.bundle import CARD
+from agfnet.prediction.explanation import Explanation
+from agfnet.prediction.overlay import colours
+from agfnet.prediction.predictor import Frames, Predictor
+from agfnet.prediction.refer import DISAGREE, STRANGE, UNSURE
+from agfnet.serving.problems import Problem, image_problem
+from agfnet.serving.schemas import (
+    Answer,
+    Explained,
+    Limits,
+    ModelFacts,
+    Predicted,
+    Reason,
+    ViewAnswer,
+    ViewExplained,
+    ViewFacts,
+    Warned,
+)
+from agfnet.types import RESEARCH_USE, Prediction
+
+VERSION = version("agfnet")
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What a request brought.
+
+    Attributes:
+        files: modality -> the content of each image.
+        mm_per_pixel: modality -> scale of its images, where it was given.
+    """
+
+    files: Mapping[str, Sequence[bytes]]
+    mm_per_pixel: Mapping[str, float]
+
+    @property
+    def hashes(self) -> dict[str, list[str]]:
+        """Modality -> SHA-256 of each image."""
+        return {view: [hashlib.sha256(one).hexdigest() for one in own] for view, own in self.files.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An upload that was read.
+
+    Attributes:
+        frames: modality -> the inputs' frames.
+        scales: modality -> millimetres per pixel of the first frame, where known.
+        warnings: what a reader must know.
+    """
+
+    frames: Frames
+    scales: Mapping[str, float]
+    warnings: tuple[Warned, ...]
+
+
+def read_upload(upload: Upload, predictor: Predictor, limits: ImageLimits) -> Seen:
+    """Decode and fit every image.
+
+    Raises:
+        Problem: one that cannot be used, with its view.
+    """
+    frames: dict[str, list[NDArray[np.uint8]]] = {}
+    scales: dict[str, float] = {}
+    for view, contents in upload.files.items():
+        spec, mm = predictor.specs[view], upload.mm_per_pixel.get(view)
+        to_scale = spec.mm_per_pixel is not None and mm is not None
+        for content in contents:
+            try:
+                pixels = read_image(content, limits=limits, at_least=None if mm else 2 * max(spec.size))
+            except CodedImageError as error:
+                raise image_problem(error, view) from error
+            if to_scale:
+                _check_scale(view, float(mm or 0.0) / float(spec.mm_per_pixel or 1.0))
+            frames.setdefault(view, []).append(fit(pixels, spec, mm_per_pixel=mm))
+            if mm is not None:
+                scales.setdefault(view, frame_scale((pixels.shape[0], pixels.shape[1]), spec, mm))
+    return Seen(frames, scales, ())
+
+
+def _check_scale(view: str, scale: float) -> None:
+    if not (math.isfinite(scale) and SCALING[0] <= scale <= SCALING[1]):
+        raise Problem(
+            422, "bad-scale", f"{view}: the millimetres per pixel cannot be right. Check their unit.", view=view
+        )
+
+
+def _common(p: Prediction, predictor: Predictor, request_id: str, seen: Seen) -> dict[str, object]:
+    classes, decision = predictor.classes, predictor.decision
+    top = int(p.probabilities.argmax())
+    return {
+        "notice": RESEARCH_USE,
+        "request_id": request_id,
+        "version": VERSION,
+        "bundle_sha256": predictor.bundle.sha256,
+        "prediction": classes[top],
+        "probability": float(p.probabilities[top]),
+        "probabilities": _named(classes, p.probabilities),
+        "calibrated": decision is not None,
+        "diagnosis_set": None if p.diagnosis_set is None else [classes[k] for k in p.diagnosis_set],
+        "coverage": None if decision is None else decision.conformal.coverage,
+        "referred": None if p.referred is None else bool(p.referred),
+        "reasons": [_reason(text) for text in p.referred or ()],
+        "views_missing": [view for view in predictor.specs if view not in p.views_present],
+        "extra": {
+            column: _named(predictor.bundle.extra_classes[column], own) for column, own in p.extra_probabilities.items()
+        },
+        "warnings": list(seen.warnings),
+    }
+
+
+def _named(classes: Sequence[str], probabilities: NDArray[np.float64]) -> dict[str, float]:
+    return {name: float(p) for name, p in zip(classes, probabilities, strict=True)}
+
+
+def _reason(text: str) -> Reason:
+    view, _, kind = text.rpartition(": ")
+    codes = {UNSURE: "unsure", DISAGREE: "disagree", STRANGE: "strange"}
+    return Reason.model_validate({"code": codes[kind], "view": view or None})
+
+
+def _view(p: Prediction, view: str, classes: Sequence[str]) -> dict[str, object]:
+    own = p.view_probabilities[view]
+    top = int(own.argmax())
+    return {
+        "prediction": classes[top],
+        "probability": float(own[top]),
+        "probabilities": _named(classes, own),
+        "weight": p.view_weights[view],
+    }
+
+
+def predicted(p: Prediction, predictor: Predictor, request_id: str, seen: Seen) -> Predicted:
+    """The answer to /v1/predict."""
+    views = {view: ViewAnswer.model_validate(_view(p, view, predictor.classes)) for view in p.views_present}
+    return Predicted.model_validate({**_common(p, predictor, request_id, seen), "views": views})
+
+
+def explained_answer(made: Explanation, predictor: Predictor, request_id: str, seen: Seen) -> Explained:
+    """The answer to /v1/explain."""
+    p = made.prediction
+    views = {
+        view: ViewExplained.model_validate(
+            {
+                **_view(p, view, predictor.classes),
+                "share": made.shares[view],
+                "frame": _png(made.frames[view]),
+                "evidence": _png(_glass(made.heat[view])),
+                "mm_per_pixel": made.mm_per_pixel.get(view),
+            }
+        )
+        for view in p.views_present
+    }
+    return Explained.model_validate(
+        {**_common(p, predictor, request_id, seen), "views": views, "baseline": made.baseline}
+    )
+
+
+def _glass(heat: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Evidence as colours with transparency, (H, W, 4): clear where there is none."""
+    opacity = np.rint(255.0 * np.sqrt(heat)).astype(np.uint8)
+    return np.dstack([colours(heat), opacity])
+
+
+def _png(pixels: NDArray[np.uint8]) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG", compress_level=1)
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def audited(answer: Answer, upload: Upload) -> dict[str, object]:
+    """What the audit log keeps of an answer: no image, no identifier."""
+    return {
+        "bundle_sha256": answer.bundle_sha256,
+        "version": answer.version,
+        "inputs_sha256": upload.hashes,
+        "mm_per_pixel": dict(upload.mm_per_pixel),
+        "prediction": answer.prediction,
+        "probabilities": answer.probabilities,
+        "diagnosis_set": answer.diagnosis_set,
+        "referred": answer.referred,
+        "reasons": [reason.model_dump() for reason in answer.reasons],
+    }
+
+
+def model_facts(predictor: Predictor, limits: ImageLimits) -> ModelFacts:
+    """The answer to /v1/model."""
+    bundle, decision = predictor.bundle, predictor.decision
+    card = bundle.parts.get(CARD)
+    return ModelFacts(
+        notice=RESEARCH_USE,
+        version=VERSION,
+        sha256=bundle.sha256,
+        format=bundle.facts["format"],
+        signed=bundle.signature is not None,
+        classes=list(bundle.classes),
+        malignant=list(bundle.facts["malignant"]),
+        views={
+            view: ViewFacts(kind=spec.kind, size=spec.size, mm_per_pixel=spec.mm_per_pixel)
+            for view, spec in predictor.specs.items()
+        },
+        calibrated=decision is not None,
+        coverage=None if decision is None else decision.conformal.coverage,
+        risk=None if decision is None else decision.refer.risk,
+        limits=Limits(max_bytes=limits.max_bytes, max_pixels=limits.max_pixels),
+        card=None if card is None else card.decode("utf-8", "replace"),
+    )

@@ -1,0 +1,307 @@
+"""The application: routes, and what they do with one request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from agfnet.prediction.explanation import explained, questions
+from agfnet.prediction.predictor import Predictor
+from agfnet.serving.answers import (
+    VERSION,
+    Seen,
+    Upload,
+    audited,
+    explained_answer,
+    model_facts,
+    predicted,
+    read_upload,
+)
+from agfnet.serving.audit import AuditLog
+from agfnet.serving.batching import Batcher, Door
+from agfnet.serving.guard import Guard
+from agfnet.serving.problems import Problem
+from agfnet.serving.schemas import Answer, Explained, Feedback, ModelFacts, Predicted, ProblemBody, Recorded, Status
+from agfnet.serving.settings import ServiceSettings
+from agfnet.serving.telemetry import Telemetry
+from agfnet.types import RESEARCH_USE, Prediction
+
+log = logging.getLogger("agfnet.serving")
+SCALE = "mm_per_pixel_"
+_IMAGES = 8
+"""Most images of one view in a request."""
+_FIELD_BYTES = 64
+_HTTP_CODES = {404: "not-found", 405: "method-not-allowed"}
+Conclude = Callable[[dict[frozenset[str], Any], Seen, str], tuple[Answer, Prediction]]
+
+
+class Service:
+    """What the routes share, and the way of one question.
+
+    Args:
+        predictor: of the bundle.
+        settings: of the service.
+    """
+
+    def __init__(self, predictor: Predictor, settings: ServiceSettings) -> None:
+        self.predictor = predictor
+        self.settings = settings
+        self.audit = AuditLog(settings.audit)
+        self.door = Door(settings.queue)
+        self.telemetry = Telemetry(predictor.decision, self.door)
+        self.batcher = Batcher(
+            predictor.ask, batch=settings.batch, wait=settings.wait, seen=self.telemetry.looks
+        )  # fmt: skip
+        self.pool = ThreadPoolExecutor(settings.decoders, thread_name_prefix="agfnet-decoder")
+        self.scribe = ThreadPoolExecutor(1, thread_name_prefix="agfnet-scribe")
+
+    def warm_up(self) -> None:
+        """The first pass through the network takes longer: let no caller wait for it."""
+        frames = {view: [np.zeros((*spec.size, 3), np.uint8)] for view, spec in self.predictor.specs.items()}
+        self.predictor.ask(self.predictor.looks(frames))
+
+    def close(self) -> None:
+        """Finish what was begun."""
+        self.pool.shutdown()
+        self.batcher.close()
+        self.scribe.shutdown()
+        self.audit.close()
+
+    async def answer(self, request: Request, *, explain: bool) -> Answer:
+        """Answer one request; when this returns, the answer is in the audit log.
+
+        Raises:
+            Problem: it cannot be.
+        """
+        upload = await self._upload(request)
+        request_id, caller = request.state.request_id, request.state.caller
+        try:
+            async with asyncio.timeout(self.settings.timeout):
+                answer, prediction = await (self._explain if explain else self._predict)(upload, request_id)
+        except TimeoutError:
+            raise Problem(504, "timeout", "The answer took too long. Try again.", retry_after=5) from None
+        content = {"caller": caller, **audited(answer, upload)}
+        await self._written("explain" if explain else "predict", request_id, content)
+        self.telemetry.answer(prediction, self.predictor.classes)
+        return answer
+
+    async def _predict(self, upload: Upload, request_id: str) -> tuple[Answer, Prediction]:
+        loop = asyncio.get_running_loop()
+        seen, looks = await loop.run_in_executor(self.pool, self._looked, upload)
+        own = await asyncio.wrap_future(self.batcher.submit(looks))
+        prediction = self.predictor.conclude(tuple(seen.frames), own)
+        return predicted(prediction, self.predictor, request_id, seen), prediction
+
+    def _looked(self, upload: Upload) -> tuple[Seen, list[Any]]:
+        seen = read_upload(upload, self.predictor, self.settings.limits)
+        return seen, self.predictor.looks(seen.frames)
+
+    async def _explain(self, upload: Upload, request_id: str) -> tuple[Answer, Prediction]:
+        loop = asyncio.get_running_loop()
+        seen = await loop.run_in_executor(
+            self.pool, read_upload, upload, self.predictor, self.settings.limits
+        )  # fmt: skip
+        looks = await loop.run_in_executor(self.pool, questions, self.predictor, seen.frames)
+        told = [asyncio.wrap_future(self.batcher.submit(own)) for own in looks.values()]
+        answers = dict(zip(looks, await asyncio.gather(*told), strict=True))
+        made = explained(self.predictor, seen.frames, answers, seen.scales)
+        answer = await loop.run_in_executor(
+            self.pool, explained_answer, made, self.predictor, request_id, seen
+        )  # fmt: skip
+        return answer, made.prediction
+
+    async def confirm(self, feedback: Feedback, caller: str) -> Recorded:
+        """Keep a diagnosis that was confirmed later.
+
+        Raises:
+            Problem: an unknown request or diagnosis.
+        """
+        if feedback.diagnosis not in self.predictor.classes:
+            raise Problem(422, "unknown-diagnosis", "The diagnosis is none of the model's classes; see /v1/model.")
+        loop = asyncio.get_running_loop()
+        known = await loop.run_in_executor(self.scribe, self.audit.result_of, feedback.request_id)
+        if known is None:
+            raise Problem(404, "not-found", "There is no answer with this request_id.")
+        content = {"caller": caller, "diagnosis": feedback.diagnosis, "predicted": known["prediction"]}
+        await self._written("feedback", feedback.request_id, content)
+        self.telemetry.feedback(agrees=known["prediction"] == feedback.diagnosis)
+        return Recorded(request_id=feedback.request_id, recorded=True)
+
+    async def _written(self, kind: str, request_id: str, content: dict[str, Any]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self.scribe, self.audit.add, kind, request_id, content)
+
+    async def _upload(self, request: Request) -> Upload:
+        """The images and scales of a multipart request."""
+        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            raise Problem(415, "malformed-body", "Send multipart/form-data with one file for each view.")
+        views = self.predictor.specs
+        most = len(views) * _IMAGES
+        try:
+            form = await request.form(max_files=most, max_fields=len(views), max_part_size=_FIELD_BYTES)
+        except HTTPException as error:
+            raise Problem(400, "malformed-body", f"The form cannot be read: {error.detail}") from error
+        uploaded: dict[str, list[bytes]] = {}
+        scales: dict[str, float] = {}
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile) and name in views:
+                uploaded.setdefault(name, []).append(await value.read())
+            elif isinstance(value, str) and name.removeprefix(SCALE) in views and name.startswith(SCALE):
+                if value.strip():
+                    scales[name.removeprefix(SCALE)] = _millimetres(value, name.removeprefix(SCALE))
+            else:
+                fields = ", ".join([*views, *(SCALE + view for view in views)])
+                raise Problem(422, "unknown-field", f"There is a field that is not known; known are {fields}.")
+        if not uploaded:
+            raise Problem(422, "no-view", f"Give at least one image: {' or '.join(views)}.")
+        if any(len(own) > _IMAGES for own in uploaded.values()):
+            raise Problem(422, "too-many-images", f"Give at most {_IMAGES} images of a view.")
+        return Upload(uploaded, scales)
+
+
+def _millimetres(text: str, view: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 1e-4 <= value <= 100.0:
+        raise Problem(422, "bad-scale", f"{view}: millimetres per pixel are a number such as 0.05.", view=view)
+    return value
+
+
+def create_app(predictor: Predictor, settings: ServiceSettings) -> FastAPI:
+    """The application of one bundle.
+
+    Args:
+        predictor: of the bundle.
+        settings: of the service.
+
+    Raises:
+        AuditError: the audit log cannot be used.
+    """
+    service = Service(predictor, settings)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        service.warm_up()
+        yield
+        service.close()
+
+    problems: dict[int | str, dict[str, Any]] = {
+        status: {"model": ProblemBody} for status in (400, 401, 403, 404, 405, 408, 413, 415, 422, 503, 504)
+    }
+    app = FastAPI(
+        title="agfnet",
+        version=VERSION,
+        description=RESEARCH_USE,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/v1/openapi.json",
+        responses=problems,
+    )
+    _add_problems(app)
+    _add_routes(app, service)
+    app.add_middleware(Guard, settings=settings, door=service.door, seen=service.telemetry.request)
+    return app
+
+
+def _add_problems(app: FastAPI) -> None:
+    """Every fault has the same form."""
+
+    def said(problem: Problem) -> JSONResponse:
+        return JSONResponse(problem.body, problem.status, headers=problem.headers)
+
+    async def on_problem(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, Problem)  # noqa: S101 - it is registered for these
+        return said(error)
+
+    async def on_http(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101
+        answer = said(Problem(error.status_code, _HTTP_CODES.get(error.status_code, "malformed-body"), error.detail))
+        answer.headers.update(error.headers or {})
+        return answer
+
+    async def on_invalid(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101
+        where = ".".join(str(part) for part in error.errors()[0]["loc"][1:])
+        return said(Problem(422, "malformed-body", f"The JSON does not fit at {where or 'its top'}."))
+
+    async def on_fault(request: Request, error: Exception) -> Response:
+        log.error("request %s failed", request.state.request_id, exc_info=error)
+        return said(Problem(500, "internal", "The service has a fault; its log says more."))
+
+    for kind, handler in (
+        (Problem, on_problem), (HTTPException, on_http), (RequestValidationError, on_invalid), (Exception, on_fault),
+    ):  # fmt: skip
+        app.add_exception_handler(kind, handler)
+
+
+def _add_routes(app: FastAPI, service: Service) -> None:
+    page = Path(str(files("agfnet.serving").joinpath("page")))
+    form = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _form(service)}}}}
+
+    @app.post("/v1/predict", response_model=Predicted, openapi_extra=form)
+    async def predict(request: Request) -> Answer:
+        """Diagnose one lesion from one or more views."""
+        return await service.answer(request, explain=False)
+
+    @app.post("/v1/explain", response_model=Explained, openapi_extra=form)
+    async def explain(request: Request) -> Answer:
+        """Diagnose, and say where the evidence lies and what each view's share is: a question for each set of views."""
+        return await service.answer(request, explain=True)
+
+    @app.post("/v1/feedback")
+    async def feedback(request: Request, body: Feedback) -> Recorded:
+        """Say which diagnosis was confirmed later."""
+        return await service.confirm(body, request.state.caller)
+
+    @app.get("/v1/model")
+    async def model() -> ModelFacts:
+        """The bundle that answers."""
+        return model_facts(service.predictor, service.settings.limits)
+
+    @app.get("/healthz")
+    async def healthz() -> Status:
+        """The process lives."""
+        return Status(status="ok")
+
+    @app.get("/readyz")
+    async def readyz() -> Status:
+        """Questions are answered: the network has been asked once, and the queue has a place."""
+        if service.door.full:
+            raise Problem(503, "busy", "The queue is full.", retry_after=1)
+        return Status(status="ok")
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Figures for Prometheus."""
+        return Response(service.telemetry.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> FileResponse:
+        return FileResponse(page / "index.html")
+
+    app.mount("/page", StaticFiles(directory=page), name="page")
+
+
+def _form(service: Service) -> dict[str, Any]:
+    """JSON schema of the upload."""
+    fields: dict[str, Any] = {}
+    for view, spec in service.predictor.specs.items():
+        fields[view] = {"type": "string", "format": "binary", "description": f"An image: {spec.kind}."}
+        fields[SCALE + view] = {"type": "number", "minimum": 1e-4, "maximum": 100, "description": "Its scale."}
+    return {"type": "object", "properties": fields, "additionalProperties": False, "minProperties": 1}

@@ -1,0 +1,143 @@
+"""The audit log: an append-only chain of entries in SQLite. It holds hashes and results, no image and no identifier.
+
+Each entry's hash covers the entry before it, so that a change, a gap or a new order shows. Cutting off the end shows
+only to someone who noted the last hash: note it elsewhere, for instance with each backup.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import threading
+from collections.abc import Mapping
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from agfnet.types import AgfnetError
+
+START = "0" * 64
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (
+    number INTEGER PRIMARY KEY,
+    time TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    content TEXT NOT NULL,
+    previous TEXT NOT NULL,
+    hash TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS by_request ON entries (request_id);
+CREATE TRIGGER IF NOT EXISTS no_update BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END;
+CREATE TRIGGER IF NOT EXISTS no_delete BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END;
+"""
+
+
+class AuditError(AgfnetError):
+    """The audit log cannot be used, or its chain is broken."""
+
+
+class ChainState(NamedTuple):
+    """What a check of the chain found.
+
+    Attributes:
+        entries: how many there are.
+        last: hash of the last one.
+    """
+
+    entries: int
+    last: str
+
+
+def _hash(number: int, time: str, kind: str, request_id: str, content: str, previous: str) -> str:
+    whole = json.dumps([number, time, kind, request_id, content, previous], ensure_ascii=False)
+    return hashlib.sha256(whole.encode()).hexdigest()
+
+
+class AuditLog:
+    """An audit log that is written to, by one process.
+
+    Args:
+        path: the file; made where it is not there.
+
+    Raises:
+        AuditError: the file is no audit log, or another process writes to it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=2.0)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = FULL")
+            self._database.executescript(_SCHEMA)
+            row = self._database.execute("SELECT number, hash FROM entries ORDER BY number DESC LIMIT 1").fetchone()
+        except sqlite3.Error as error:
+            raise AuditError(f"{path}: cannot be used as an audit log ({error}). Name another file.") from error
+        self._number: int = row[0] if row else 0
+        self._last: str = row[1] if row else START
+
+    def add(self, kind: str, request_id: str, content: Mapping[str, Any]) -> None:
+        """Write one entry; it is on disk when this returns.
+
+        Args:
+            kind: predict, explain or feedback.
+            request_id: of the request.
+            content: JSON.
+
+        Raises:
+            AuditError: it could not be written.
+        """
+        text = json.dumps(content, ensure_ascii=False, sort_keys=True, allow_nan=False)
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        with self._lock:
+            number = self._number + 1
+            entry = (number, time, kind, request_id, text, self._last)
+            hashed = _hash(*entry)
+            try:
+                self._database.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", (*entry, hashed))
+            except sqlite3.Error as error:
+                raise AuditError(
+                    f"{self.path}: the entry could not be written ({error}). Is the disk full, or does another process "
+                    "write to the file?"
+                ) from error
+            self._number, self._last = number, hashed
+
+    def result_of(self, request_id: str) -> dict[str, Any] | None:
+        """What was answered to a request, or None where there is no such one."""
+        with self._lock:
+            row = self._database.execute(
+                "SELECT content FROM entries WHERE request_id = ? AND kind IN ('predict', 'explain')", (request_id,)
+            ).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def close(self) -> None:
+        """Fold the journal into the file."""
+        with self._lock:
+            self._database.close()
+
+
+def verify(path: Path) -> ChainState:
+    """Check every entry of a log, which may be in use.
+
+    Raises:
+        AuditError: no log, or an entry that is not what was written; the message names the first.
+    """
+    if not path.is_file():
+        raise AuditError(f"{path}: no such audit log.")
+    previous, count = START, 0
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            query = "SELECT number, time, kind, request_id, content, previous, hash FROM entries ORDER BY number"
+            for *entry, hashed in database.execute(query):
+                count += 1
+                if entry[0] != count or entry[5] != previous or _hash(*entry) != hashed:
+                    raise AuditError(f"{path}: entry {count} is not what was written: the chain is broken there.")
+                previous = hashed
+    except sqlite3.Error as error:
+        raise AuditError(f"{path}: is no audit log, or a damaged one ({error}). Restore it from a backup.") from error
+    return ChainState(count, previous)

@@ -1,0 +1,131 @@
+"""Questions of several requests share one pass through the network; a fixed number of requests is let in."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+from agfnet.prediction.predictor import Array, Look
+from agfnet.serving.problems import busy
+
+log = logging.getLogger("agfnet.serving")
+Answers = Mapping[str, Array]
+_Job = tuple[Sequence[Look], "Future[Answers]"]
+
+
+class Door:
+    """Lets in a fixed number of requests.
+
+    Args:
+        places: how many are inside at most.
+    """
+
+    def __init__(self, places: int) -> None:
+        self.places = places
+        self.inside = 0
+        self._lock = threading.Lock()
+
+    @property
+    def full(self) -> bool:
+        """Whether the next one would be turned away."""
+        return self.inside >= self.places
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Inside for as long as the context lasts.
+
+        Raises:
+            Problem: there is no place.
+        """
+        with self._lock:
+            if self.full:
+                raise busy()
+            self.inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.inside -= 1
+
+
+class Batcher:
+    """Micro-batching: one thread asks the network, with the looks of all requests that wait.
+
+    A question is answered whole in one pass, so a batch may be larger than `batch` by the looks of one question.
+
+    Args:
+        ask: looks -> every output, one row a look.
+        batch: looks after which no more questions are added.
+        wait: how long a question waits for others, seconds.
+        seen: called with the number of looks of each pass.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[Sequence[Look]], Answers],
+        *,
+        batch: int,
+        wait: float,
+        seen: Callable[[int], None] = lambda _looks: None,
+    ) -> None:
+        self._ask = ask
+        self._batch = batch
+        self._wait = wait
+        self._seen = seen
+        self._waiting: queue.Queue[_Job | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._work, name="agfnet-batcher", daemon=True)
+        self._thread.start()
+
+    def submit(self, looks: Sequence[Look]) -> Future[Answers]:
+        """The answers to one question, later."""
+        future: Future[Answers] = Future()
+        self._waiting.put((looks, future))
+        return future
+
+    def close(self) -> None:
+        """Answer what waits, then end."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        open_ = True
+        while open_:
+            jobs, open_ = self._gather()
+            wanted = [job for job in jobs if job[1].set_running_or_notify_cancel()]
+            if wanted:
+                self._answer(wanted)
+
+    def _gather(self) -> tuple[list[_Job], bool]:
+        """The next questions, and whether more may come."""
+        jobs: list[_Job] = []
+        until: float | None = None
+        while sum(len(looks) for looks, _ in jobs) < self._batch:
+            try:
+                job = self._waiting.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                break
+            if job is None:
+                return jobs, False
+            jobs.append(job)
+            until = until or time.monotonic() + self._wait
+        return jobs, True
+
+    def _answer(self, jobs: Sequence[_Job]) -> None:
+        looks = [look for own, _ in jobs for look in own]
+        try:
+            answers = self._ask(looks)
+        except Exception as error:  # it belongs to those who wait, and the thread must go on
+            log.exception("the network could not answer")
+            for _, future in jobs:
+                future.set_exception(error)
+            return
+        self._seen(len(looks))
+        first = 0
+        for own, future in jobs:
+            future.set_result({name: rows[first : first + len(own)] for name, rows in answers.items()})
+            first += len(own)

@@ -1,0 +1,173 @@
+"""What stands between the network and the routes: headers, who may ask, and how much, before anything is read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import nullcontext
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agfnet.serving.batching import Door
+from agfnet.serving.problems import Problem
+from agfnet.serving.settings import ServiceSettings
+
+log = logging.getLogger("agfnet.serving")
+OPEN = ("/", "/healthz")
+"""Paths that tell nothing of the model: they need no token."""
+PAGE = "/page/"
+_ASKING = ("/v1/predict", "/v1/explain")
+_LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
+SECURITY_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+class Guard:
+    """One layer around the application.
+
+    Every answer gets the security headers and a request id; a request without a fitting token, from another site, or
+    with a body that is too large or too slow is answered here. Each request is one line of the log: no address, no
+    file name, no query.
+
+    Args:
+        app: the application.
+        settings: of the service.
+        door: asked before a body is read.
+        seen: called with path, status and seconds of each request.
+    """
+
+    def __init__(
+        self, app: ASGIApp, settings: ServiceSettings, door: Door, seen: Callable[[str, int, float], None]
+    ) -> None:
+        self.app = app
+        self.settings = settings
+        self.door = door
+        self.seen = seen
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, request_id, status = time.perf_counter(), str(uuid.uuid4()), 500
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def guarded(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+                headers["X-Request-ID"] = request_id
+            await send(message)
+
+        try:
+            self._admit(scope)
+            with self.door.entered() if scope["path"] in _ASKING else nullcontext():
+                body = await self._body(Headers(scope=scope), receive)
+                await self.app(scope, _replay(body, receive), guarded)
+        except Problem as problem:
+            await _answer(problem, guarded)
+        seconds = time.perf_counter() - started
+        self.seen(scope["path"], status, seconds)
+        log.info(
+            json.dumps(
+                {
+                    "request_id": request_id,
+                    "caller": scope["state"].get("caller"),
+                    "method": scope["method"],
+                    "path": getattr(scope.get("route"), "path", None),
+                    "status": status,
+                    "ms": round(1e3 * seconds, 1),
+                }
+            )
+        )
+
+    def _admit(self, scope: Scope) -> None:
+        """Pass if this caller may ask for this path; before anything of the body is read."""
+        headers, path = Headers(scope=scope), scope["path"]
+        self._check_origin(scope["method"], headers)
+        if path not in OPEN and not path.startswith(PAGE):
+            caller = self.settings.caller(headers.get("authorization", ""))
+            if caller is None:
+                raise Problem(401, "unauthorized", "This needs a token: Authorization: Bearer TOKEN.")
+            scope["state"]["caller"] = caller
+
+    def _check_origin(self, method: str, headers: Headers) -> None:
+        """A page of another site must not use a browser that may ask here."""
+        host = headers.get("host", "")
+        if not self.settings.tokens and _name(host) not in _LOOPBACK:
+            raise Problem(403, "forbidden", "Without tokens this service is asked for as localhost only.")
+        origin = headers.get("origin")
+        other = origin is not None and origin.partition("://")[2] != host
+        if method not in ("GET", "HEAD") and (other or headers.get("sec-fetch-site") == "cross-site"):
+            raise Problem(403, "forbidden", "A page of another site may not ask this service.")
+
+    async def _body(self, headers: Headers, receive: Receive) -> bytes:
+        """The whole body, if it is not too large and comes in time."""
+        stated = headers.get("content-length", "")
+        if stated.isascii() and stated.isdigit() and int(stated[:20]) > self.settings.max_body:
+            raise self._too_large()
+        chunks, size = [], 0
+        try:
+            async with asyncio.timeout(self.settings.body_timeout):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise Problem(400, "malformed-body", "The request broke off.")
+                    chunks.append(message.get("body", b""))
+                    size += len(chunks[-1])
+                    if size > self.settings.max_body:
+                        raise self._too_large()
+                    if not message.get("more_body", False):
+                        return b"".join(chunks)
+        except TimeoutError:
+            raise Problem(408, "timeout", "The request took too long to arrive.") from None
+
+    def _too_large(self) -> Problem:
+        most = self.settings.max_body / 2**20
+        return Problem(413, "oversized-body", f"The request is over {most:.0f} MiB. Send smaller images.")
+
+
+def _name(host: str) -> str:
+    """A Host header without its port."""
+    return host[: host.index("]") + 1] if host.startswith("[") and "]" in host else host.partition(":")[0]
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Gives the body once, then what comes after it."""
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+async def _answer(problem: Problem, send: Send) -> None:
+    body = json.dumps(problem.body).encode()
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **problem.headers}
+    if problem.status in {408, 413}:
+        headers["Connection"] = "close"  # what is left of the body is not read
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": problem.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,37 @@
+"""Start the service and stop it without losing what it accepted."""
+
+from __future__ import annotations
+
+import logging
+
+import uvicorn
+
+from agfnet.prediction.predictor import Predictor
+from agfnet.serving.app import create_app
+from agfnet.serving.settings import ServiceSettings
+
+log = logging.getLogger("agfnet.serving")
+
+
+def serve(predictor: Predictor, settings: ServiceSettings) -> None:
+    """Answer until SIGTERM or SIGINT; then accept nothing more, finish what was accepted, and return.
+
+    Raises:
+        AuditError: the audit log cannot be used.
+    """
+    config = uvicorn.Config(
+        create_app(predictor, settings),
+        host=settings.host,
+        port=settings.port,
+        access_log=False,  # it holds addresses and paths; see `Guard`
+        log_config=None,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=round(settings.timeout + settings.body_timeout) + 1,
+        limit_concurrency=8 * settings.queue,
+        backlog=4 * settings.queue,
+        timeout_keep_alive=10,
+        h11_max_incomplete_event_size=32 * 1024,
+    )
+    log.info("http://%s:%d with bundle %s", settings.host, settings.port, predictor.bundle.sha256[:12])
+    uvicorn.Server(config).run()

@@ -1,0 +1,101 @@
+"""What a service is told when it starts."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agfnet.data.images import ImageLimits
+from agfnet.types import ConfigError
+
+TOKENS = "AGFNET_TOKENS"
+MIN_TOKEN = 16
+UPLOAD_LIMITS = ImageLimits(max_bytes=32 * 2**20, max_pixels=40_000_000)
+LOCAL_CALLER = "local"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSettings:
+    """How the service runs.
+
+    Attributes:
+        host, port: where it listens.
+        tokens: token -> the name of its caller; none is allowed on a loopback address only.
+        audit: the audit log's file.
+        queue: requests with images that are accepted and not yet answered; more get 503. With `max_body` it bounds
+            the memory that requests take.
+        batch: looks that go through the network at once.
+        wait: how long a question waits for others to share a batch, seconds.
+        timeout: from an accepted request to its answer, seconds.
+        body_timeout: for a request's body to arrive, seconds.
+        max_body: bytes of a request's body.
+        limits: of each image.
+        decoders: images decoded at the same time.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
+    audit: Path = Path("audit.sqlite")
+    queue: int = 32
+    batch: int = 16
+    wait: float = 0.005
+    timeout: float = 30.0
+    body_timeout: float = 20.0
+    max_body: int = 48 * 2**20
+    limits: ImageLimits = UPLOAD_LIMITS
+    decoders: int = 2
+
+    def __post_init__(self) -> None:
+        if not self.tokens and not self.local:
+            raise ConfigError(
+                f"{self.host} can be reached from other machines: give tokens ({TOKENS}, or --tokens FILE with lines "
+                "`name token`), or listen on 127.0.0.1."
+            )
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine can reach the service."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def caller(self, authorization: str) -> str | None:
+        """Who sends this Authorization header, or None where it opens nothing. Takes as long whichever token fits."""
+        if not self.tokens:
+            return LOCAL_CALLER
+        scheme, _, given = authorization.partition(" ")
+        found = None
+        for token, name in self.tokens.items():
+            if hmac.compare_digest(token.encode(), given.strip().encode("utf-8", "surrogateescape")):
+                found = name
+        return found if scheme.lower() == "bearer" else None
+
+
+def read_tokens(path: Path | None) -> dict[str, str]:
+    """Token -> name, from a file or the environment (`AGFNET_TOKENS`): a line `name token` for each caller.
+
+    Raises:
+        ConfigError: a line of another form, or a token that could be guessed.
+    """
+    text = path.read_text(encoding="utf-8") if path else os.environ.get(TOKENS, "")
+    where = str(path or TOKENS)
+    tokens: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, _, token = line.strip().partition(" ")
+        if len(token.strip()) < MIN_TOKEN:
+            raise ConfigError(
+                f"{where}, line {number}: needs a name, a space and a token of {MIN_TOKEN} characters or more, such as "
+                "`openssl rand -hex 32` gives."
+            )
+        tokens[token.strip()] = name
+    return tokens

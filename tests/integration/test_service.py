@@ -1,0 +1,267 @@
+"""The service in this process: what it answers, what it refuses, and what it keeps."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from agfnet.data.table import read_cases
+from agfnet.prediction.explanation import explain
+from agfnet.prediction.predictor import Predictor
+from agfnet.serving.app import create_app
+from agfnet.serving.audit import verify
+from agfnet.serving.guard import SECURITY_HEADERS
+from agfnet.serving.settings import ServiceSettings
+from agfnet.types import RESEARCH_USE
+
+TOKEN = "a token that nobody guesses"
+OWN = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture(scope="module")
+def predictor(calibrated):
+    return Predictor(calibrated, threads=1)
+
+
+@pytest.fixture(scope="module")
+def case(drawn):
+    return next(c for c in read_cases(drawn / "parts.csv") if all(c.views.values()))
+
+
+@pytest.fixture(scope="module")
+def audit(tmp_path_factory):
+    return tmp_path_factory.mktemp("audit") / "audit.sqlite"
+
+
+@pytest.fixture(scope="module")
+def client(predictor, audit):
+    settings = ServiceSettings(tokens={TOKEN: "ward"}, audit=audit, max_body=2 * 2**20)
+    with TestClient(create_app(predictor, settings), headers=OWN, raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def files(case):
+    return {view: (f"Doe^Jane {view}.png", paths[0].read_bytes()) for view, paths in case.views.items()}
+
+
+def test_it_answers_as_the_predictor_does(client, files, predictor, case):
+    said = client.post("/v1/predict", files=files)
+    assert said.status_code == 200
+    answer = said.json()
+    ((_, expected, _),) = predictor.predict([case])
+    assert list(answer["probabilities"].values()) == pytest.approx(expected.probabilities, abs=1e-5)
+    assert answer["diagnosis_set"] == [predictor.classes[k] for k in expected.diagnosis_set]
+    assert answer["referred"] == bool(expected.referred)
+    assert answer["coverage"] == 0.9
+    assert answer["notice"] == RESEARCH_USE
+    assert answer["bundle_sha256"] == predictor.bundle.sha256
+    assert answer["views_missing"] == []
+    for view, own in answer["views"].items():
+        assert list(own["probabilities"].values()) == pytest.approx(expected.view_probabilities[view], abs=1e-5)
+
+
+def test_one_view_is_enough(client, files):
+    answer = client.post("/v1/predict", files={"clinical": files["clinical"]}).json()
+    assert answer["views_missing"] == ["ultrasound"]
+    assert list(answer["views"]) == ["clinical"]
+
+
+def test_it_explains_as_the_library_does(client, files, predictor, case):
+    said = client.post("/v1/explain", files=files, data={"mm_per_pixel_ultrasound": "0.2"})
+    answer = said.json()
+    assert said.status_code == 200
+    made = explain(predictor, case)
+    assert answer["baseline"] == pytest.approx(made.baseline)
+    for view, own in answer["views"].items():
+        assert own["share"] == pytest.approx(made.shares[view], abs=1e-4)
+        frame = np.asarray(picture(own["frame"]))
+        assert np.array_equal(frame, made.frames[view])
+        glass = picture(own["evidence"])
+        assert glass.mode == "RGBA"
+        assert glass.size == (frame.shape[1], frame.shape[0])
+    assert answer["views"]["clinical"]["mm_per_pixel"] is None
+    assert answer["views"]["ultrasound"]["mm_per_pixel"] == pytest.approx(0.2 * 72 / frame.shape[0], rel=0.1)
+
+
+def picture(uri):
+    return Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
+
+
+def test_the_model_tells_what_it_is(client, predictor):
+    told = client.get("/v1/model").json()
+    assert told["classes"] == list(predictor.classes)
+    assert told["sha256"] == predictor.bundle.sha256
+    assert told["views"]["ultrasound"]["kind"] == "ultrasound"
+    assert told["calibrated"] is True
+
+
+def test_feedback_belongs_to_an_answer(client, files):
+    answer = client.post("/v1/predict", files=files).json()
+    said = client.post("/v1/feedback", json={"request_id": answer["request_id"], "diagnosis": "lipoma"})
+    assert said.json() == {"request_id": answer["request_id"], "recorded": True}
+    unknown = {"request_id": "00000000-0000-0000-0000-000000000000", "diagnosis": "lipoma"}
+    assert client.post("/v1/feedback", json=unknown).status_code == 404
+    wrong = {"request_id": answer["request_id"], "diagnosis": "wart"}
+    assert client.post("/v1/feedback", json=wrong).json()["code"] == "unknown-diagnosis"
+    assert client.post("/v1/feedback", json={"request_id": 3}).json()["code"] == "malformed-body"
+
+
+def test_every_answer_is_in_the_audit_log_and_no_identifier_is(client, files, audit, caplog):
+    before = verify(audit).entries
+    with caplog.at_level(logging.INFO, logger="agfnet.serving"):
+        answer = client.post("/v1/predict", files=files).json()
+    assert verify(audit).entries == before + 1
+    content = b"".join(path.read_bytes() for path in audit.parent.iterdir())
+    assert answer["request_id"].encode() in content
+    assert b"ward" in content
+    for text in (content.decode("latin-1"), caplog.text, json.dumps(answer)):
+        assert "Doe" not in text
+        assert TOKEN not in text
+    line = json.loads(next(r.message for r in caplog.records if answer["request_id"] in r.message))
+    assert line["status"] == 200
+    assert line["path"] == "/v1/predict"
+
+
+def bad(kind):
+    stream = io.BytesIO()
+    if kind == "thin":
+        Image.new("RGB", (900, 10)).save(stream, "PNG")
+    elif kind == "small":
+        Image.new("RGB", (5, 5)).save(stream, "PNG")
+    elif kind == "truncated":
+        Image.effect_noise((90, 90), 50).save(stream, "JPEG")
+        return stream.getvalue()[:900]
+    else:
+        return {"empty": b"", "text": b"not an image, a letter", "pdf": b"%PDF-1.7 ", "bytes": bytes(range(256))}[kind]
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "code"),
+    [
+        ("empty", 422, "empty-file"),
+        ("text", 415, "not-an-image"),
+        ("pdf", 415, "not-an-image"),
+        ("bytes", 415, "not-an-image"),
+        ("truncated", 422, "truncated-image"),
+        ("thin", 422, "extreme-aspect"),
+        ("small", 422, "too-small-image"),
+    ],
+)
+def test_a_bad_image_is_named_with_its_view(client, files, kind, status, code):
+    said = client.post("/v1/explain", files={**files, "ultrasound": ("scan.png", bad(kind))})
+    assert (said.status_code, said.json()["code"], said.json()["view"]) == (status, code, "ultrasound")
+    assert "scan.png" not in said.text
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "code"),
+    [
+        ({"data": {"mm_per_pixel_clinical": "0.1"}}, 415, "malformed-body"),
+        ({"files": {"mri": ("a.png", b"a")}}, 422, "unknown-field"),
+        ({"files": {"clinical": ("a.png", b"a")}, "data": {"patient": "Doe"}}, 422, "unknown-field"),
+        ({"files": {"clinical": ("a.png", b"a")}, "data": {"mm_per_pixel_clinical": "wide"}}, 422, "bad-scale"),
+        ({"files": {"clinical": ("a.png", b"a")}, "data": {"mm_per_pixel_clinical": "nan"}}, 422, "bad-scale"),
+        ({"files": [("clinical", ("a.png", b"a"))] * 9}, 422, "too-many-images"),
+        ({"files": [("clinical", ("a.png", b"a"))] * 40}, 400, "malformed-body"),
+        ({"content": b"--x\r\n", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, 422, "no-view"),
+        ({"content": b"nonsense", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, 400, None),
+        ({"content": b"nonsense", "headers": {"Content-Type": "multipart/form-data"}}, 400, "malformed-body"),
+        ({"json": {}}, 415, "malformed-body"),
+        ({"files": {"clinical": ("a.png", bytes(3 * 2**20))}}, 413, "oversized-body"),
+    ],
+)
+def test_a_bad_request_is_refused(client, request_, status, code):
+    said = client.post("/v1/predict", **request_)
+    assert said.status_code == status
+    assert code in (None, said.json()["code"])
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/v1/../../etc/passwd", "/page/..%2f..%2fapp.py", "/page/../app.py"])
+def test_what_is_not_there(client, path):
+    said = client.get(path)
+    assert said.status_code == 404
+    assert "import" not in said.text
+
+
+def test_the_wrong_method(client):
+    said = client.get("/v1/predict")
+    assert (said.status_code, said.json()["code"]) == (405, "method-not-allowed")
+    assert "POST" in said.headers["allow"]
+
+
+@pytest.mark.parametrize("header", ["", "Bearer wrong", f"Basic {TOKEN}"])
+@pytest.mark.parametrize(
+    "path", ["/v1/model", "/v1/openapi.json", "/metrics", "/readyz", "/v1/predict", "/nowhere", "/docs"]
+)
+def test_without_a_token_nothing_is_learnt(client, path, header):
+    told = {
+        client.request(method, path, headers={"Authorization": header}).text for method in ("GET", "POST", "DELETE")
+    }
+    assert len(told) == 1
+    assert json.loads(told.pop())["code"] == "unauthorized"
+
+
+def test_the_page_needs_no_token_and_names_no_model(client, predictor):
+    page = client.get("/", headers={"Authorization": ""})
+    assert page.status_code == 200
+    assert not any(name in page.text for name in (*predictor.classes, predictor.bundle.sha256[:12]))
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/v1/model", "/nowhere", "/v1/predict"])
+def test_every_answer_has_the_security_headers(client, path):
+    said = client.get(path)
+    for name, value in SECURITY_HEADERS.items():
+        assert said.headers[name] == value
+    assert re.fullmatch(r"[0-9a-f-]{36}", said.headers["x-request-id"])
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"}]
+)
+def test_a_page_of_another_site_is_refused(client, files, headers):
+    said = client.post("/v1/predict", files=files, headers=headers)
+    assert (said.status_code, said.json()["code"]) == (403, "forbidden")
+
+
+def test_without_tokens_only_as_localhost(predictor, tmp_path):
+    app = create_app(predictor, ServiceSettings(audit=tmp_path / "audit.sqlite"))
+    with TestClient(app, base_url="http://localhost:8000") as local:
+        assert local.get("/v1/model").status_code == 200
+        assert local.get("/v1/model", headers={"Host": "rebound.example"}).status_code == 403
+
+
+def test_a_full_service_says_when_to_come_again(predictor, files, tmp_path):
+    settings = ServiceSettings(audit=tmp_path / "audit.sqlite", queue=1)
+    app = create_app(predictor, settings)
+    with TestClient(app, base_url="http://localhost") as local:
+        assert local.post("/v1/predict", files=files).status_code == 200
+        door = next(m.kwargs["door"] for m in app.user_middleware)
+        with door.entered():
+            said = local.post("/v1/predict", files=files)
+            assert (said.status_code, said.json()["code"], said.headers["retry-after"]) == (503, "busy", "1")
+            assert local.get("/readyz").status_code == 503
+            assert local.get("/healthz").status_code == 200
+        assert local.post("/v1/predict", files=files).status_code == 200
+
+
+def test_metrics_count_what_happened(client, files):
+    client.post("/v1/predict", files=files)
+    client.get("/v1/secret/of/a/patient")
+    text = client.get("/metrics").text
+    assert re.search(r'agfnet_requests_total\{path="/v1/predict",status="200"\} [1-9]', text)
+    assert re.search(r'agfnet_requests_total\{path="other",status="404"\} [1-9]', text)
+    assert "secret" not in text
+    assert re.search(r'agfnet_input_drift\{view="clinical"\} \d', text)
+    assert re.search(r'agfnet_output_drift\{figure="predicted"\} \d', text)
+    assert re.search(r"agfnet_drift_cases [1-9]", text)
+    assert "agfnet_open_requests 0.0" in text

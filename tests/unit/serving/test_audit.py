@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+
+from agfnet.serving.audit import START, AuditError, AuditLog, verify
+
+
+@pytest.fixture
+def filled(tmp_path):
+    log = AuditLog(tmp_path / "deep" / "audit.sqlite")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda i: log.add("predict", f"r{i}", {"prediction": "cyst", "i": i}), range(40)))
+    log.close()
+    return log.path
+
+
+def tampered(path, statement):
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("DROP TRIGGER no_update")
+        database.execute("DROP TRIGGER no_delete")
+        database.execute(statement)
+        database.commit()
+
+
+def test_a_chain_goes_on_after_a_restart(filled):
+    first = verify(filled)
+    assert first.entries == 40
+    log = AuditLog(filled)
+    assert verify(filled) == first
+    log.add("feedback", "r3", {"diagnosis": "cyst"})
+    log.close()
+    assert verify(filled).entries == 41
+
+
+def test_an_answer_is_found_by_its_request(filled):
+    log = AuditLog(filled)
+    assert log.result_of("r7")["i"] == 7
+    assert log.result_of("nowhere") is None
+    log.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "entry"),
+    [
+        ("UPDATE entries SET content = replace(content, 'cyst', 'wart') WHERE number = 5", 5),
+        ("UPDATE entries SET time = '2000' WHERE number = 9", 9),
+        ("DELETE FROM entries WHERE number = 7", 7),
+        ("UPDATE entries SET number = number + 100 WHERE number = 40", 40),
+        ("DELETE FROM entries WHERE number = 1", 1),
+    ],
+)
+def test_a_change_is_found_where_it_is(filled, statement, entry):
+    tampered(filled, statement)
+    with pytest.raises(AuditError, match=f"entry {entry} is not what was written"):
+        verify(filled)
+
+
+@pytest.mark.parametrize("statement", ["UPDATE entries SET kind = 'x'", "DELETE FROM entries"])
+def test_the_log_is_append_only(filled, statement):
+    with closing(sqlite3.connect(filled)) as database, pytest.raises(sqlite3.IntegrityError, match="append only"):
+        database.execute(statement)
+
+
+def test_what_is_no_log(tmp_path, agfnet_command):
+    path = tmp_path / "notes.txt"
+    path.write_text("no database " * 100)
+    with pytest.raises(AuditError, match="Name another file"):
+        AuditLog(path)
+    with pytest.raises(AuditError, match="Restore it"):
+        verify(path)
+    with pytest.raises(AuditError, match="no such"):
+        verify(tmp_path / "nowhere")
+    assert agfnet_command("audit", path).exit_code == 1
+
+
+def test_an_empty_log_is_whole(tmp_path, agfnet_command):
+    AuditLog(tmp_path / "audit.sqlite").close()
+    assert verify(tmp_path / "audit.sqlite") == (0, START)
+    assert "0 entries" in agfnet_command("audit", tmp_path / "audit.sqlite").stdout

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+
+from agfnet.serving.settings import ServiceSettings, read_tokens
+from agfnet.types import ConfigError
+
+LONG = "0123456789abcdef"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_this_machine_needs_no_token(host):
+    assert ServiceSettings(host=host).caller("") == "local"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.7", "::", "example.org"])
+def test_other_machines_need_one(host):
+    with pytest.raises(ConfigError, match="give tokens"):
+        ServiceSettings(host=host)
+    assert ServiceSettings(host=host, tokens={LONG: "ward"}).caller(f"Bearer {LONG}") == "ward"
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["", "Bearer", "Bearer ", f"Basic {LONG}", f"Bearer {LONG}0", f"Bearer {LONG[1:]}", "Bearer \udcff", LONG],
+)
+def test_what_opens_nothing(header):
+    assert ServiceSettings(tokens={LONG: "ward"}).caller(header) is None
+
+
+def test_tokens_from_a_file_and_the_environment(tmp_path, monkeypatch):
+    path = tmp_path / "tokens"
+    path.write_text(f"# callers\nward  {LONG}\n\nlab {LONG}x\n")
+    assert read_tokens(path) == {LONG: "ward", f"{LONG}x": "lab"}
+    monkeypatch.setenv("AGFNET_TOKENS", f"ward {LONG}")
+    assert read_tokens(None) == {LONG: "ward"}
+    assert LONG not in repr(ServiceSettings(tokens={LONG: "ward"}))
+
+
+def test_a_token_that_could_be_guessed(tmp_path):
+    path = tmp_path / "tokens"
+    path.write_text("ward secret\n")
+    with pytest.raises(ConfigError, match="line 1"):
+        read_tokens(path)
