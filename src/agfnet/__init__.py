@@ -9,6 +9,7 @@ Rooms, in the order in which a case passes them:
 - `training`: losses, feature reconstruction learning (FRL), the run
 - `export`: a run to a bundle with its ONNX graph
 - `prediction`: the bundle and the one inference path, without torch
+- `serving`: the service, its page, audit log and metrics
 - `evaluation`: scorecards, pictures, whole experiments, comparisons, the demo
 - `cli`, `console`: the commands and what they say
 

@@ -12,6 +12,12 @@ from rich.table import Table
 
 from agfnet.types import AgfnetError
 
+_EXTRAS = {
+    **dict.fromkeys(("matplotlib", "jinja2"), "evaluate"),
+    **dict.fromkeys(("cryptography", "fastapi", "prometheus_client", "uvicorn"), "serve"),
+    **dict.fromkeys(("highdicom", "pydicom"), "dicom"),
+}
+"""Missing package -> the extra that brings it; any other comes with [train]."""
 out = Console()
 err = Console(stderr=True)
 
@@ -27,7 +33,7 @@ def errors_said() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("agfnet"):
             raise
-        remedy = f"pip install 'agfnet[{'evaluate' if error.name == 'matplotlib' else 'train'}]'"
+        remedy = f"pip install 'agfnet[{_EXTRAS.get(error.name or '', 'train')}]'"
         err.print(
             f"[bold red]error[/]: this command needs {error.name}: {escape(remedy)}",
             soft_wrap=True,
