@@ -79,7 +79,8 @@ function drawOutput() {
   if (state.asking) place.replaceChildren(busyCard());
   else if (state.trouble) place.replaceChildren(troubleCard(state.trouble));
   else if (state.answer) place.replaceChildren(drawAnswer(state.answer, state.model, state.kept), drawRecord(state.answer, state.model, state.kept, sendFeedback));
-  else place.replaceChildren(state.model ? waitingCard() : busyCard());
+  else if (state.model) place.replaceChildren(waitingCard());
+  else place.replaceChildren(...(find('token-form').hidden ? [busyCard()] : []));
 }
 
 function waitingCard() {
@@ -107,8 +108,9 @@ function troubleCard({ error, at, again }) {
   };
   tick();
   return make('div', { class: 'card trouble' },
-    make('h3', { class: 'state' }, icon('warning'), make('span', { text: say('failed') })),
+    make('h3', { class: 'state' }, icon('warning'), make('span', { text: say(state.model ? 'failed' : 'failedModel') })),
     make('p', { id: 'trouble', text: sayError(error.code, error.message, sizes()) }),
+    state.zones.some((zone) => zone.file) ? make('p', { text: say('stillHere') }) : null,
     again ? make('div', { class: 'actions' }, make('button', { type: 'button', id: 'again', class: 'primary', text: say('retry'), 'aria-describedby': 'trouble', on: { click: again } }), wait) : null);
 }
 
@@ -225,7 +227,7 @@ function refused(error, asking) {
   if (wantsToken(told, analyse)) return;
   if (told.code === 'cancelled') {
     drawOutput();
-    announce(sayError('cancelled'));
+    announce(`${sayError('cancelled')} ${say('stillHere')}`);
     if (document.activeElement === document.body) find('analyse').focus(); // the button to cancel is gone
     return;
   }

@@ -114,7 +114,7 @@ function shares({ answer, nameOf, views }) {
   ];
   return make('section', { class: 'card shares', 'aria-labelledby': 'shares-title' },
     make('h3', { id: 'shares-title', text: say('shares') }),
-    views.map(([view, own]) => opinion(own, nameOf(view))),
+    make('div', { class: 'opinions' }, views.map(([view, own]) => opinion(own, nameOf(view)))),
     make('h4', { class: 'rule', text: say('sharesFor', { diagnosis: answer.prediction }) }),
     make('div', { class: 'axis soft', 'aria-hidden': 'true' }, make('span', { text: `\u2190 ${say('againstAxis')}` }), make('span', { text: `${say('forAxis')} \u2192` })),
     make('ul', { class: 'signed' }, rows),
