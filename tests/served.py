@@ -42,17 +42,30 @@ class Service:
 
 
 @contextmanager
-def serving(bundle: Path, folder: Path, *arguments: object, token: str | None = None) -> Iterator[Service]:
-    """Run a service; its log goes to `serve.log` in the folder. Killed at the end, if it still runs."""
+def serving(
+    bundle: Path,
+    folder: Path,
+    *arguments: object,
+    token: str | None = None,
+    command: Path | None = None,
+    user: int | None = None,
+) -> Iterator[Service]:
+    """Run a service; its log goes to `serve.log` in the folder. Killed at the end, if it still runs.
+
+    With a `command` it is run by that; with a `user`, as that one, who must own the folder.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     audit, url = folder / "audit.sqlite", f"http://127.0.0.1:{port}"
-    command = [Path(sys.executable).with_name("agfnet"), "serve", bundle, "--port", port, "--audit", audit, *arguments]
+    agfnet = command or Path(sys.executable).with_name("agfnet")
+    started_as = [agfnet, "serve", bundle, "--port", port, "--audit", audit, *arguments]
     environment = {**os.environ, "AGFNET_TOKENS": f"tests {token}" if token else ""}
     started = time.perf_counter()
     with (folder / "serve.log").open("wb") as log:
-        process = subprocess.Popen([str(part) for part in command], stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen(
+            [str(part) for part in started_as], stdout=log, stderr=log, env=environment, user=user, cwd=folder
+        )
     try:
         _wait(process, url, token, folder / "serve.log")
         yield Service(url, token, process, audit, time.perf_counter() - started)

@@ -6,6 +6,7 @@ only to someone who noted the last hash: note it elsewhere, for instance with ea
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import sqlite3
@@ -63,13 +64,19 @@ class AuditLog:
         path: the file; made where it is not there.
 
     Raises:
-        AuditError: the file is no audit log, or another process writes to it.
+        AuditError: the file is no audit log, or another service writes to it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._claim = path.with_name(f"{path.name}.lock").open("w")
+        try:
+            fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._claim.close()
+            raise AuditError(f"{path}: another service writes to this audit log. Name another file.") from None
         try:
             self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=2.0)
             self._database.execute("PRAGMA journal_mode = WAL")
@@ -119,6 +126,7 @@ class AuditLog:
         """Fold the journal into the file."""
         with self._lock:
             self._database.close()
+            self._claim.close()
 
 
 def verify(path: Path) -> ChainState:

@@ -36,6 +36,14 @@ def test_a_chain_goes_on_after_a_restart(filled):
     assert verify(filled).entries == 41
 
 
+def test_one_service_writes_to_a_log(filled):
+    log = AuditLog(filled)
+    with pytest.raises(AuditError, match="another service"):
+        AuditLog(filled)
+    log.close()
+    AuditLog(filled).close()
+
+
 def test_an_answer_is_found_by_its_request(filled):
     log = AuditLog(filled)
     assert log.result_of("r7")["i"] == 7
