@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from agfnet.data.images import read_image
+from agfnet.data.images import read_scaled_image
 from agfnet.types import ImageError
 
 SCALING = (1 / 64, 16.0)
@@ -61,7 +61,7 @@ def read_frame(
     Args:
         source: the file, or its content.
         spec: the view.
-        mm_per_pixel: the image's scale, where known.
+        mm_per_pixel: the image's scale, where known; otherwise that of a calibrated DICOM file is taken.
         enlarge: factor on the frame.
         change: what is done to the pixels (H, W, 3) before they are fitted; for tests of robustness.
 
@@ -71,8 +71,9 @@ def read_frame(
     to_scale = spec.mm_per_pixel is not None and mm_per_pixel is not None
     # A JPEG is decoded at a fraction of its size where that is enough; not where the size of its pixels counts.
     at_least = None if to_scale else round(2 * enlarge * max(spec.size))
-    pixels = read_image(source, at_least=at_least)
-    return fit(change(pixels) if change else pixels, spec, mm_per_pixel=mm_per_pixel, enlarge=enlarge)
+    pixels, own = read_scaled_image(source, at_least=at_least)
+    scale = own if mm_per_pixel is None else mm_per_pixel
+    return fit(change(pixels) if change else pixels, spec, mm_per_pixel=scale, enlarge=enlarge)
 
 
 def fit(

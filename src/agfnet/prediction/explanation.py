@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from agfnet.data.images import read_scaled_image, sniff
 from agfnet.data.preprocess import ViewSpec, frame_scale
 from agfnet.files import write_atomically, write_json
 from agfnet.prediction.overlay import Row, overlay, positive_part, sheet, spread
@@ -76,9 +77,9 @@ def explain(predictor: Predictor, case: Case) -> Explanation:
     """
     frames = predictor.frames(case)
     scales = {
-        view: _frame_scale(case.views[view][0], predictor.specs[view], case.mm_per_pixel[view])
+        view: scale
         for view in frames
-        if view in case.mm_per_pixel
+        if (scale := _frame_scale(case.views[view][0], predictor.specs[view], case.mm_per_pixel.get(view)))
     }
     looks = questions(predictor, frames)
     answers = {chosen: predictor.ask(own) for chosen, own in looks.items()}
@@ -130,10 +131,13 @@ def explained(
     )
 
 
-def _frame_scale(path: Path, spec: ViewSpec, mm_per_pixel: float) -> float:
-    """Millimetres per pixel of the frame that an image file is fitted to."""
-    with Image.open(path) as image:  # its size alone: the pixels have been read and checked before
-        return frame_scale((image.height, image.width), spec, mm_per_pixel)
+def _frame_scale(path: Path, spec: ViewSpec, mm_per_pixel: float | None) -> float | None:
+    """Millimetres per pixel of the frame that an image file is fitted to, where the table or the file gives its scale."""
+    if mm_per_pixel is None and sniff(path) != "DICOM":
+        return None
+    pixels, own = read_scaled_image(path)
+    scale = own if mm_per_pixel is None else mm_per_pixel
+    return None if scale is None else frame_scale((pixels.shape[0], pixels.shape[1]), spec, scale)
 
 
 def explanation_sheet(explanation: Explanation, classes: tuple[str, ...], heading: str = "") -> Image.Image:
