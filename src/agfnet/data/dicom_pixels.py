@@ -204,7 +204,7 @@ def _stored(header: Header, layout: Layout, index: int) -> NDArray[Any]:
     if layout.samples > 1:
         options["planar_configuration"] = int(layout.planar)
     with _HUSH:
-        logging.getLogger("pydicom").addFilter(_HUSH)
+        logging.getLogger("pydicom.pixels.decoders.base").addFilter(_HUSH)
         try:
             pixels = decoder.as_array(data, index=0, **options)[0]
         except Exception as error:  # whatever a plug-in makes of a damaged frame
@@ -267,7 +267,12 @@ def _codestream(header: Header, layout: Layout, index: int) -> bytes:
         if len(data) > 2 * layout.frame_bytes + 1024:
             raise HeaderFault("unreadable-image", "its RLE frame is longer than the frame itself")
     elif coded_size(data) != (layout.rows, layout.columns):
-        raise HeaderFault("unreadable-image", "its compressed frame is of another size than its header says")
+        raise HeaderFault(
+            "unreadable-image", "its compressed frame is damaged, or of another size than its header says"
+        )
+    elif not data.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
+        # Decoders fill up what is missing in silence.
+        raise HeaderFault("truncated-image", "its compressed frame ends too early")
     return data
 
 
@@ -277,13 +282,15 @@ def coded_size(data: bytes) -> tuple[int, int] | None:
         if data[:4] == b"\xff\x4f\xff\x51":
             right, low, left, top = struct.unpack_from(">4I", data, 8)
             return low - top, right - left
-        place = 2
+        place, size = 2, None
         while data[:2] == b"\xff\xd8":
             marker, length = struct.unpack_from(">HH", data, place)
             if marker == 0xFFF7 or (0xFFC0 <= marker <= 0xFFCF and marker not in {0xFFC4, 0xFFC8, 0xFFCC}):
                 rows, columns = struct.unpack_from(">HH", data, place + 5)
-                return rows, columns
-            if marker == 0xFFDA or marker < 0xFFC0:
+                size = rows, columns
+            if marker == 0xFFDA:  # the scan: without one there is nothing to see, which a decoder need not mind
+                return size
+            if marker < 0xFFC0:
                 break
             place += 2 + length
     except struct.error:

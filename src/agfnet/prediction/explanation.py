@@ -132,7 +132,7 @@ def explained(
 
 
 def _frame_scale(path: Path, spec: ViewSpec, mm_per_pixel: float | None) -> float | None:
-    """Millimetres per pixel of the frame that an image file is fitted to, where the table or the file gives its scale."""
+    """Millimetres per pixel of the frame that an image file is fitted to, where its scale is known."""
     if mm_per_pixel is None and sniff(path) != "DICOM":
         return None
     pixels, own = read_scaled_image(path)
