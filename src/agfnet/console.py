@@ -14,6 +14,7 @@ from agfnet.types import AgfnetError
 
 out = Console()
 err = Console(stderr=True)
+_EXTRAS = {"matplotlib": "evaluate", "pydicom": "dicom", "highdicom": "dicom"}
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def errors_said() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("agfnet"):
             raise
-        remedy = f"pip install 'agfnet[{'evaluate' if error.name == 'matplotlib' else 'train'}]'"
+        remedy = f"pip install 'agfnet[{_EXTRAS.get(error.name or '', 'train')}]'"
         err.print(
             f"[bold red]error[/]: this command needs {error.name}: {escape(remedy)}",
             soft_wrap=True,

@@ -187,7 +187,11 @@ def read_header(file: IO[bytes], wanted: frozenset[int], sequences: frozenset[in
     if syntax == DEFLATED:
         walk = _Walk(_inflated(file, max_bytes), order="<", implicit=False)
     walk.order = ">" if syntax == EXPLICIT_BIG else "<"
-    walk.implicit = syntax == IMPLICIT_LITTLE
+    # Some writers name the wrong one, so the first element tells: two letters would make it over 16 kB long.
+    start = walk.stream.tell()
+    letters = walk.stream.read(6)[4:]
+    walk.stream.seek(start)
+    walk.implicit = not (letters.isalpha() and letters.isupper())
     values: dict[int, bytes] = {}
     items: dict[int, list[Values]] = {}
     while (element := walk.next()) is not None:

@@ -279,8 +279,10 @@ def _codestream(header: Header, layout: Layout, index: int) -> bytes:
 def coded_size(data: bytes) -> tuple[int, int] | None:
     """(rows, columns) as a JPEG, JPEG-LS or JPEG 2000 codestream gives them; None where it does not."""
     try:
-        if data[:4] == b"\xff\x4f\xff\x51":
-            right, low, left, top = struct.unpack_from(">4I", data, 8)
+        # Some writers leave JPEG 2000 in its file format, where boxes stand before the codestream.
+        start = data[:4096].find(b"\xff\x4f\xff\x51") if data[4:8] == b"jP  " else 0
+        if start >= 0 and data[start : start + 4] == b"\xff\x4f\xff\x51":
+            right, low, left, top = struct.unpack_from(">4I", data, start + 8)
             return low - top, right - left
         place, size = 2, None
         while data[:2] == b"\xff\xd8":

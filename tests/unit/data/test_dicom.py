@@ -66,6 +66,16 @@ def test_uncompressed_syntaxes(syntax):
     np.testing.assert_array_equal(read_image(content_of(ds)), RGB)
 
 
+def test_a_header_of_another_kind_than_it_says_is_read():
+    ds = dicom(RGB)
+    ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    content = content_of(ds)
+    meta = struct.pack("<HH2sH", 2, 16, b"UI", 18) + b"1.2.840.10008.1.2\0"
+    other = struct.pack("<HH2sH", 2, 16, b"UI", 20) + b"1.2.840.10008.1.2.1\0"
+    assert content.count(meta) == 1
+    np.testing.assert_array_equal(read_image(content.replace(meta, other)), RGB)
+
+
 def test_big_endian_words():
     ds = dicom(WIDE.byteswap(), "MONOCHROME2")
     ds.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
@@ -346,7 +356,8 @@ MALFORMED: dict[str, tuple[str, Made]] = {
     "no transfer syntax": ("unreadable-image", lambda: header(syntax=b"")),
     "unknown transfer syntax": ("unsupported-dicom", lambda: header(syntax=b"1.2.3.4\0")),
     "video": ("unsupported-dicom", lambda: GOOD.replace(b"1.2.840.10008.1.2.1\0", MPEG4HP41.encode()[:20])),
-    "header of garbage": ("unreadable-image", lambda: header(b"\x08\0\x05\0\xff\xfe\x01\x02rest")),
+    "header of garbage": ("unreadable-image", lambda: header(
+        element(8, 0x60, b"CS", b"US"), b"\x08\0\x70\0\xff\xfe\x01\x02rest")),
     "no pixel data": ("no-pixels", lambda: content_of(dicom(RGB, PixelData=None))),
     "only a header": ("no-pixels", lambda: header(element(8, 0x60, b"CS", b"US"))),
     "no rows": ("unreadable-image", lambda: content_of(dicom(RGB, Rows=None))),
