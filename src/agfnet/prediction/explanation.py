@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -169,8 +169,18 @@ def explanation_sheet(explanation: Explanation, classes: tuple[str, ...], headin
     return sheet(rows, lines, RESEARCH_USE)
 
 
-def explain_cases(predictor: Predictor, cases: Sequence[Case], folder: Path) -> list[Path]:
+Also = Callable[[Explanation, Case, Path], list[Path]]
+"""What else is written of a case: its explanation, itself, and folder and start of the files' names to the files."""
+
+
+def explain_cases(predictor: Predictor, cases: Sequence[Case], folder: Path, *, also: Also | None = None) -> list[Path]:
     """Write a sheet for each case, and `explanations.json` with every share.
+
+    Args:
+        predictor: that is asked.
+        cases: the cases.
+        folder: for the files.
+        also: writes further files of a case.
 
     Returns:
         The files.
@@ -197,7 +207,7 @@ def explain_cases(predictor: Predictor, cases: Sequence[Case], folder: Path) -> 
                 "shares": dict(made.shares),
             }
         )
-        files.append(file)
+        files += [file, *(also(made, case, file.with_suffix("")) if also else [])]
     listing = folder / "explanations.json"
     write_json(listing, {"notice": RESEARCH_USE, "bundle_sha256": predictor.bundle.sha256, "cases": told})
     return [*files, listing]
