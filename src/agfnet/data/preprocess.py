@@ -103,7 +103,7 @@ def fit(
         if not SCALING[0] <= scale <= SCALING[1]:
             raise ImageError(
                 f"{mm_per_pixel} mm per pixel is {scale:.3g} times the input's scale ({spec.mm_per_pixel}). "
-                f"Check the unit of the table's mm_per_pixel column."
+                f"Check the unit of the table's mm_per_pixel column, or the DICOM file's calibration."
             )
     else:
         scale = min(height / h, width / w)
