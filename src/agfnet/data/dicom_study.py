@@ -124,7 +124,7 @@ def dicom_table(
             if error.cause == "not-an-image":
                 foreign += 1
             else:
-                skipped.append((name, error.problem))
+                skipped.append((name, f"{error.problem}. {error.remedy}"))
         except _Unusable as error:
             skipped.append((name, str(error)))
         if progress is not None:
@@ -165,12 +165,12 @@ def _read(path: Path, name: str, key: bytes, seen: dict[bytes, str], limits: Ima
         image = decode_dicom(path, file, limits)
     view = VIEW_OF_KIND.get(image.kind)
     if view is None:
-        raise _Unusable("it is neither a photo nor a dermoscopic image nor ultrasound")
+        raise _Unusable("it is neither a photo nor a dermoscopic image nor ultrasound.")
     if any(sign in str(path) for sign in ";\n\r"):
-        raise _Unusable("its path has a `;` or a line break, which a table cannot hold: rename it")
+        raise _Unusable("its path has a `;` or a line break, which a table cannot hold: rename it.")
     instance = hashlib.sha256(_identifier(values, _INSTANCE)).digest()
     if _identifier(values, _INSTANCE) and instance in seen:
-        raise _Unusable(f"it is the same image as {seen[instance]}")
+        raise _Unusable(f"it is the same image as {seen[instance]}.")
     made = _line(path, view, values, image, key)
     seen[instance] = name
     return made
@@ -180,9 +180,9 @@ def _line(path: Path, view: str, values: Values, image: DicomImage, key: bytes) 
     patient = _identifier(values, _PATIENT)
     accession, study = _identifier(values, _ACCESSION), _identifier(values, _STUDY)
     if not patient:
-        raise _Unusable("it has no patient id")
+        raise _Unusable("it has no patient id.")
     if not accession and not study:
-        raise _Unusable("it has neither an accession number nor a study")
+        raise _Unusable("it has neither an accession number nor a study.")
     visit = (b"accession", accession) if accession else (b"study", study)
     return _Found(
         path=path,
@@ -246,4 +246,4 @@ def _notes(found: Sequence[_Found]) -> Iterator[str]:
 
 
 def _first(skipped: Sequence[tuple[str, str]]) -> str:
-    return f"The first: {skipped[0][0]}: {skipped[0][1]}." if skipped else ""
+    return f"The first: {skipped[0][0]}: {skipped[0][1]}" if skipped else ""

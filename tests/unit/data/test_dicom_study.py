@@ -111,9 +111,10 @@ def test_what_cannot_be_used_is_listed_with_its_reason(export, tmp_path):
     assert set(reasons) == {
         "copy2.dcm", "ct.dcm", "nobody.dcm", "nowhere.dcm", "semi;colon.dcm", "short.dcm", "empty.dcm"
     }  # fmt: skip
-    assert reasons["copy2.dcm"].endswith("copy1.dcm")
+    assert reasons["copy2.dcm"].endswith("copy1.dcm.")
     assert "no patient id" in reasons["nobody.dcm"]
     assert "shorter" in reasons["short.dcm"]
+    assert reasons["short.dcm"].endswith("Copy it again from its source.")
     assert PLANTED not in str(made.skipped) + str(made.notes)
 
 
@@ -123,6 +124,12 @@ def test_a_folder_of_nothing_is_an_error(tmp_path):
     with pytest.raises(TableError, match="no such folder"):
         dicom_table(tmp_path / "x", tmp_path / "t.csv", key=KEY)
     assert not (tmp_path / "t.csv").exists()
+
+
+def test_without_pydicom_the_remedy_is_said(export, tmp_path, monkeypatch):
+    monkeypatch.setattr("agfnet.data.dicom.find_spec", lambda _: None)
+    with pytest.raises(TableError, match=r"pip install 'agfnet\[dicom\]'"):
+        dicom_table(export, tmp_path / "t.csv", key=KEY)
 
 
 def test_keys(tmp_path):

@@ -13,9 +13,10 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
+from agfnet.data.preprocess import ViewSpec
 from agfnet.data.table import read_cases
 from agfnet.prediction.dicom_report import SCHEME, coded, write_dicom
-from agfnet.prediction.explanation import Explanation
+from agfnet.prediction.explanation import Explanation, _frame_scale
 from agfnet.types import RESEARCH_USE, Case, ImageError, Prediction
 
 CLASSES = (
@@ -188,6 +189,7 @@ def test_codes_are_short_and_the_same_everywhere():
     [
         ({"PatientID": "another"}, "is of another patient"),
         ({"SOPInstanceUID": None}, "has no SOPInstanceUID"),
+        ({"Modality": None}, "has no Modality"),
         ({"SOPClassUID": "1.2.3.4"}, "cannot be carried over"),
     ],
 )
@@ -215,6 +217,14 @@ def test_values_that_break_the_standard_are_not_shown(tmp_path, caplog, capfd, r
     printed = capfd.readouterr()
     text = said + caplog.text + printed.out + printed.err + " ".join(str(w.message) for w in recwarn)
     assert PLANTED[:8] not in text
+
+
+def test_the_sheets_scale_may_come_from_the_file(tmp_path):
+    path = save(tmp_path / "a.dcm", with_regions(dicom(smooth(1), modality="US"), region()))
+    assert _frame_scale(path, ViewSpec("ultrasound", (64, 96)), None) == pytest.approx(0.025)  # 32 x 32 pixels, doubled
+    assert _frame_scale(path, ViewSpec("ultrasound", (64, 96)), 0.5) == pytest.approx(0.25)
+    assert _frame_scale(path, ViewSpec("ultrasound", (64, 96), mm_per_pixel=0.1), None) == 0.1
+    assert _frame_scale(save(tmp_path / "b.dcm", photo()), ViewSpec("photo", (64, 96)), None) is None
 
 
 def test_a_case_that_is_not_all_dicom_gets_none(tmp_path, caplog):
