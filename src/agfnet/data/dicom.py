@@ -14,6 +14,7 @@ Nothing but pixels, scale and codes of this module leaves it: no text of a file 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -126,6 +127,9 @@ def decode_dicom(name: Path | str, file: IO[bytes], limits: ImageLimits) -> Dico
     if find_spec("pydicom") is None:
         problem = "it is a DICOM image, and pydicom is not installed"
         raise CodedImageError(name, "unsupported-dicom", problem, "pip install 'agfnet[dicom]'")
+    if header.pixels_length is None and file.seek(0, io.SEEK_END) > limits.max_bytes:
+        problem = f"its compressed pixels are over the limit of {limits.max_bytes / 2**20:.1f} MiB"
+        raise coded(name, HeaderFault("oversized-image", problem))
     try:
         layout = read_layout(header)
         check_size(name, (layout.columns, layout.rows), limits)

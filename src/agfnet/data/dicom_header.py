@@ -230,7 +230,7 @@ def _transfer_syntax(walk: _Walk) -> str:
 
 def _inflated(file: IO[bytes], max_bytes: int) -> IO[bytes]:
     try:
-        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), max_bytes + 1)
+        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(max_bytes), max_bytes + 1)
     except zlib.error:
         raise HeaderFault("unreadable-image", "its deflated content is damaged") from None
     if len(content) > max_bytes:

@@ -23,12 +23,14 @@ class ImageLimits:
 
     Attributes:
         max_bytes: size of the file, in bytes.
+        max_clip_bytes: the same of an uncompressed DICOM file on disk, of which only the header and one frame are read.
         max_pixels: width x height as the header says it.
         min_side: shortest side, in pixels.
         max_aspect: longer side over shorter side.
     """
 
     max_bytes: int = 100 * 2**20
+    max_clip_bytes: int = 4 * 2**30
     max_pixels: int = 100_000_000
     min_side: int = 8
     max_aspect: float = 32.0
@@ -61,7 +63,7 @@ def opened(source: Path | bytes, limits: ImageLimits) -> Iterator[tuple[Path | s
 
     Args:
         source: the file, or its content.
-        limits: only `max_bytes` is looked at.
+        limits: only the sizes in bytes are looked at.
 
     Yields:
         What it is called in errors, and the open file.
@@ -89,8 +91,15 @@ def opened(source: Path | bytes, limits: ImageLimits) -> Iterator[tuple[Path | s
             path, "unopenable-file", f"it cannot be opened ({reason})", "Correct the path or its permissions."
         ) from error
     with file:
-        _check_bytes(path, status.st_size, limits)
+        if not limits.max_bytes < status.st_size <= limits.max_clip_bytes or not _is_dicom(file):
+            _check_bytes(path, status.st_size, limits)
         yield path, file
+
+
+def _is_dicom(file: IO[bytes]) -> bool:
+    start = file.read(132)
+    file.seek(0)
+    return start[128:] == b"DICM"
 
 
 def _check_bytes(path: Path | str, size: int, limits: ImageLimits) -> None:

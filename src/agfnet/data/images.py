@@ -84,7 +84,7 @@ def sniff(path: str | Path, *, limits: ImageLimits = DEFAULT_LIMITS) -> str:
 
     Args:
         path: the file.
-        limits: only `max_bytes` is looked at.
+        limits: only the sizes in bytes are looked at.
 
     Returns:
         JPEG, PNG, TIFF, WebP, BMP or DICOM.

@@ -192,6 +192,26 @@ def test_the_middle_frame_is_taken(frames, compressed):
     np.testing.assert_array_equal(made.pixels, clip[frames // 2])
 
 
+def test_a_clip_on_disk_may_be_long_as_only_one_frame_is_read(tmp_path):
+    clip = np.stack([smooth(k) for k in range(40)])
+    ds = dicom(clip, modality="US", NumberOfFrames=40)
+    limits = ImageLimits(max_bytes=50_000)
+    path = save(tmp_path / "clip.dcm", ds)
+    np.testing.assert_array_equal(read_image(path, limits=limits), clip[20])
+    with pytest.raises(CodedImageError, match="over the limit"):
+        read_image(path.read_bytes(), limits=limits)
+    with pytest.raises(CodedImageError, match="over the limit"):
+        read_image(path, limits=ImageLimits(max_bytes=50_000, max_clip_bytes=60_000))
+    ds.compress(RLELossless)
+    with pytest.raises(CodedImageError, match="compressed pixels are over the limit"):
+        read_image(save(tmp_path / "rle.dcm", ds), limits=limits)
+    ds = dicom(clip, modality="US", NumberOfFrames=40)
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    with pytest.raises(CodedImageError) as caught:
+        read_image(save(tmp_path / "deflated.dcm", ds), limits=limits)
+    assert caught.value.cause == "oversized-image"
+
+
 def test_only_that_frame_is_decoded():
     clip = np.stack([smooth(k) for k in range(3)])
     ds = jpeg(dicom(clip, "YBR_FULL_422", "US", NumberOfFrames=3), *clip)
