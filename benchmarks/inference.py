@@ -42,7 +42,7 @@ def main() -> None:
     for modality, spec in predictor.specs.items():
         blank = np.zeros((*spec.size, 3), np.uint8)
         frames = [
-            read_frame(c.views[modality][0], spec, mm_per_pixel=c.mm_per_pixel.get(modality))
+            read_frame(c.views[modality][0], spec, mm_per_pixel=c.mm_per_pixel.get(modality)).pixels
             if c.views[modality]
             else blank
             for c in cases

@@ -103,7 +103,7 @@ def frozen_features(table):
         found = []
         with torch.inference_mode():
             for start in range(0, frame.height, 50):
-                batch = [read_frame(table.parent / name, spec) for name in frame[view][start : start + 50]]
+                batch = [read_frame(table.parent / name, spec).pixels for name in frame[view][start : start + 50]]
                 maps = encoder(torch.from_numpy(normalise(np.stack(batch), spec)))
                 found.append(np.concatenate([m.mean((2, 3)).numpy() for m in maps], axis=1))
         features[view] = np.concatenate(found)

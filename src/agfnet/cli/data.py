@@ -1,4 +1,4 @@
-"""Commands on tables and images: check, split, phantom, derm7pt."""
+"""Commands on tables and images: check, split, phantom, derm7pt, dicom."""
 
 from __future__ import annotations
 
@@ -153,3 +153,33 @@ def derm7pt(
         out.print(f"{output}: {made.frame.height} cases", highlight=False)
         for note in made.notes:
             out.print(f"note: {note}", highlight=False)
+
+
+@app.command()
+def dicom(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="DICOM files, also in folders within.")],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The case table to write, .csv or .parquet.")],
+    key: Annotated[
+        Path | None,
+        typer.Option(help="File with a secret, for ids that come out alike again; otherwise a random one, not kept."),
+    ] = None,
+) -> None:
+    """Pair a folder of DICOM photos and ultrasound into a case table by patient and accession, with pseudonyms for ids.
+
+    Example:  agfnet dicom export/ -o cases.csv --key pseudonyms.key
+    """
+    with errors_said():
+        from agfnet.data.dicom_study import dicom_table, read_key
+
+        with bar("reading DICOM files") as progress:
+            made = dicom_table(folder, output, key=read_key(key), progress=progress)
+        for name, reason in made.skipped:
+            out.print(escape(f"left out: {name}: {reason}"), highlight=False, soft_wrap=True)
+        patients = made.frame["patient_id"].n_unique()
+        left = f"{len(made.skipped)} DICOM files left out, {made.foreign} other files"
+        out.print(
+            escape(f"{output}: {made.frame.height} cases, {patients} patients; {left}"), highlight=False, soft_wrap=True
+        )
+        for note in made.notes:
+            out.print(escape(f"note: {note}"), highlight=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -135,6 +136,10 @@ def explain(
     view: ViewOpt = None,
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for one picture and one line a case.")],
     cases: Annotated[int, typer.Option(min=1, help="At most the first so many cases of the table.")] = 20,
+    dicom: Annotated[
+        bool,
+        typer.Option("--dicom", help="Of cases from DICOM files, also a report and the picture as DICOM."),
+    ] = False,
     threads: ThreadsOpt = 0,
     data_root: RootOpt = None,
 ) -> None:
@@ -149,7 +154,12 @@ def explain(
         from agfnet.prediction.explanation import explain_cases
 
         predictor, asked = asked_cases(source, table, view or [], threads=threads, data_root=data_root)
-        written = explain_cases(predictor, asked[:cases], folder)
+        also = None
+        if dicom:
+            from agfnet.prediction.dicom_report import write_dicom
+
+            also = partial(write_dicom, classes=predictor.classes, bundle_sha256=predictor.bundle.sha256)
+        written = explain_cases(predictor, asked[:cases], folder, also=also)
         for path in written:
             out.print(str(path), highlight=False, soft_wrap=True)
 

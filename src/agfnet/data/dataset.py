@@ -72,7 +72,7 @@ class FrameCache:
         file = self.folder / f"{hashlib.sha256(repr(what).encode()).hexdigest()[:32]}.npy"
         if file.exists():
             return np.load(file)
-        frame = read_frame(path, spec, mm_per_pixel=mm_per_pixel, enlarge=enlarge)
+        frame = read_frame(path, spec, mm_per_pixel=mm_per_pixel, enlarge=enlarge).pixels
         write_atomically(file, lambda temporary: _save(temporary, frame))
         return frame
 

@@ -1,7 +1,8 @@
 """From a file to upright RGB pixels, with every guard against bad files before a pixel is decoded.
 
 Formats are told by content, never by suffix, and each is handed straight to its own decoder, so nothing
-outside the allow-list is ever tried. A further format is one more entry in `_MAGIC` and `_DECODERS`.
+outside the allow-list is ever tried. A further format is one more entry in `_MAGIC` and `_DECODERS`; DICOM, whose
+rules fill a module of their own, is handed to `agfnet.data.dicom`.
 
 Rules that hold for every format: a 16-bit sample keeps its high byte (0..65535 -> 0..255, the full range,
 never stretched to the image's own range); transparency is laid on white; EXIF orientation is applied; of
@@ -10,14 +11,9 @@ several pages or frames the first is taken; embedded colour profiles are not app
 
 from __future__ import annotations
 
-import io
-import os
-import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,15 +25,24 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from agfnet.types import ImageError
+from agfnet.data.dicom import decode_dicom
+from agfnet.data.imagefile import DEFAULT_LIMITS, UPLOAD, CodedImageError, ImageLimits, check_size, opened
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".webp", ".bmp")
-_HEAD_BYTES = 32
-_CONVERT = "Save it as JPEG, PNG, TIFF, WebP or BMP."
+__all__ = [
+    "DEFAULT_LIMITS", "IMAGE_SUFFIXES", "UPLOAD", "CodedImageError", "ImageLimits", "read_image", "read_scaled_image",
+    "sniff",
+]  # fmt: skip
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".webp", ".bmp", ".dcm", ".dicom")
+_HEAD_BYTES = 132
+_TEXT_BYTES = 32
+_CONVERT = "Save it as JPEG, PNG, TIFF, WebP, BMP or DICOM."
 
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\xff\xd8\xff", "JPEG"),
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
+    # Before TIFF: the free first 128 bytes of a DICOM file may make it a TIFF as well.
+    (128, b"DICM", "DICOM"),
     (0, b"II*\x00", "TIFF"),
     (0, b"MM\x00*", "TIFF"),
     (0, b"II+\x00", "TIFF"),
@@ -74,59 +79,21 @@ _PHOTOMETRIC_TAG = 0x0106
 _BITS_TAG = 0x0102
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageLimits:
-    """What a file may be before it is decoded.
-
-    Attributes:
-        max_bytes: size of the file, in bytes.
-        max_pixels: width x height as the header says it.
-        min_side: shortest side, in pixels.
-        max_aspect: longer side over shorter side.
-    """
-
-    max_bytes: int = 100 * 2**20
-    max_pixels: int = 100_000_000
-    min_side: int = 8
-    max_aspect: float = 32.0
-
-
-DEFAULT_LIMITS = ImageLimits()
-UPLOAD = "the image"
-"""What an image that came as bytes is called in errors."""
-
-
-class CodedImageError(ImageError):
-    """An `ImageError` that also gives its cause as a code, so that the table check can list it by cause.
-
-    Attributes:
-        cause: short code such as `truncated-image`.
-        problem: what is wrong, without the file's name.
-        remedy: what to do about it.
-    """
-
-    def __init__(self, path: Path | str, cause: str, problem: str, remedy: str) -> None:
-        super().__init__(f"{path}: {problem}. {remedy}")
-        self.cause = cause
-        self.problem = problem
-        self.remedy = remedy
-
-
 def sniff(path: str | Path, *, limits: ImageLimits = DEFAULT_LIMITS) -> str:
     """Tell the format of an image file from its first bytes, without decoding.
 
     Args:
         path: the file.
-        limits: only `max_bytes` is looked at.
+        limits: only the sizes in bytes are looked at.
 
     Returns:
-        JPEG, PNG, TIFF, WebP or BMP.
+        JPEG, PNG, TIFF, WebP, BMP or DICOM.
 
     Raises:
         ImageError: the file is missing, not a regular file, empty, too large, or none of these formats.
     """
-    with _opened(Path(path), limits) as (_, kind):
-        return kind
+    with opened(Path(path), limits) as (name, file):
+        return _format_of(name, file)
 
 
 def read_image(
@@ -135,7 +102,7 @@ def read_image(
     """Read an image file as upright RGB.
 
     Args:
-        source: a JPEG, PNG, TIFF, WebP or BMP file, whatever its suffix, or the content of one.
+        source: a JPEG, PNG, TIFF, WebP, BMP or DICOM file, whatever its suffix, or the content of one.
         limits: what the file may be; checked before decoding.
         at_least: where given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as both sides stay
             at least this many pixels; other formats are decoded in full.
@@ -146,12 +113,37 @@ def read_image(
     Raises:
         ImageError: the file cannot be used; the message names the file, the cause and the remedy.
     """
-    if isinstance(source, bytes):
-        _check_bytes(UPLOAD, len(source), limits)
-        return _decoded(UPLOAD, io.BytesIO(source), _format_of(UPLOAD, source[:_HEAD_BYTES]), limits, at_least)
-    path = Path(source)
-    with _opened(path, limits) as (file, kind):
-        return _decoded(path, file, kind, limits, at_least)
+    return read_scaled_image(source, limits=limits, at_least=at_least)[0]
+
+
+class ScaledImage(NamedTuple):
+    """An image and what its file says of it.
+
+    Attributes:
+        pixels: (H, W, 3) uint8.
+        mm_per_pixel: where the file is a calibrated DICOM image.
+        burned_in: it says that text is burned into the pixels.
+    """
+
+    pixels: NDArray[np.uint8]
+    mm_per_pixel: float | None
+    burned_in: bool
+
+
+def read_scaled_image(
+    source: str | Path | bytes, *, limits: ImageLimits = DEFAULT_LIMITS, at_least: int | None = None
+) -> ScaledImage:
+    """Read an image file as `read_image` does, together with what the file itself says of its scale and its text.
+
+    Raises:
+        ImageError: see `read_image`.
+    """
+    with opened(source if isinstance(source, bytes) else Path(source), limits) as (name, file):
+        kind = _format_of(name, file)
+        if kind == "DICOM":
+            made = decode_dicom(name, file, limits)
+            return ScaledImage(made.pixels, made.mm_per_pixel, burned_in=bool(made.burned_in))
+        return ScaledImage(_decoded(name, file, kind, limits, at_least), None, burned_in=False)
 
 
 def _decoded(
@@ -161,7 +153,7 @@ def _decoded(
         image = _DECODERS[kind](file)
     except Exception as error:
         raise _undecodable(path, kind, error) from error
-    _check_size(path, image.size, limits)
+    check_size(path, image.size, limits)
     try:
         if at_least is not None:
             image.draft(None, (at_least, at_least))
@@ -171,66 +163,22 @@ def _decoded(
         raise _undecodable(path, kind, error) from error
 
 
-@contextmanager
-def _opened(path: Path, limits: ImageLimits) -> Iterator[tuple[IO[bytes], str]]:
-    """Open a file that has passed every check that needs no decoder; yields it and its format."""
+def _format_of(path: Path | str, file: IO[bytes]) -> str:
     try:
-        status = os.stat(path)  # noqa: PTH116  called 200,000 times by the quick table check
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise CodedImageError(path, "not-a-file", f"this is {kind}", "Name the image file itself.")
-        file = path.open("rb")
-    except (FileNotFoundError, NotADirectoryError):
-        remedy = "Correct the path, or leave the cell empty where the view is absent."
-        raise CodedImageError(path, "missing-file", "there is no such file", remedy) from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CodedImageError(
-            path, "unopenable-file", f"it cannot be opened ({reason})", "Correct the path or its permissions."
-        ) from error
-    with file:
-        _check_bytes(path, status.st_size, limits)
-        try:
-            head = file.read(_HEAD_BYTES)
-            file.seek(0)
-        except OSError as error:
-            problem = f"it cannot be read ({error.strerror})"
-            raise CodedImageError(path, "unopenable-file", problem, "Check the disk, or copy it again.") from error
-        yield file, _format_of(path, head)
-
-
-def _check_bytes(path: Path | str, size: int, limits: ImageLimits) -> None:
-    if size == 0:
-        raise CodedImageError(path, "empty-file", "the file is empty (0 bytes)", "Copy it again.")
-    if size > limits.max_bytes:
-        problem = f"{size / 2**20:.1f} MiB is over the limit of {limits.max_bytes / 2**20:.1f} MiB"
-        raise CodedImageError(path, "oversized-image", problem, "Save it smaller, or raise max_bytes.")
-
-
-def _format_of(path: Path | str, head: bytes) -> str:
+        head = file.read(_HEAD_BYTES)
+        file.seek(0)
+    except OSError as error:
+        problem = f"it cannot be read ({error.strerror})"
+        raise CodedImageError(path, "unopenable-file", problem, "Check the disk, or copy it again.") from error
     for offset, magic, kind in _MAGIC:
         if head[offset : offset + len(magic)] == magic:
             return kind
     for offset, magic, what in _FOREIGN:
         if head[offset : offset + len(magic)] == magic:
             raise CodedImageError(path, "not-an-image", f"its content is {what}", _CONVERT)
-    text = all(byte in b"\t\n\r" or byte >= 32 for byte in head)
+    text = all(byte in b"\t\n\r" or byte >= 32 for byte in head[:_TEXT_BYTES])
     what = "looks like text" if text else "is of no known image format"
     raise CodedImageError(path, "not-an-image", f"its content {what}", _CONVERT)
-
-
-def _check_size(path: Path | str, size: tuple[int, int], limits: ImageLimits) -> None:
-    width, height = size
-    shape = f"{width} x {height} pixels"
-    if width * height > limits.max_pixels:
-        problem = f"{shape} are over the limit of {limits.max_pixels:,} pixels"
-        raise CodedImageError(path, "oversized-image", problem, "Save it smaller, or raise max_pixels.")
-    if min(size) < limits.min_side:
-        problem = f"{shape}: a side is under {limits.min_side} pixels"
-        raise CodedImageError(path, "too-small-image", problem, "Use the original image, not a thumbnail.")
-    if max(size) > limits.max_aspect * min(size):
-        problem = f"{shape}: one side is over {limits.max_aspect:g} times the other"
-        raise CodedImageError(path, "extreme-aspect", problem, "Crop it to the lesion or the scan region.")
 
 
 def _undecodable(path: Path | str, kind: str, error: Exception) -> CodedImageError:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from agfnet.data.images import read_image
+from agfnet.data.images import DEFAULT_LIMITS, ImageLimits, read_scaled_image
 from agfnet.types import ImageError
 
 SCALING = (1 / 64, 16.0)
@@ -48,6 +49,20 @@ class ViewSpec:
         return ((), (1,)) if self.kind == "ultrasound" else ((), (1,), (0,), (0, 1))
 
 
+class Framed(NamedTuple):
+    """One image, fitted to the input's frame.
+
+    Attributes:
+        pixels: (height, width, 3) uint8.
+        mm_per_pixel: of the frame, where known.
+        burned_in: the file says that text is burned into its pixels.
+    """
+
+    pixels: NDArray[np.uint8]
+    mm_per_pixel: float | None
+    burned_in: bool
+
+
 def read_frame(
     source: Path | bytes,
     spec: ViewSpec,
@@ -55,24 +70,28 @@ def read_frame(
     mm_per_pixel: float | None = None,
     enlarge: float = 1.0,
     change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
-) -> NDArray[np.uint8]:
+    limits: ImageLimits = DEFAULT_LIMITS,
+) -> Framed:
     """Read an image file and fit it to the input's frame; see `fit`.
 
     Args:
         source: the file, or its content.
         spec: the view.
-        mm_per_pixel: the image's scale, where known.
+        mm_per_pixel: the image's scale, where known; otherwise that of a calibrated DICOM file is taken.
         enlarge: factor on the frame.
         change: what is done to the pixels (H, W, 3) before they are fitted; for tests of robustness.
+        limits: what the file may be.
 
     Raises:
         ImageError: the file cannot be used.
     """
-    to_scale = spec.mm_per_pixel is not None and mm_per_pixel is not None
     # A JPEG is decoded at a fraction of its size where that is enough; not where the size of its pixels counts.
-    at_least = None if to_scale else round(2 * enlarge * max(spec.size))
-    pixels = read_image(source, at_least=at_least)
-    return fit(change(pixels) if change else pixels, spec, mm_per_pixel=mm_per_pixel, enlarge=enlarge)
+    at_least = round(2 * enlarge * max(spec.size)) if mm_per_pixel is None else None
+    read = read_scaled_image(source, limits=limits, at_least=at_least)
+    mm = read.mm_per_pixel if mm_per_pixel is None else mm_per_pixel
+    pixels = fit(change(read.pixels) if change else read.pixels, spec, mm_per_pixel=mm, enlarge=enlarge)
+    scale = None if mm is None else frame_scale((read.pixels.shape[0], read.pixels.shape[1]), spec, mm) / enlarge
+    return Framed(pixels, scale, read.burned_in)
 
 
 def fit(
@@ -102,7 +121,7 @@ def fit(
         if not SCALING[0] <= scale <= SCALING[1]:
             raise ImageError(
                 f"{mm_per_pixel} mm per pixel is {scale:.3g} times the input's scale ({spec.mm_per_pixel}). "
-                f"Check the unit of the table's mm_per_pixel column."
+                f"Check the unit of the table's mm_per_pixel column, or the DICOM file's calibration."
             )
     else:
         scale = min(height / h, width / w)

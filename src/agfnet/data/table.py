@@ -13,6 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
+from agfnet.data.imagefile import MM_PER_PIXEL_RANGE
 from agfnet.data.images import IMAGE_SUFFIXES
 from agfnet.data.locate import locate_images
 from agfnet.data.tablefile import Fault, RawTable, load_table, table_sha256, write_table
@@ -24,8 +25,6 @@ PARTS = ("train", "validation", "calibration", "test")
 KNOWN_VIEWS = ("clinical", "ultrasound", "dermoscopy")
 RESERVED = ("case_id", "patient_id", "label", "split", "site", "reference_standard")
 SCALE_SUFFIX = "_mm_per_pixel"
-# From confocal microscopy to a photo of a whole back; pixels per mm and micrometres by mistake lie outside.
-MM_PER_PIXEL_RANGE = (0.0005, 2.0)
 _SHOWN_FAULTS = 5
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from agfnet.data.preprocess import ViewSpec, frame_scale
 from agfnet.files import write_atomically, write_json
 from agfnet.prediction.overlay import Row, overlay, positive_part, sheet, spread
 from agfnet.prediction.predictor import Array, Frames, Look, Predictor
@@ -31,7 +30,7 @@ class Explanation:
         baseline: the log-odds of that class without any view.
         frames: present modality -> (H, W, 3) the network's input before normalisation, of the view's first image.
         heat: present modality -> (H, W) class evidence of the frame's pixels, 0 to 1 over the view's largest.
-        mm_per_pixel: present modality -> scale of the frame, where known.
+        mm_per_pixel: present modality -> scale of the frame, or None where it is not known.
     """
 
     prediction: Prediction
@@ -39,7 +38,7 @@ class Explanation:
     baseline: float
     frames: Mapping[str, NDArray[np.uint8]]
     heat: Mapping[str, NDArray[np.float32]]
-    mm_per_pixel: Mapping[str, float]
+    mm_per_pixel: Mapping[str, float | None]
 
 
 def log_odds(p: float) -> float:
@@ -75,14 +74,8 @@ def explain(predictor: Predictor, case: Case) -> Explanation:
         ImageError: an image cannot be read.
     """
     frames = predictor.frames(case)
-    scales = {
-        view: _frame_scale(case.views[view][0], predictor.specs[view], case.mm_per_pixel[view])
-        for view in frames
-        if view in case.mm_per_pixel
-    }
-    looks = questions(predictor, frames)
-    answers = {chosen: predictor.ask(own) for chosen, own in looks.items()}
-    return explained(predictor, frames, answers, scales, case_id=case.case_id)
+    answers = {chosen: predictor.ask(own) for chosen, own in questions(predictor, frames).items()}
+    return explained(predictor, frames, answers, case_id=case.case_id)
 
 
 def questions(predictor: Predictor, frames: Frames) -> dict[frozenset[str], list[Look]]:
@@ -98,7 +91,6 @@ def explained(
     predictor: Predictor,
     frames: Frames,
     answers: Mapping[frozenset[str], Mapping[str, Array]],
-    scales: Mapping[str, float],
     *,
     case_id: str = "",
 ) -> Explanation:
@@ -110,7 +102,6 @@ def explained(
         predictor: that was asked.
         frames: the views' images.
         answers: set of views -> the outputs for its looks.
-        scales: modality -> millimetres per pixel of the frame, where known.
         case_id: the case.
     """
     prediction = predictor.conclude(tuple(frames), answers[frozenset(frames)], case_id=case_id, maps=True)
@@ -119,21 +110,15 @@ def explained(
     values = {frozenset[str](): nothing}
     for chosen, own in answers.items():
         values[chosen] = log_odds(float(predictor.conclude(tuple(chosen), own).probabilities[top]))
-    first = {view: own[0] for view, own in frames.items()}
+    first = {view: own[0].pixels for view, own in frames.items()}
     return Explanation(
         prediction=prediction,
         shares=shapley(values),
         baseline=nothing,
         frames=first,
         heat={view: spread(positive_part(prediction.evidence[view], top), first[view].shape[:2]) for view in first},
-        mm_per_pixel=dict(scales),
+        mm_per_pixel={view: own[0].mm_per_pixel for view, own in frames.items()},
     )
-
-
-def _frame_scale(path: Path, spec: ViewSpec, mm_per_pixel: float) -> float:
-    """Millimetres per pixel of the frame that an image file is fitted to."""
-    with Image.open(path) as image:  # its size alone: the pixels have been read and checked before
-        return frame_scale((image.height, image.width), spec, mm_per_pixel)
 
 
 def explanation_sheet(explanation: Explanation, classes: tuple[str, ...], heading: str = "") -> Image.Image:
@@ -158,15 +143,25 @@ def explanation_sheet(explanation: Explanation, classes: tuple[str, ...], headin
             f"{view}: share {explanation.shares[view]:+.2f} log-odds; alone it says {classes[int(own.argmax())]} "
             f"({own.max():.0%})"
         )
-        scale = explanation.mm_per_pixel.get(view)
+        scale = explanation.mm_per_pixel[view]
         rows.append(
             Row(caption, explanation.frames[view], overlay(explanation.frames[view], explanation.heat[view]), scale)
         )
     return sheet(rows, lines, RESEARCH_USE)
 
 
-def explain_cases(predictor: Predictor, cases: Sequence[Case], folder: Path) -> list[Path]:
+Also = Callable[[Explanation, Case, Path], list[Path]]
+"""What else is written of a case: its explanation, itself, and folder and start of the files' names to the files."""
+
+
+def explain_cases(predictor: Predictor, cases: Sequence[Case], folder: Path, *, also: Also | None = None) -> list[Path]:
     """Write a sheet for each case, and `explanations.json` with every share.
+
+    Args:
+        predictor: that is asked.
+        cases: the cases.
+        folder: for the files.
+        also: writes further files of a case.
 
     Returns:
         The files.
@@ -193,7 +188,7 @@ def explain_cases(predictor: Predictor, cases: Sequence[Case], folder: Path) -> 
                 "shares": dict(made.shares),
             }
         )
-        files.append(file)
+        files += [file, *(also(made, case, file.with_suffix("")) if also else [])]
     listing = folder / "explanations.json"
     write_json(listing, {"notice": RESEARCH_USE, "bundle_sha256": predictor.bundle.sha256, "cases": told})
     return [*files, listing]

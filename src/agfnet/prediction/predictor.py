@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from agfnet.data.preprocess import normalise, read_frame
+from agfnet.data.preprocess import Framed, normalise, read_frame
 from agfnet.prediction.bundle import Bundle, read_bundle
 from agfnet.prediction.calibration import reweighted
 from agfnet.prediction.decision import read_decision
@@ -24,8 +24,8 @@ from agfnet.types import BundleError, Case, ConfigError, ImageError, Prediction
 FINEST = 8
 """Stride of the finest attention maps, in their outputs' names."""
 Array = NDArray[np.float32]
-Frames = Mapping[str, Sequence[NDArray[np.uint8]]]
-"""Modality -> one (height, width, 3) for each image of it."""
+Frames = Mapping[str, Sequence[Framed]]
+"""Modality -> its images, fitted to the input's frame."""
 Look = Mapping[str, Array]
 """Modality -> (3, height, width) normalised: one question to the network."""
 Change = Callable[[Case, str, NDArray[np.uint8]], NDArray[np.uint8]]
@@ -173,7 +173,7 @@ class Predictor:
         Raises:
             ImageError: an image cannot be read, or there is none.
         """
-        frames: dict[str, list[NDArray[np.uint8]]] = {}
+        frames: dict[str, list[Framed]] = {}
         for modality, spec in self.specs.items():
             for path in case.views.get(modality, ()):
                 changed = partial(change, case, modality) if change else None
@@ -190,7 +190,7 @@ class Predictor:
         the bundle says so, once per flip; `conclude` averages the log-probabilities.
         """
         flipped = {
-            modality: [np.flip(frame, flip) for frame in own for flip in self._flips(modality)]
+            modality: [np.flip(frame.pixels, flip) for frame in own for flip in self._flips(modality)]
             for modality, own in frames.items()
         }
         count = math.lcm(*map(len, flipped.values()))  # so that every image and flip of a view counts alike

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from agfnet.data.images import CodedImageError, ImageLimits, read_image
-from agfnet.data.preprocess import SCALING, fit, frame_scale
+from agfnet.data.images import CodedImageError, ImageLimits
+from agfnet.data.preprocess import Framed, ViewSpec, read_frame
 from agfnet.prediction.bundle import CARD
 from agfnet.prediction.explanation import Explanation
 from agfnet.prediction.overlay import colours
@@ -34,7 +33,7 @@ from agfnet.serving.schemas import (
     ViewFacts,
     Warned,
 )
-from agfnet.types import RESEARCH_USE, Prediction
+from agfnet.types import RESEARCH_USE, ImageError, Prediction
 
 VERSION = version("agfnet")
 
@@ -57,53 +56,31 @@ class Upload:
         return {view: [hashlib.sha256(one).hexdigest() for one in own] for view, own in self.files.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """An upload that was read.
-
-    Attributes:
-        frames: modality -> the inputs' frames.
-        scales: modality -> millimetres per pixel of the first frame, where known.
-        warnings: what a reader must know.
-    """
-
-    frames: Frames
-    scales: Mapping[str, float]
-    warnings: tuple[Warned, ...]
-
-
-def read_upload(upload: Upload, predictor: Predictor, limits: ImageLimits) -> Seen:
+def read_upload(upload: Upload, predictor: Predictor, limits: ImageLimits) -> Frames:
     """Decode and fit every image.
 
     Raises:
         Problem: one that cannot be used, with its view.
     """
-    frames: dict[str, list[NDArray[np.uint8]]] = {}
-    scales: dict[str, float] = {}
-    for view, contents in upload.files.items():
-        spec, mm = predictor.specs[view], upload.mm_per_pixel.get(view)
-        to_scale = spec.mm_per_pixel is not None and mm is not None
-        for content in contents:
-            try:
-                pixels = read_image(content, limits=limits, at_least=None if mm else 2 * max(spec.size))
-            except CodedImageError as error:
-                raise image_problem(error, view) from error
-            if to_scale:
-                _check_scale(view, float(mm or 0.0) / float(spec.mm_per_pixel or 1.0))
-            frames.setdefault(view, []).append(fit(pixels, spec, mm_per_pixel=mm))
-            if mm is not None:
-                scales.setdefault(view, frame_scale((pixels.shape[0], pixels.shape[1]), spec, mm))
-    return Seen(frames, scales, ())
+    return {
+        view: [
+            _framed(content, view, predictor.specs[view], upload.mm_per_pixel.get(view), limits) for content in contents
+        ]
+        for view, contents in upload.files.items()
+    }
 
 
-def _check_scale(view: str, scale: float) -> None:
-    if not (math.isfinite(scale) and SCALING[0] <= scale <= SCALING[1]):
-        raise Problem(
-            422, "bad-scale", f"{view}: the millimetres per pixel cannot be right. Check their unit.", view=view
-        )
+def _framed(content: bytes, view: str, spec: ViewSpec, mm_per_pixel: float | None, limits: ImageLimits) -> Framed:
+    try:
+        return read_frame(content, spec, mm_per_pixel=mm_per_pixel, limits=limits)
+    except CodedImageError as error:
+        raise image_problem(error, view) from error
+    except ImageError:
+        message = f"{view}: the millimetres per pixel cannot be right. Check their unit."
+        raise Problem(422, "bad-scale", message, view=view) from None
 
 
-def _common(p: Prediction, predictor: Predictor, request_id: str, seen: Seen) -> dict[str, object]:
+def _common(p: Prediction, predictor: Predictor, request_id: str, frames: Frames) -> dict[str, object]:
     classes, decision = predictor.classes, predictor.decision
     top = int(p.probabilities.argmax())
     return {
@@ -123,7 +100,9 @@ def _common(p: Prediction, predictor: Predictor, request_id: str, seen: Seen) ->
         "extra": {
             column: _named(predictor.bundle.extra_classes[column], own) for column, own in p.extra_probabilities.items()
         },
-        "warnings": list(seen.warnings),
+        "warnings": [
+            Warned(code="burned-in", view=view) for view, own in frames.items() if any(one.burned_in for one in own)
+        ],
     }
 
 
@@ -148,13 +127,13 @@ def _view(p: Prediction, view: str, classes: Sequence[str]) -> dict[str, object]
     }
 
 
-def predicted(p: Prediction, predictor: Predictor, request_id: str, seen: Seen) -> Predicted:
+def predicted(p: Prediction, predictor: Predictor, request_id: str, frames: Frames) -> Predicted:
     """The answer to /v1/predict."""
     views = {view: ViewAnswer.model_validate(_view(p, view, predictor.classes)) for view in p.views_present}
-    return Predicted.model_validate({**_common(p, predictor, request_id, seen), "views": views})
+    return Predicted.model_validate({**_common(p, predictor, request_id, frames), "views": views})
 
 
-def explained_answer(made: Explanation, predictor: Predictor, request_id: str, seen: Seen) -> Explained:
+def explained_answer(made: Explanation, predictor: Predictor, request_id: str, frames: Frames) -> Explained:
     """The answer to /v1/explain."""
     p = made.prediction
     views = {
@@ -164,13 +143,13 @@ def explained_answer(made: Explanation, predictor: Predictor, request_id: str, s
                 "share": made.shares[view],
                 "frame": _png(made.frames[view]),
                 "evidence": _png(_glass(made.heat[view])),
-                "mm_per_pixel": made.mm_per_pixel.get(view),
+                "mm_per_pixel": made.mm_per_pixel[view],
             }
         )
         for view in p.views_present
     }
     return Explained.model_validate(
-        {**_common(p, predictor, request_id, seen), "views": views, "baseline": made.baseline}
+        {**_common(p, predictor, request_id, frames), "views": views, "baseline": made.baseline}
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -19,11 +19,11 @@ from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
+from agfnet.data.preprocess import Framed
 from agfnet.prediction.explanation import explained, questions
-from agfnet.prediction.predictor import Predictor
+from agfnet.prediction.predictor import Frames, Look, Predictor
 from agfnet.serving.answers import (
     VERSION,
-    Seen,
     Upload,
     audited,
     explained_answer,
@@ -46,7 +46,6 @@ _IMAGES = 8
 """Most images of one view in a request."""
 _FIELD_BYTES = 64
 _HTTP_CODES = {404: "not-found", 405: "method-not-allowed"}
-Conclude = Callable[[dict[frozenset[str], Any], Seen, str], tuple[Answer, Prediction]]
 
 
 class Service:
@@ -71,7 +70,8 @@ class Service:
 
     def warm_up(self) -> None:
         """The first pass through the network takes longer: let no caller wait for it."""
-        frames = {view: [np.zeros((*spec.size, 3), np.uint8)] for view, spec in self.predictor.specs.items()}
+        blank = {view: np.zeros((*spec.size, 3), np.uint8) for view, spec in self.predictor.specs.items()}
+        frames = {view: [Framed(pixels, None, burned_in=False)] for view, pixels in blank.items()}
         self.predictor.ask(self.predictor.looks(frames))
 
     def close(self) -> None:
@@ -101,28 +101,29 @@ class Service:
 
     async def _predict(self, upload: Upload, request_id: str) -> tuple[Answer, Prediction]:
         loop = asyncio.get_running_loop()
-        seen, looks = await loop.run_in_executor(self.pool, self._looked, upload)
+        frames, looks = await loop.run_in_executor(self.pool, self._looked, upload)
         own = await asyncio.wrap_future(self.batcher.submit(looks))
-        prediction = self.predictor.conclude(tuple(seen.frames), own)
-        return predicted(prediction, self.predictor, request_id, seen), prediction
+        prediction = self.predictor.conclude(tuple(frames), own)
+        return predicted(prediction, self.predictor, request_id, frames), prediction
 
-    def _looked(self, upload: Upload) -> tuple[Seen, list[Any]]:
-        seen = read_upload(upload, self.predictor, self.settings.limits)
-        return seen, self.predictor.looks(seen.frames)
+    def _looked(self, upload: Upload) -> tuple[Frames, list[Look]]:
+        frames = read_upload(upload, self.predictor, self.settings.limits)
+        return frames, self.predictor.looks(frames)
 
     async def _explain(self, upload: Upload, request_id: str) -> tuple[Answer, Prediction]:
         loop = asyncio.get_running_loop()
-        seen = await loop.run_in_executor(
-            self.pool, read_upload, upload, self.predictor, self.settings.limits
-        )  # fmt: skip
-        looks = await loop.run_in_executor(self.pool, questions, self.predictor, seen.frames)
+        frames, looks = await loop.run_in_executor(self.pool, self._questioned, upload)
         told = [asyncio.wrap_future(self.batcher.submit(own)) for own in looks.values()]
         answers = dict(zip(looks, await asyncio.gather(*told), strict=True))
-        made = explained(self.predictor, seen.frames, answers, seen.scales)
+        made = explained(self.predictor, frames, answers)
         answer = await loop.run_in_executor(
-            self.pool, explained_answer, made, self.predictor, request_id, seen
+            self.pool, explained_answer, made, self.predictor, request_id, frames
         )  # fmt: skip
         return answer, made.prediction
+
+    def _questioned(self, upload: Upload) -> tuple[Frames, dict[frozenset[str], list[Look]]]:
+        frames = read_upload(upload, self.predictor, self.settings.limits)
+        return frames, questions(self.predictor, frames)
 
     async def confirm(self, feedback: Feedback, caller: str) -> Recorded:
         """Keep a diagnosis that was confirmed later.

@@ -61,11 +61,13 @@ def test_reading_to_scale_does_not_shrink_the_pixels(tmp_path):
     image = np.zeros((1200, 1200, 3), np.uint8)
     image[:, :600] = 255
     Image.fromarray(image).save(path)
-    frame = read_frame(path, SCAN, mm_per_pixel=0.01)  # 12 mm: 120 pixels of the input, the middle 64 of which are seen
+    frame = read_frame(
+        path, SCAN, mm_per_pixel=0.01
+    ).pixels  # 12 mm: 120 pixels of the input, the middle 64 of which are seen
     assert (frame[:, :30] > 200).all()
     assert (frame[:, 34:] < 50).all()
-    assert (read_frame(path, SCAN) == read_frame(path, SCAN, mm_per_pixel=None)).all()
-    eighth = read_frame(path, SCAN, mm_per_pixel=0.005)  # 6 mm: 60 pixels
+    assert (read_frame(path, SCAN).pixels == read_frame(path, SCAN, mm_per_pixel=None).pixels).all()
+    eighth = read_frame(path, SCAN, mm_per_pixel=0.005).pixels  # 6 mm: 60 pixels
     assert abs(int((eighth[30, :, 0] > 128).sum()) - 30) <= 1
 
 

@@ -1,0 +1,252 @@
+r"""DICOM images: ultrasound, photographs and secondary captures, as RGB pixels with their scale.
+
+Of several frames the middle one is taken (of n frames, counted from 0, frame n // 2), and only it is decoded: no
+content decides, so that the same file always gives the same frame, and a sweep over a lesion has its centre there.
+
+Scale: of an ultrasound image with exactly one calibrated 2-D tissue region (Sequence of Ultrasound Regions, in cm), the
+image is cut to that region, which leaves out the text around it, and takes its scale. Several such regions of one scale
+give the scale without a cut. Without any region sequence, Pixel Spacing is the scale of ultrasound; of other images it
+is only where its calibration is stated, as it may else be a detector's or a printer's. Pixels that are not square are
+made so by shrinking their finer side.
+
+Nothing but pixels, scale and codes of this module leaves it: no text of a file gets into results, messages or logs.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from agfnet.data.dicom_header import Header, HeaderFault, Values, decimals, numbers, read_header, text
+from agfnet.data.dicom_pixels import PIXEL_TAGS, Layout, decode_frame, read_layout
+from agfnet.data.imagefile import (
+    DEFAULT_LIMITS,
+    MM_PER_PIXEL_RANGE,
+    CodedImageError,
+    ImageLimits,
+    check_size,
+    opened,
+)
+
+Kind = Literal["photo", "dermoscopy", "ultrasound", "other"]
+
+_SOP_CLASS, _MODALITY, _BURNED_IN = 0x00080016, 0x00080060, 0x00280301
+_SPACING, _ASPECT, _CALIBRATION = 0x00280030, 0x00280034, 0x00280A02
+_REGIONS = 0x00186011
+_SPATIAL_FORMAT, _DATA_TYPE = 0x00186012, 0x00186014
+_BOX = (0x00186018, 0x0018601A, 0x0018601C, 0x0018601E)
+_UNITS = (0x00186024, 0x00186026)
+_DELTAS = (0x0018602C, 0x0018602E)
+_TWO_D, _TISSUE, _CM = 1, 1, 3
+_WANTED = PIXEL_TAGS | {
+    _SOP_CLASS, _MODALITY, _BURNED_IN, _SPACING, _ASPECT, _CALIBRATION, _SPATIAL_FORMAT, _DATA_TYPE,
+    *_BOX, *_UNITS, *_DELTAS,
+}  # fmt: skip
+_KINDS: dict[str, Kind] = {"US": "ultrasound", "IVUS": "ultrasound", "XC": "photo", "DMS": "dermoscopy"}
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_VL_PHOTOGRAPHIC = "1.2.840.10008.5.1.4.1.1.77.1.4"
+_EQUAL = 0.01  # scales that differ by less are the same
+_SQUEEZE = 8.0  # sides of a pixel that differ by more are no calibration
+
+_REMEDIES = {
+    "truncated-image": "Copy it again from its source.",
+    "oversized-image": "Export one frame of it, or raise the limit.",
+    "no-pixels": "Name a DICOM image, not a report or a directory.",
+    "unsupported-dicom": "Export it from its archive as uncompressed DICOM, JPEG or PNG.",
+}
+_OTHERWISE = "Export it again from its archive."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DicomImage:
+    """What is taken from a DICOM file.
+
+    Attributes:
+        pixels: (H, W, 3) uint8, cut to the calibrated region where there is exactly one.
+        mm_per_pixel: of these pixels, where the file is calibrated.
+        burned_in: whether it says that text is burned into its pixels; None where it does not say.
+        frame: which frame this is, from 0.
+        frames: how many there are.
+        kind: photo, dermoscopy, ultrasound, or other.
+        cropped: whether the pixels were cut to a region.
+        captured: whether it is a secondary capture: made by a program, not by a device.
+    """
+
+    pixels: NDArray[np.uint8]
+    mm_per_pixel: float | None
+    burned_in: bool | None
+    frame: int
+    frames: int
+    kind: Kind
+    cropped: bool
+    captured: bool
+
+
+class _Scale(NamedTuple):
+    """Size of a pixel: (down, across) in mm, or in any unit where it is not known; and what to cut out."""
+
+    sides: tuple[float, float]
+    known: bool
+    box: tuple[int, int, int, int] | None = None
+
+
+def read_dicom(source: str | Path | bytes, *, limits: ImageLimits = DEFAULT_LIMITS) -> DicomImage:
+    """Read a DICOM image.
+
+    Args:
+        source: the file, or its content.
+        limits: what it may be; checked before decoding.
+
+    Raises:
+        ImageError: it cannot be used; the message names the file, the cause and the remedy.
+    """
+    with opened(source if isinstance(source, bytes) else Path(source), limits) as (name, file):
+        return decode_dicom(name, file, limits)
+
+
+def decode_dicom(name: Path | str, file: IO[bytes], limits: ImageLimits) -> DicomImage:
+    """Read a DICOM image from an open file; see `read_dicom`.
+
+    Args:
+        name: what it is called in errors.
+        file: at its start.
+        limits: what it may be.
+
+    Raises:
+        ImageError: it cannot be used.
+    """
+    header = dicom_values(name, file, limits)
+    if find_spec("pydicom") is None:
+        problem = "it is a DICOM image, and pydicom is not installed"
+        raise CodedImageError(name, "unsupported-dicom", problem, "pip install 'agfnet[dicom]'")
+    if header.pixels_length is None and file.seek(0, io.SEEK_END) > limits.max_bytes:
+        problem = f"its compressed pixels are over the limit of {limits.max_bytes / 2**20:.1f} MiB"
+        raise coded(name, HeaderFault("oversized-image", problem))
+    try:
+        layout = read_layout(header)
+        check_size(name, (layout.columns, layout.rows), limits)
+        kind = _kind(header.values)
+        scale = _scale(header, layout, kind, limits.min_side)
+        frame = layout.frames // 2
+        pixels = decode_frame(header, layout, frame)
+    except HeaderFault as fault:
+        raise coded(name, fault) from fault
+    if scale.box is not None:
+        left, top, right, low = scale.box
+        pixels = pixels[top : low + 1, left : right + 1]
+    pixels, side = _square(pixels, scale.sides)
+    check_size(name, (pixels.shape[1], pixels.shape[0]), limits)
+    return DicomImage(
+        pixels=np.array(pixels, order="C"),
+        mm_per_pixel=side if scale.known else None,
+        burned_in={"YES": True, "NO": False}.get(text(header.values.get(_BURNED_IN, b""))),
+        frame=frame,
+        frames=layout.frames,
+        kind=kind,
+        cropped=scale.box is not None,
+        captured=_captured(header.values),
+    )
+
+
+def dicom_values(name: Path | str, file: IO[bytes], limits: ImageLimits, also: frozenset[int] = frozenset()) -> Header:
+    """What the header says, as raw bytes, without decoding.
+
+    Args:
+        name: what the file is called in errors.
+        file: at its start.
+        limits: what it may be.
+        also: further tags to keep.
+
+    Raises:
+        ImageError: it is no DICOM file, or a damaged one.
+    """
+    if file.read(132)[128:] != b"DICM":
+        problem = "it lacks the signature of a DICOM file"
+        raise CodedImageError(name, "not-an-image", problem, "Name a DICOM file (PS3.10).")
+    try:
+        return read_header(file, _WANTED | also, frozenset({_REGIONS}), max_bytes=limits.max_bytes)
+    except HeaderFault as fault:
+        raise coded(name, fault) from fault
+
+
+def coded(name: Path | str, fault: HeaderFault) -> CodedImageError:
+    """A finding as an error that names the file and the remedy."""
+    remedy = _REMEDIES.get(fault.cause, _OTHERWISE)
+    return CodedImageError(name, fault.cause, f"this is a DICOM file, but {fault}", remedy)
+
+
+def _captured(values: Values) -> bool:
+    found = text(values.get(_SOP_CLASS, b""))
+    return found == _SECONDARY_CAPTURE or found.startswith(f"{_SECONDARY_CAPTURE}.")
+
+
+def _kind(values: Values) -> Kind:
+    modality = text(values.get(_MODALITY, b""))
+    if modality in _KINDS:
+        return _KINDS[modality]
+    photo = text(values.get(_SOP_CLASS, b"")) == _VL_PHOTOGRAPHIC
+    # Photos that were imported into an archive are secondary captures of the modality "other".
+    return "photo" if photo or (modality in {"OT", "SC"} and _captured(values)) else "other"
+
+
+def _scale(header: Header, layout: Layout, kind: Kind, min_side: int) -> _Scale:
+    if _REGIONS in header.items:
+        found = [s for item in header.items[_REGIONS] if (s := _region(item, header.order, layout, min_side))]
+        if len(found) == 1:
+            return found[0]
+        if found and all(_alike(s.sides, found[0].sides) for s in found):
+            return _Scale(found[0].sides, known=True)
+    elif kind == "ultrasound" or text(header.values.get(_CALIBRATION, b"")) in {"GEOMETRY", "FIDUCIAL"}:
+        sides = decimals(header.values, _SPACING)
+        if _plausible(sides):
+            return _Scale((sides[0], sides[1]), known=True)
+    shape = decimals(header.values, _ASPECT)
+    if len(shape) == 2 and min(shape) > 0.0 and max(shape) <= _SQUEEZE * min(shape):
+        return _Scale((shape[0], shape[1]), known=False)
+    return _Scale((1.0, 1.0), known=False)
+
+
+def _region(item: Values, order: str, layout: Layout, min_side: int) -> _Scale | None:
+    """A calibrated region of 2-D tissue that lies in the image, or None."""
+    codes = [numbers(item, tag, order, "H") for tag in (_SPATIAL_FORMAT, _DATA_TYPE, *_UNITS)]
+    corners = [numbers(item, tag, order, "I") for tag in _BOX]
+    deltas = [numbers(item, tag, order, "d") for tag in _DELTAS]
+    if codes != [(_TWO_D,), (_TISSUE,), (_CM,), (_CM,)] or not all(len(v) == 1 for v in (*corners, *deltas)):
+        return None
+    # The sign only says which way an axis points.
+    across, down = (abs(10.0 * v[0]) for v in deltas)
+    left, top, right, low = (int(v[0]) for v in corners)
+    # Some devices give the first column and row past the region.
+    if right > layout.columns or low > layout.rows or not _plausible((down, across)):
+        return None
+    right, low = min(right, layout.columns - 1), min(low, layout.rows - 1)
+    if min(right - left, low - top) + 1 < min_side:
+        return None
+    return _Scale((down, across), known=True, box=(left, top, right, low))
+
+
+def _plausible(sides: Sequence[float]) -> bool:
+    low, high = MM_PER_PIXEL_RANGE
+    return len(sides) == 2 and all(low <= side <= high for side in sides) and max(sides) <= _SQUEEZE * min(sides)
+
+
+def _alike(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(abs(a - b) <= _EQUAL * b for a, b in zip(one, other, strict=True))
+
+
+def _square(pixels: NDArray[np.uint8], sides: tuple[float, float]) -> tuple[NDArray[np.uint8], float]:
+    """Pixels of equal sides, and the length of a side."""
+    down, across = sides
+    side = max(sides)
+    if side - min(sides) <= _EQUAL * side:
+        return pixels, side
+    height, width = (max(1, round(n * s / side)) for n, s in zip(pixels.shape[:2], (down, across), strict=True))
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)), side

@@ -1,0 +1,249 @@
+"""A folder of DICOM files as a case table: photos and scans of one visit side by side, and no identifier in it.
+
+One row per patient and accession number; where that is empty, per study. The ids are keyed pseudonyms (HMAC-SHA256,
+RFC 2104): whoever has the key can make them again, nobody else can lead them back by trying identifiers. Paths are
+written as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from agfnet.data.dicom import DicomImage, decode_dicom, dicom_values
+from agfnet.data.dicom_header import Values
+from agfnet.data.imagefile import DEFAULT_LIMITS, CodedImageError, ImageLimits, opened
+from agfnet.data.table import SCALE_SUFFIX, write_table
+from agfnet.types import ConfigError, TableError
+
+VIEW_OF_KIND = {"photo": "clinical", "dermoscopy": "dermoscopy", "ultrasound": "ultrasound"}
+MIN_KEY_BYTES = 16
+ID_DIGITS = 16
+_ACCESSION, _PATIENT, _STUDY, _INSTANCE = 0x00080050, 0x00100020, 0x0020000D, 0x00080018
+_IDENTITY = frozenset({_ACCESSION, _PATIENT, _STUDY, _INSTANCE})
+_ALWAYS = ("clinical", "ultrasound")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyTable:
+    """The table as written.
+
+    Attributes:
+        frame: one row per case.
+        skipped: file, relative to the folder, and why it is not in the table.
+        foreign: how many files are no DICOM files.
+        notes: what anyone who uses the table has to know.
+    """
+
+    frame: pl.DataFrame
+    skipped: tuple[tuple[str, str], ...]
+    foreign: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """One usable image."""
+
+    path: Path
+    case_id: str
+    patient_id: str
+    view: str
+    mm_per_pixel: float | None
+    burned_in: bool | None
+    captured: bool
+    frames: int
+
+
+class _Unusable(Exception):  # noqa: N818  a finding, listed and not raised further
+    """An image that can be read but not be placed in the table."""
+
+
+def read_key(path: Path | None) -> bytes:
+    """The secret key of the pseudonyms: the content of a file, or a random one that is not kept.
+
+    Raises:
+        ConfigError: the file cannot be read, or is too short to be secret.
+    """
+    if path is None:
+        return secrets.token_bytes(32)
+    try:
+        key = path.read_bytes().strip()
+    except OSError as error:
+        raise ConfigError(f"{path}: the key cannot be read ({error.strerror}). Name a file with a secret.") from error
+    if len(key) < MIN_KEY_BYTES:
+        remedy = "Make one: head -c 32 /dev/urandom | base64 > key"
+        raise ConfigError(f"{path}: a key needs at least {MIN_KEY_BYTES} bytes, this one has {len(key)}. {remedy}")
+    return key
+
+
+def dicom_table(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    key: bytes,
+    progress: Callable[[int, int], None] | None = None,
+    limits: ImageLimits = DEFAULT_LIMITS,
+) -> StudyTable:
+    """Pair the DICOM files of a folder, and of the folders in it, into a case table.
+
+    Columns: `case_id`, `patient_id`; `clinical`, `dermoscopy` (where there is any) and `ultrasound`, each with the
+    view's files joined by `;`; `<view>_mm_per_pixel`, filled where all files of the view have one scale: where it is
+    empty, each file's own scale counts. Rows and files are in the order of the files' paths.
+
+    Args:
+        folder: the DICOM files; links are not followed into other folders.
+        out: the table to write, .csv or .parquet.
+        key: of the pseudonyms; see `read_key`.
+        progress: called with (files done, files in all).
+        limits: what a file may be.
+
+    Raises:
+        TableError: there is no such folder, or no usable image in it.
+    """
+    root = Path(folder).resolve()
+    if not root.is_dir():
+        raise TableError(f"{folder}: there is no such folder. Name the folder of the DICOM files.")
+    files = sorted(_files(root))
+    found: list[_Found] = []
+    skipped: list[tuple[str, str]] = []
+    seen: dict[bytes, str] = {}
+    foreign = 0
+    for done, path in enumerate(files, start=1):
+        name = path.relative_to(root).as_posix()
+        try:
+            found.append(_read(path, name, key, seen, limits))
+        except CodedImageError as error:
+            if error.cause == "not-an-image":
+                foreign += 1
+            else:
+                skipped.append((name, f"{error.problem}. {error.remedy}"))
+        except _Unusable as error:
+            skipped.append((name, str(error)))
+        if progress is not None:
+            progress(done, len(files))
+    if not found:
+        problem = f"of {len(files)} files none is a usable DICOM image"
+        raise TableError(f"{folder}: {problem}. {_first(skipped) or 'Name the folder that holds them.'}")
+    frame = _frame(found)
+    write_table(frame, out)
+    return StudyTable(frame=frame, skipped=tuple(skipped), foreign=foreign, notes=tuple(_notes(found)))
+
+
+def _files(root: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for parent, folders, names in os.walk(root, onerror=refuse):
+        folders.sort()
+        for name in names:
+            path = Path(parent) / name
+            if path.is_file():
+                yield path
+
+
+def _read(path: Path, name: str, key: bytes, seen: dict[bytes, str], limits: ImageLimits) -> _Found:
+    """One file as a line, with its identifiers already replaced.
+
+    Args:
+        path: the file.
+        name: the same, relative to the folder.
+        key: of the pseudonyms.
+        seen: digest of an instance -> the file that has it; this one is added.
+        limits: what it may be.
+    """
+    with opened(path, limits) as (_, file):
+        values = dicom_values(path, file, limits, _IDENTITY).values
+        file.seek(0)
+        image = decode_dicom(path, file, limits)
+    view = VIEW_OF_KIND.get(image.kind)
+    if view is None:
+        raise _Unusable("it is neither a photo nor a dermoscopic image nor ultrasound.")
+    if any(sign in str(path) for sign in ";\n\r"):
+        raise _Unusable("its path has a `;` or a line break, which a table cannot hold: rename it.")
+    instance = hashlib.sha256(_identifier(values, _INSTANCE)).digest()
+    if _identifier(values, _INSTANCE) and instance in seen:
+        raise _Unusable(f"it is the same image as {seen[instance]}.")
+    made = _line(path, view, values, image, key)
+    seen[instance] = name
+    return made
+
+
+def _line(path: Path, view: str, values: Values, image: DicomImage, key: bytes) -> _Found:
+    patient = _identifier(values, _PATIENT)
+    accession, study = _identifier(values, _ACCESSION), _identifier(values, _STUDY)
+    if not patient:
+        raise _Unusable("it has no patient id.")
+    if not accession and not study:
+        raise _Unusable("it has neither an accession number nor a study.")
+    visit = (b"accession", accession) if accession else (b"study", study)
+    return _Found(
+        path=path,
+        case_id=pseudonym(key, b"case", patient, *visit),
+        patient_id=pseudonym(key, b"patient", patient),
+        view=view,
+        mm_per_pixel=image.mm_per_pixel,
+        burned_in=image.burned_in,
+        captured=image.captured,
+        frames=image.frames,
+    )
+
+
+def _identifier(values: Values, tag: int) -> bytes:
+    """An identifier's bytes without the padding that writers differ in."""
+    return values.get(tag, b"").strip(b" \0")
+
+
+def pseudonym(key: bytes, *parts: bytes) -> str:
+    """16 hexadecimal digits of HMAC-SHA256 over the parts, each with its length, so that no two lists run together."""
+    message = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+    return hmac.new(key, message, hashlib.sha256).hexdigest()[:ID_DIGITS]
+
+
+def _frame(found: Sequence[_Found]) -> pl.DataFrame:
+    views = [v for v in VIEW_OF_KIND.values() if v in _ALWAYS or any(f.view == v for f in found)]
+    cases: dict[str, list[_Found]] = {}
+    for image in found:
+        cases.setdefault(image.case_id, []).append(image)
+    rows = []
+    for case_id, images in cases.items():
+        row: dict[str, str | None] = {"case_id": case_id, "patient_id": images[0].patient_id}
+        for view in views:
+            own = [image for image in images if image.view == view]
+            row[view] = ";".join(str(image.path) for image in own) or None
+            scales = {None if image.mm_per_pixel is None else f"{image.mm_per_pixel:.6g}" for image in own}
+            row[f"{view}{SCALE_SUFFIX}"] = scales.pop() if len(scales) == 1 else None
+        rows.append(row)
+    columns = ["case_id", "patient_id", *views, *(f"{view}{SCALE_SUFFIX}" for view in views)]
+    return pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String))
+
+
+def _notes(found: Sequence[_Found]) -> Iterator[str]:
+    burned = [image.path for image in found if image.burned_in]
+    if burned:
+        yield f"{len(burned)} images say that text is burned into them, {burned[0]} first: look before you share them."
+    silent = sum(image.burned_in is None for image in found)
+    if silent:
+        yield f"{silent} images do not say whether text is burned into them: look before you share them."
+    captured = sum(image.captured and image.view == "clinical" for image in found)
+    if captured:
+        yield f"{captured} secondary captures are taken as photos: look that none is a document or a screenshot."
+    clips = sum(image.frames > 1 for image in found)
+    if clips:
+        yield f"{clips} images have several frames: the middle one is used."
+    unknown = sum(image.view == "ultrasound" and image.mm_per_pixel is None for image in found)
+    if unknown:
+        yield f"{unknown} ultrasound images have no calibration: their scale is not known."
+    yield "All images of a patient and accession are one case: split a row where it holds several lesions."
+    yield "Paths are written as they are: rename folders and files whose names tell who a patient is."
+
+
+def _first(skipped: Sequence[tuple[str, str]]) -> str:
+    return f"The first: {skipped[0][0]}: {skipped[0][1]}" if skipped else ""

@@ -1,0 +1,580 @@
+from __future__ import annotations
+
+import io
+import logging
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_files import PLANTED, changed, content_of, dicom, jpeg, region, save, smooth, with_regions
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.pixels.processing import convert_color_space
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    JPEG2000,
+    MPEG4HP41,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+from agfnet.data.dicom import read_dicom
+from agfnet.data.images import CodedImageError, ImageLimits, read_image, read_scaled_image, sniff
+from agfnet.data.preprocess import ViewSpec, read_frame
+from agfnet.types import ImageError
+
+RGB = smooth()
+GREY = np.ascontiguousarray(RGB[..., 0])
+WIDE = GREY.astype(np.uint16) * 257
+
+
+def grey(values: np.ndarray) -> np.ndarray:
+    return np.repeat(np.asarray(values, np.uint8)[..., None], 3, axis=2)
+
+
+def test_a_path_and_its_content_are_the_same(tmp_path):
+    path = save(tmp_path / "named_as.jpg", dicom(RGB))
+    assert sniff(path) == "DICOM"
+    pixels = read_image(path)
+    np.testing.assert_array_equal(pixels, RGB)
+    np.testing.assert_array_equal(read_image(path.read_bytes()), RGB)
+    np.testing.assert_array_equal(read_dicom(path).pixels, RGB)
+    assert pixels.flags.writeable
+    assert pixels.flags.c_contiguous
+
+
+def test_a_file_that_is_a_tiff_as_well_is_read_as_dicom():
+    content = content_of(dicom(RGB))
+    np.testing.assert_array_equal(read_image(b"II*\0" + content[4:]), RGB)
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+def test_uncompressed_syntaxes(syntax):
+    ds = dicom(RGB)
+    ds.file_meta.TransferSyntaxUID = syntax
+    np.testing.assert_array_equal(read_image(content_of(ds)), RGB)
+
+
+def test_a_header_of_another_kind_than_it_says_is_read():
+    ds = dicom(RGB)
+    ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    content = content_of(ds)
+    meta = struct.pack("<HH2sH", 2, 16, b"UI", 18) + b"1.2.840.10008.1.2\0"
+    other = struct.pack("<HH2sH", 2, 16, b"UI", 20) + b"1.2.840.10008.1.2.1\0"
+    assert content.count(meta) == 1
+    np.testing.assert_array_equal(read_image(content.replace(meta, other)), RGB)
+
+
+def test_big_endian_words():
+    ds = dicom(WIDE.byteswap(), "MONOCHROME2")
+    ds.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    np.testing.assert_array_equal(read_image(content_of(ds)), grey(GREY))
+
+
+@pytest.mark.parametrize(
+    ("syntax", "options", "tolerance"),
+    [
+        (RLELossless, {}, 0),
+        (JPEGLSLossless, {}, 0),
+        (JPEGLSNearLossless, {"jls_error": 2}, 2),
+        (JPEG2000Lossless, {}, 0),
+        (JPEG2000, {"j2k_cr": [2]}, 4),
+    ],
+)
+@pytest.mark.parametrize("kind", ["RGB", "MONOCHROME2", "MONOCHROME1", "16 bit", "transformed"])
+def test_compressed_syntaxes(syntax, options, tolerance, kind):
+    expected = RGB
+    if kind in {"RGB", "transformed"}:
+        ds = dicom(RGB)
+        if kind == "transformed" and syntax in {JPEG2000Lossless, JPEG2000}:
+            ds.PhotometricInterpretation = "YBR_RCT" if syntax == JPEG2000Lossless else "YBR_ICT"
+    elif kind == "16 bit":
+        ds, expected = dicom(WIDE, "MONOCHROME2"), grey(GREY)
+    else:
+        ds = dicom(GREY, kind)
+        expected = grey(GREY if kind == "MONOCHROME2" else 255 - GREY)
+    ds.compress(syntax, **options)
+    assert np.abs(read_image(content_of(ds)).astype(int) - expected).max() <= tolerance
+
+
+@pytest.mark.parametrize("photometric", ["YBR_FULL_422", "YBR_FULL", "RGB"])
+@pytest.mark.filterwarnings("ignore:The .0028,0004.")
+def test_baseline_jpeg(photometric):
+    # Pillow's JPEGs say by their JFIF marker that they are YCbCr, whatever the header says.
+    pixels = read_image(content_of(jpeg(dicom(RGB, photometric), RGB)))
+    assert np.abs(pixels.astype(int) - RGB).mean() < 3
+
+
+def test_ybr_and_planes():
+    ybr = convert_color_space(RGB, "RGB", "YBR_FULL")
+    assert np.abs(read_image(content_of(dicom(ybr, "YBR_FULL"))).astype(int) - RGB).max() <= 2
+    planes = dicom(RGB, PlanarConfiguration=1, PixelData=np.moveaxis(RGB, -1, 0).tobytes())
+    np.testing.assert_array_equal(read_image(content_of(planes)), RGB)
+    halved = np.full((40, 48, 3), (120, 90, 180), np.uint8)
+    shared = np.stack([halved[:, ::2, 0], halved[:, 1::2, 0], halved[:, ::2, 1], halved[:, ::2, 2]], -1)
+    ds = dicom(halved, "YBR_FULL_422", PixelData=shared.tobytes())
+    np.testing.assert_array_equal(read_image(content_of(ds)), convert_color_space(halved, "YBR_FULL", "RGB"))
+
+
+def palette(bits: int, entries: int = 256, **changes: object) -> Dataset:
+    ramp = np.arange(entries, dtype=np.uint16) * (257 if bits == 16 else 1)
+    ds = dicom(GREY, "PALETTE COLOR")
+    for name, values in (("Red", ramp), ("Green", ramp[::-1]), ("Blue", np.zeros_like(ramp))):
+        setattr(ds, f"{name}PaletteColorLookupTableDescriptor", [entries, 0, bits])
+        data = values.astype(np.uint16 if bits == 16 else np.uint8).tobytes()
+        setattr(ds, f"{name}PaletteColorLookupTableData", data)
+    return changed(ds, **changes)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_palette(bits):
+    expected = np.stack([GREY, 255 - GREY, np.zeros_like(GREY)], -1)
+    np.testing.assert_array_equal(read_image(content_of(palette(bits))), expected)
+    short = np.minimum(GREY, 99)
+    pixels = read_image(content_of(palette(bits, entries=100)))
+    np.testing.assert_array_equal(pixels[..., 0], short)
+
+
+def test_grey_without_a_window_keeps_the_full_range():
+    np.testing.assert_array_equal(read_image(content_of(dicom(WIDE, "MONOCHROME2"))), grey(WIDE >> 8))
+    np.testing.assert_array_equal(read_image(content_of(dicom(WIDE, "MONOCHROME1"))), grey(255 - (WIDE >> 8)))
+    twelve = dicom(WIDE >> 4, "MONOCHROME2", BitsStored=12, HighBit=11)
+    np.testing.assert_array_equal(read_image(content_of(twelve)), grey(WIDE >> 8))
+    signed = dicom((WIDE.astype(np.int32) - 32768).astype(np.int16), "MONOCHROME2")
+    np.testing.assert_array_equal(read_image(content_of(signed)), grey(WIDE >> 8))
+    four = dicom(GREY >> 4, "MONOCHROME2", BitsStored=4, HighBit=3)
+    np.testing.assert_array_equal(read_image(content_of(four)), grey((GREY >> 4) * 17))
+
+
+@pytest.mark.parametrize(
+    ("elements", "expected"),
+    [
+        ({"WindowCenter": 128, "WindowWidth": 256}, lambda v: v),
+        ({"WindowCenter": [100.5, 5], "WindowWidth": [101, 7]}, lambda v: (v - 100.0) / 100.0 * 255 + 127.5),
+        ({"WindowCenter": 100, "WindowWidth": 100, "VOILUTFunction": "LINEAR_EXACT"}, lambda v: (v - 50.0) / 100 * 255),
+        (
+            {"WindowCenter": 90, "WindowWidth": 40, "VOILUTFunction": "SIGMOID"},
+            lambda v: 255 / (1 + np.exp(-4 * (v - 90.0) / 40)),
+        ),
+        (
+            {"RescaleSlope": 2, "RescaleIntercept": -100, "WindowCenter": 100, "WindowWidth": 201},
+            lambda v: (2.0 * v - 100 - 99.5) / 200 * 255 + 127.5,
+        ),
+        ({"RescaleSlope": -1, "RescaleIntercept": 255}, lambda v: 255.0 - v),
+    ],
+)
+def test_windows(elements, expected):
+    pixels = read_image(content_of(dicom(GREY, "MONOCHROME2", **elements)))
+    wanted = np.clip(expected(GREY.astype(float)), 0, 255)
+    assert np.abs(pixels[..., 0] - wanted).max() <= 0.51
+
+
+@pytest.mark.parametrize("frames", [1, 4, 5])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_the_middle_frame_is_taken(frames, compressed):
+    clip = np.stack([smooth(k) for k in range(frames)])
+    ds = dicom(clip, modality="US", NumberOfFrames=frames)
+    if compressed:
+        ds.compress(JPEG2000Lossless)
+    made = read_dicom(content_of(ds))
+    assert (made.frame, made.frames, made.kind) == (frames // 2, frames, "ultrasound")
+    np.testing.assert_array_equal(made.pixels, clip[frames // 2])
+
+
+def test_a_clip_on_disk_may_be_long_as_only_one_frame_is_read(tmp_path):
+    clip = np.stack([smooth(k) for k in range(40)])
+    ds = dicom(clip, modality="US", NumberOfFrames=40)
+    limits = ImageLimits(max_bytes=50_000)
+    path = save(tmp_path / "clip.dcm", ds)
+    np.testing.assert_array_equal(read_image(path, limits=limits), clip[20])
+    with pytest.raises(CodedImageError, match="over the limit"):
+        read_image(path.read_bytes(), limits=limits)
+    with pytest.raises(CodedImageError, match="over the limit"):
+        read_image(path, limits=ImageLimits(max_bytes=50_000, max_clip_bytes=60_000))
+    ds.compress(RLELossless)
+    with pytest.raises(CodedImageError, match="compressed pixels are over the limit"):
+        read_image(save(tmp_path / "rle.dcm", ds), limits=limits)
+    ds = dicom(clip, modality="US", NumberOfFrames=40)
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    with pytest.raises(CodedImageError) as caught:
+        read_image(save(tmp_path / "deflated.dcm", ds), limits=limits)
+    assert caught.value.cause == "oversized-image"
+
+
+def test_only_that_frame_is_decoded():
+    clip = np.stack([smooth(k) for k in range(3)])
+    ds = jpeg(dicom(clip, "YBR_FULL_422", "US", NumberOfFrames=3), *clip)
+    content = content_of(ds)
+    streams = list(pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=3))
+    for other in (streams[0], streams[2]):
+        content = content.replace(other[20:], b"\0" * len(other[20:]))
+    assert np.abs(read_dicom(content).pixels.astype(int) - clip[1]).mean() < 3
+
+
+def test_a_calibrated_region_is_cut_out_with_its_scale():
+    made = read_dicom(content_of(with_regions(dicom(RGB, modality="US"), region())))
+    np.testing.assert_array_equal(made.pixels, RGB[4:36, 8:40])
+    assert made.mm_per_pixel == pytest.approx(0.05)
+    assert made.cropped
+    assert read_scaled_image(
+        content_of(with_regions(dicom(RGB, modality="US"), region()))
+    ).mm_per_pixel == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    ("regions", "scale", "cropped"),
+    [
+        ([region(), region(RegionSpatialFormat=3, PhysicalUnitsXDirection=4)], 0.05, True),
+        ([region(), region(RegionDataType=2)], 0.05, True),
+        ([region((0, 0, 20, 39)), region((24, 0, 47, 39))], 0.05, False),
+        ([region((0, 0, 20, 39)), region((24, 0, 47, 39), delta=0.01)], None, False),
+        ([region(delta=-0.005)], 0.05, True),
+        ([region((0, 0, 48, 40))], 0.05, True),
+        ([region((0, 0, 480, 40))], None, False),
+        ([region((30, 4, 8, 35))], None, False),
+        ([region((8, 4, 9, 35))], None, False),
+        ([region(delta=0.0)], None, False),
+        ([region(delta=float("nan"))], None, False),
+        ([region(delta=50.0)], None, False),
+        ([region(PhysicalUnitsXDirection=4)], None, False),
+        ([region(PhysicalDeltaX=None)], None, False),
+        ([], None, False),
+    ],
+)
+def test_regions(regions, scale, cropped):
+    ds = with_regions(dicom(RGB, modality="US", PixelSpacing=[0.3, 0.3]), *regions)
+    made = read_dicom(content_of(ds))
+    assert made.mm_per_pixel == (None if scale is None else pytest.approx(scale))
+    assert made.cropped == cropped
+
+
+def test_pixels_that_are_not_square_are_made_so():
+    made = read_dicom(content_of(with_regions(dicom(RGB, modality="US"), region(PhysicalDeltaY=0.0025))))
+    assert made.pixels.shape == (16, 32, 3)
+    assert made.mm_per_pixel == pytest.approx(0.05)
+    made = read_dicom(content_of(dicom(RGB, PixelAspectRatio=["2", "1"])))
+    assert made.pixels.shape == (40, 24, 3)
+    assert made.mm_per_pixel is None
+
+
+@pytest.mark.parametrize(
+    ("modality", "elements", "scale"),
+    [
+        ("US", {}, 0.2),
+        ("XC", {}, None),
+        ("OT", {}, None),
+        ("XC", {"PixelSpacingCalibrationType": "FIDUCIAL"}, 0.2),
+        ("US", {"PixelSpacing": [0.0, 0.0]}, None),
+        ("US", {"PixelSpacing": [20, 20]}, None),
+    ],
+)
+def test_pixel_spacing_counts_where_it_is_meant(modality, elements, scale):
+    ds = dicom(RGB, modality=modality, **{"PixelSpacing": [0.2, 0.2], **elements})
+    assert read_dicom(content_of(ds)).mm_per_pixel == scale
+
+
+@pytest.mark.parametrize(("said", "known"), [("YES", True), ("NO", False), (None, None), ("PERHAPS", None)])
+def test_burned_in_text(said, known):
+    ds = dicom(RGB) if said is None else dicom(RGB, BurnedInAnnotation=said)
+    assert read_dicom(content_of(ds)).burned_in is known
+
+
+@pytest.mark.parametrize(
+    ("modality", "kind", "captured"),
+    [
+        ("US", "ultrasound", False), ("XC", "photo", False), ("OT", "photo", True), ("DMS", "dermoscopy", True),
+        ("CT", "other", True),
+    ],
+)  # fmt: skip
+def test_kinds(modality, kind, captured):
+    made = read_dicom(content_of(dicom(RGB, modality=modality)))
+    assert (made.kind, made.captured) == (kind, captured)
+
+
+def test_a_frame_is_fitted_by_the_files_own_scale_unless_the_table_gives_one(tmp_path):
+    path = save(tmp_path / "a.dcm", with_regions(dicom(RGB, modality="US"), region()))
+    spec = ViewSpec("ultrasound", (32, 32), mm_per_pixel=0.1)
+    assert not read_frame(path, spec).pixels[17:].any()  # 32 pixels of 0.05 mm are 16 of 0.1 mm
+    assert read_frame(path, spec, mm_per_pixel=0.1).pixels[31].any()
+
+
+def test_without_pydicom_the_remedy_is_said(monkeypatch):
+    monkeypatch.setattr("agfnet.data.dicom.find_spec", lambda _: None)
+    with pytest.raises(CodedImageError, match=r"pip install 'agfnet\[dicom\]'"):
+        read_image(content_of(dicom(RGB)))
+
+
+# What may be wrong with a file: name, cause, content.
+
+GOOD = content_of(dicom(RGB))
+TINY = ImageLimits(max_bytes=2**20, max_pixels=10_000)
+
+
+def header(*elements: bytes, syntax: bytes = b"1.2.840.10008.1.2.1\0") -> bytes:
+    meta = struct.pack("<HH2sH", 2, 16, b"UI", len(syntax)) + syntax
+    return b"\0" * 128 + b"DICM" + meta + b"".join(elements)
+
+
+def element(group: int, number: int, vr: bytes, value: bytes, length: int | None = None) -> bytes:
+    size = len(value) if length is None else length
+    if vr in {b"OB", b"OW", b"SQ", b"UN"}:
+        return struct.pack("<HH2sHI", group, number, vr, 0, size) + value
+    return struct.pack("<HH2sH", group, number, vr, size) + value
+
+
+def deflated(size: int) -> bytes:
+    press = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    body = press.compress(element(0x0009, 0x1001, b"OB", b"\0" * size)) + press.flush()
+    return header(body, syntax=b"1.2.840.10008.1.2.1.99")
+
+
+def as_jpeg(**changes: object) -> Dataset:
+    return changed(jpeg(dicom(RGB, "YBR_FULL_422"), RGB), **changes)
+
+
+def encapsulated(content: bytes, **changes: object) -> bytes:
+    """A JPEG file whose pixel data is this, whatever it is."""
+    ds = as_jpeg(**changes)
+    return content_of(ds).replace(ds.PixelData, content)
+
+
+def as_rle(stream: bytes) -> bytes:
+    ds = dicom(RGB)
+    ds.compress(RLELossless)
+    return content_of(ds).replace(ds.PixelData, encapsulate([stream]))
+
+
+def codestream() -> bytes:
+    return next(pydicom.encaps.generate_frames(as_jpeg().PixelData, number_of_frames=1))
+
+
+RLE_HEADER = struct.pack("<16I", 3, 64, 66, 68, *[0] * 12)
+NESTED = element(9, 0x1001, b"SQ", b"", 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+ITEM = struct.pack("<HHI", 0xFFFE, 0xE000, 0)
+
+
+def regions_of(content: bytes, length: int = 0xFFFFFFFF) -> bytes:
+    return header(element(0x18, 0x6011, b"SQ", content, length))
+
+
+Made = Callable[[], bytes]
+MALFORMED: dict[str, tuple[str, Made]] = {
+    "cut in the preamble": ("not-an-image", lambda: GOOD[:100]),
+    "nothing after the signature": ("unreadable-image", lambda: GOOD[:132]),
+    "cut in the meta information": ("truncated-image", lambda: GOOD[:150]),
+    "cut in the header": ("truncated-image", lambda: GOOD[: GOOD.index(b"RGB") + 1]),
+    "cut in the pixels": ("truncated-image", lambda: GOOD[:-100]),
+    "no transfer syntax": ("unreadable-image", lambda: header(syntax=b"")),
+    "unknown transfer syntax": ("unsupported-dicom", lambda: header(syntax=b"1.2.3.4\0")),
+    "video": ("unsupported-dicom", lambda: GOOD.replace(b"1.2.840.10008.1.2.1\0", MPEG4HP41.encode()[:20])),
+    "header of garbage": ("unreadable-image", lambda: header(
+        element(8, 0x60, b"CS", b"US"), b"\x08\0\x70\0\xff\xfe\x01\x02rest")),
+    "no pixel data": ("no-pixels", lambda: content_of(dicom(RGB, PixelData=None))),
+    "only a header": ("no-pixels", lambda: header(element(8, 0x60, b"CS", b"US"))),
+    "no rows": ("unreadable-image", lambda: content_of(dicom(RGB, Rows=None))),
+    "zero rows": ("no-pixels", lambda: content_of(dicom(RGB, Rows=0))),
+    "too many rows": ("truncated-image", lambda: content_of(dicom(RGB, Rows=41))),
+    "huge rows and columns": ("oversized-image", lambda: content_of(dicom(RGB, Rows=65535, Columns=65535))),
+    "three columns": ("too-small-image", lambda: content_of(dicom(RGB, Columns=3))),
+    "a thread": ("extreme-aspect", lambda: content_of(dicom(smooth(rows=8, columns=400)))),
+    "rows of three bytes": ("unreadable-image", lambda: GOOD.replace(
+        element(0x28, 0x10, b"US", b"\x28\0"), element(0x28, 0x10, b"US", b"\x28\0\0"))),
+    "zero frames": ("no-pixels", lambda: content_of(dicom(RGB, modality="US", NumberOfFrames=0) )),
+    "absurdly many frames": ("oversized-image", lambda: content_of(changed(dicom(RGB), NumberOfFrames=2**31 - 1))),
+    "frames that are not there": ("truncated-image", lambda: content_of(changed(dicom(RGB), NumberOfFrames=5))),
+    "frames of another word": ("unreadable-image", lambda: header(
+        element(0x28, 2, b"US", b"\3\0"), element(0x28, 4, b"CS", b"RGB "), element(0x28, 8, b"IS", b"many"),
+        element(0x28, 0x10, b"US", b"\x08\0"), element(0x28, 0x11, b"US", b"\x08\0"),
+        element(0x28, 0x100, b"US", b"\x08\0"), element(0x7FE0, 0x10, b"OB", b"\0" * 192))),
+    "twelve bits allocated": ("unsupported-dicom", lambda: content_of(dicom(RGB, BitsAllocated=12))),
+    "thirty-two bits": ("unsupported-dicom", lambda: content_of(dicom(RGB, BitsAllocated=32))),
+    "no bits": ("unsupported-dicom", lambda: content_of(dicom(RGB, BitsStored=0))),
+    "more bits stored than there are": ("unsupported-dicom", lambda: content_of(dicom(RGB, BitsStored=9))),
+    "a shifted high bit": ("unsupported-dicom", lambda: content_of(
+        dicom(WIDE, "MONOCHROME2", BitsStored=12, HighBit=15))),
+    "four samples": ("unreadable-image", lambda: content_of(dicom(RGB, SamplesPerPixel=4))),
+    "one sample of RGB": ("unreadable-image", lambda: content_of(dicom(RGB, SamplesPerPixel=1))),
+    "signed colours": ("unsupported-dicom", lambda: content_of(dicom(RGB, PixelRepresentation=1))),
+    "unknown photometric interpretation": ("unsupported-dicom", lambda: content_of(dicom(RGB, "HSV"))),
+    "no photometric interpretation": ("unsupported-dicom", lambda: content_of(
+        dicom(RGB, PhotometricInterpretation=None))),
+    "palette missing": ("unreadable-image", lambda: content_of(dicom(GREY, "PALETTE COLOR"))),
+    "palette too short": ("unreadable-image", lambda: content_of(palette(16, BluePaletteColorLookupTableData=b"\0\1"))),
+    "palette of three bits": ("unreadable-image", lambda: content_of(
+        palette(8, RedPaletteColorLookupTableDescriptor=[256, 0, 3]))),
+    "palette far too long": ("unreadable-image", lambda: content_of(
+        palette(16, RedPaletteColorLookupTableData=b"\0" * 400_000))),
+    "window of no width": ("unreadable-image", lambda: content_of(
+        dicom(GREY, "MONOCHROME2", WindowCenter=1, WindowWidth=0))),
+    "slope of nothing": ("unreadable-image", lambda: content_of(dicom(GREY, "MONOCHROME2", RescaleSlope=0))),
+    "encapsulation of garbage": ("unreadable-image", lambda: encapsulated(b"garbage " * 50)),
+    "encapsulation cut off": ("truncated-image", lambda: content_of(as_jpeg())[:-200]),
+    "encapsulation without its end": ("truncated-image", lambda: content_of(as_jpeg())[:-8]),
+    "encapsulation that is empty": ("truncated-image", lambda: encapsulated(ITEM)),
+    "fragments without end": ("oversized-image", lambda: encapsulated(ITEM * 110_000)),
+    "compressed pixels without encapsulation": ("unreadable-image", lambda: GOOD.replace(
+        b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.5\0")),
+    "uncompressed pixels with encapsulation": ("unreadable-image", lambda: content_of(as_jpeg()).replace(
+        b"1.2.840.10008.1.2.4.50", b"1.2.840.10008.1.2.1\0\0\0")),
+    "a codestream of garbage": ("unreadable-image", lambda: encapsulated(encapsulate([b"\xff\xd8" + b"\x01" * 200]))),
+    "a codestream of nothing": ("unreadable-image", lambda: encapsulated(encapsulate([b"\0\0"]))),
+    "a codestream cut off": ("truncated-image", lambda: encapsulated(encapsulate([codestream()[:-400]]))),
+    "a codestream without content": ("unreadable-image", lambda: encapsulated(
+        encapsulate([codestream()[: codestream().index(b"\xff\xda")] + b"\xff\xd9"]))),
+    "a codestream that unpacks to more": ("unreadable-image", lambda: content_of(
+        jpeg(dicom(RGB, "YBR_FULL_422"), smooth(rows=90, columns=90)))),
+    "JPEG 2000 of another size": ("unreadable-image", lambda: content_of(_j2k_of_another_size())),
+    "JPEG 2000 cut off": ("truncated-image", lambda: content_of(_j2k_cut())),
+    "RLE of garbage": ("unreadable-image", lambda: as_rle(b"\7" * 200)),
+    "RLE bomb": ("unreadable-image", lambda: as_rle(RLE_HEADER + b"\x81\0" * 50_000)),
+    "RLE cut off": ("unreadable-image", lambda: as_rle(RLE_HEADER + b"\x81\0" * 3)),
+    "deflated bomb": ("oversized-image", lambda: deflated(50 * 2**20)),
+    "deflated garbage": ("unreadable-image", lambda: header(b"\xff" * 90, syntax=b"1.2.840.10008.1.2.1.99")),
+    "deflated and cut off": ("truncated-image", lambda: deflated(2**16)[:-40]),
+    "sequences nested without end": ("unreadable-image", lambda: header(NESTED * 5000)),
+    "a sequence of very many items": ("oversized-image", lambda: header(
+        element(9, 0x1001, b"SQ", ITEM * 120_000, 0xFFFFFFFF))),
+    "a sequence without its end": ("truncated-image", lambda: header(NESTED)),
+    "regions that are no items": ("unreadable-image", lambda: regions_of(b"\x08\0\x05\0CS\2\0ab")),
+    "regions of very many items": ("oversized-image", lambda: regions_of(ITEM * 120_000)),
+    "a region cut off": ("truncated-image", lambda: regions_of(
+        struct.pack("<HHI", 0xFFFE, 0xE000, 90) + b"\x18\0\x12")),
+    "a region of a wrong length": ("unreadable-image", lambda: content_of(
+        with_regions(dicom(RGB, modality="US"), region())).replace(
+        element(0x18, 0x6012, b"US", b"\1\0"), element(0x18, 0x6012, b"US", b"\1\0\0"))),
+    "a value longer than the file": ("truncated-image", lambda: header(element(8, 0x60, b"CS", b"US", 60_000))),
+    "a code of a megabyte": ("unreadable-image", lambda: header(element(0x28, 4, b"UN", b"A" * 900_000))),
+    "a length of four gigabytes": ("truncated-image", lambda: header(element(9, 0x1002, b"OB", b"ab", 0xFFFFFFFE))),
+    "spacing of a word": ("unreadable-image", lambda: content_of(dicom(RGB, modality="US")).replace(
+        element(0x28, 0x10, b"US", b"\x28\0"),
+        element(0x28, 0x10, b"US", b"\x28\0") + element(0x28, 0x30, b"DS", PLANTED.encode()))),
+}  # fmt: skip
+
+
+def _j2k_of_another_size() -> Dataset:
+    ds = dicom(RGB)
+    ds.compress(JPEG2000Lossless)
+    return changed(ds, Rows=20)
+
+
+def _j2k_cut() -> Dataset:
+    ds = dicom(RGB)
+    ds.compress(JPEG2000Lossless)
+    stream = next(pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=1))
+    ds.PixelData = encapsulate([stream[:150]])
+    return ds
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+@pytest.mark.parametrize("name", MALFORMED)
+def test_what_is_malformed_is_an_error_with_its_cause(name, tmp_path, caplog, capfd):
+    cause, make = MALFORMED[name]
+    path = tmp_path / "a.dcm"
+    path.write_bytes(make())
+    with pytest.raises(CodedImageError) as caught:
+        read_dicom(path, limits=TINY)
+    said = str(caught.value)
+    assert caught.value.cause == cause, said
+    assert said.startswith(f"{path}: ")
+    assert said.endswith(caught.value.remedy)
+    assert "\n" not in said
+    printed = capfd.readouterr()
+    assert PLANTED not in said + caplog.text + printed.out + printed.err
+    assert "Traceback" not in caplog.text + printed.err
+    if path.read_bytes()[128:132] == b"DICM":
+        with pytest.raises(CodedImageError):
+            read_image(path.read_bytes(), limits=TINY)
+
+
+def test_no_text_of_the_file_comes_out(caplog, capfd, recwarn):
+    """A name in every text element, also in place of a code or a number: no result, message, log or warning has it."""
+    caplog.set_level(logging.DEBUG)
+    content = content_of(with_regions(dicom(RGB, modality="US"), region()))
+    said = [repr(read_dicom(content))]
+    place = 132
+    rest = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True)
+    planted = 0
+    for found in [*rest.file_meta, *rest]:
+        if found.VR in {"SQ", "US", "UL", "OB", "FD"}:
+            continue
+        name = PLANTED.encode()
+        raw = struct.pack("<HH2s", found.tag.group, found.tag.element, found.VR.encode())
+        place = content.index(raw)
+        length = struct.unpack_from("<H", content, place + 6)[0]
+        spoilt = content[: place + 6] + struct.pack("<H", len(name)) + name + content[place + 8 + length :]
+        try:
+            said.append(repr(read_dicom(spoilt)))
+        except ImageError as error:
+            said.append(str(error))
+        planted += 1
+    assert planted > 20
+    printed = capfd.readouterr()
+    warned = " ".join(str(w.message) for w in recwarn)
+    assert PLANTED not in " ".join(said) + caplog.text + printed.out + printed.err + warned
+
+
+def test_a_failed_decoding_leaves_pydicoms_log_to_others(caplog):
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        read_dicom(as_rle(RLE_HEADER + b"\x81\0" * 3))
+    assert not caplog.records
+    logging.getLogger("pydicom").warning("theirs")
+    assert [r.message for r in caplog.records] == ["theirs"]
+
+
+SEEDS = [
+    GOOD,
+    content_of(with_regions(dicom(RGB, modality="US"), region())),
+    content_of(as_jpeg()),
+    content_of(palette(8)),
+    content_of(dicom(WIDE, "MONOCHROME1", WindowCenter=300, WindowWidth=900)),
+]
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    content = bytearray(draw(st.sampled_from(SEEDS)))
+    for _ in range(draw(st.integers(1, 6))):
+        at = draw(st.integers(132, min(len(content) - 1, 1500)))
+        content[at : at + draw(st.integers(0, 4))] = draw(st.binary(max_size=6))
+    return bytes(content[: draw(st.integers(1, len(content)))]) if draw(st.booleans()) else bytes(content)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@settings(deadline=None, max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=damaged())
+def test_any_damage_gives_pixels_or_an_image_error(content):
+    try:
+        pixels = read_image(content, limits=ImageLimits(max_pixels=1_000_000))
+    except ImageError:
+        return
+    assert pixels.dtype == np.uint8
+    assert pixels.shape[2:] == (3,)
+
+
+def test_nested_sequences_are_stepped_over():
+    inner = Dataset()
+    inner.PatientName = PLANTED
+    for _ in range(10):
+        outer = Dataset()
+        outer.RequestAttributesSequence = Sequence([inner])
+        inner = outer
+    ds = dicom(RGB)
+    ds.RequestAttributesSequence = Sequence([inner])
+    ds["RequestAttributesSequence"].is_undefined_length = True
+    np.testing.assert_array_equal(read_image(content_of(ds)), RGB)
+
+
+def test_missing_file(tmp_path: Path):
+    with pytest.raises(ImageError, match="no such file"):
+        read_dicom(tmp_path / "a.dcm")
