@@ -13,10 +13,10 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from agfnet.data.preprocess import ViewSpec
+from agfnet.data.preprocess import ViewSpec, read_frame
 from agfnet.data.table import read_cases
 from agfnet.prediction.dicom_report import SCHEME, coded, write_dicom
-from agfnet.prediction.explanation import Explanation, _frame_scale
+from agfnet.prediction.explanation import Explanation
 from agfnet.types import RESEARCH_USE, Case, ImageError, Prediction
 
 CLASSES = (
@@ -47,7 +47,7 @@ def explanation(**changes: object) -> Explanation:
         baseline=-1.0,
         frames={"clinical": frame, "ultrasound": frame},
         heat={"clinical": heat, "ultrasound": heat},
-        mm_per_pixel={"ultrasound": 0.1},
+        mm_per_pixel={"clinical": None, "ultrasound": 0.1},
     )
 
 
@@ -221,10 +221,11 @@ def test_values_that_break_the_standard_are_not_shown(tmp_path, caplog, capfd, r
 
 def test_the_sheets_scale_may_come_from_the_file(tmp_path):
     path = save(tmp_path / "a.dcm", with_regions(dicom(smooth(1), modality="US"), region()))
-    assert _frame_scale(path, ViewSpec("ultrasound", (64, 96)), None) == pytest.approx(0.025)  # 32 x 32 pixels, doubled
-    assert _frame_scale(path, ViewSpec("ultrasound", (64, 96)), 0.5) == pytest.approx(0.25)
-    assert _frame_scale(path, ViewSpec("ultrasound", (64, 96), mm_per_pixel=0.1), None) == 0.1
-    assert _frame_scale(save(tmp_path / "b.dcm", photo()), ViewSpec("photo", (64, 96)), None) is None
+    scan = ViewSpec("ultrasound", (64, 96))
+    assert read_frame(path, scan).mm_per_pixel == pytest.approx(0.025)  # 32 x 32 pixels, doubled
+    assert read_frame(path, scan, mm_per_pixel=0.5).mm_per_pixel == pytest.approx(0.25)
+    assert read_frame(path, ViewSpec("ultrasound", (64, 96), mm_per_pixel=0.1)).mm_per_pixel == 0.1
+    assert read_frame(save(tmp_path / "b.dcm", photo()), ViewSpec("photo", (64, 96))).mm_per_pixel is None
 
 
 def test_a_case_that_is_not_all_dicom_gets_none(tmp_path, caplog):
