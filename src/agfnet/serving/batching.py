@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 
+import numpy as np
+
 from agfnet.prediction.predictor import Array, Look
 from agfnet.serving.problems import busy
 
@@ -56,11 +58,9 @@ class Door:
 class Batcher:
     """Micro-batching: one thread asks the network, with the looks of all requests that wait.
 
-    A question is answered whole in one pass, so a batch may be larger than `batch` by the looks of one question.
-
     Args:
         ask: looks -> every output, one row a look.
-        batch: looks after which no more questions are added.
+        batch: most looks of one pass: the network's memory grows with it.
         wait: how long a question waits for others, seconds.
         seen: called with the number of looks of each pass.
     """
@@ -93,39 +93,47 @@ class Batcher:
         self._thread.join()
 
     def _work(self) -> None:
+        held: _Job | None = None  # came when the batch before had no place for it
         open_ = True
-        while open_:
-            jobs, open_ = self._gather()
+        while open_ or held is not None:
+            jobs, held, open_ = self._gather(held, open_=open_)
             wanted = [job for job in jobs if job[1].set_running_or_notify_cancel()]
             if wanted:
                 self._answer(wanted)
 
-    def _gather(self) -> tuple[list[_Job], bool]:
-        """The next questions, and whether more may come."""
-        jobs: list[_Job] = []
-        until: float | None = None
-        while sum(len(looks) for looks, _ in jobs) < self._batch:
+    def _gather(self, held: _Job | None, *, open_: bool) -> tuple[list[_Job], _Job | None, bool]:
+        """The next questions, the one that has no place among them, and whether more may come."""
+        jobs = [] if held is None else [held]
+        until = None if held is None else time.monotonic() + self._wait
+        while open_ and sum(len(looks) for looks, _ in jobs) < self._batch:
             try:
                 job = self._waiting.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
             except queue.Empty:
                 break
             if job is None:
-                return jobs, False
+                return jobs, None, False
+            if jobs and sum(len(looks) for looks, _ in [*jobs, job]) > self._batch:
+                return jobs, job, True
             jobs.append(job)
             until = until or time.monotonic() + self._wait
-        return jobs, True
+        return jobs, None, open_
 
     def _answer(self, jobs: Sequence[_Job]) -> None:
         looks = [look for own, _ in jobs for look in own]
         try:
-            answers = self._ask(looks)
+            passes = [self._pass(looks[i : i + self._batch]) for i in range(0, len(looks), self._batch)]
         except Exception as error:  # it belongs to those who wait, and the thread must go on
             log.exception("the network could not answer")
             for _, future in jobs:
                 future.set_exception(error)
             return
-        self._seen(len(looks))
+        answers = {name: np.concatenate([made[name] for made in passes]) for name in passes[0]}
         first = 0
         for own, future in jobs:
             future.set_result({name: rows[first : first + len(own)] for name, rows in answers.items()})
             first += len(own)
+
+    def _pass(self, looks: Sequence[Look]) -> Answers:
+        answers = self._ask(looks)
+        self._seen(len(looks))
+        return answers

@@ -28,7 +28,7 @@ class ServiceSettings:
         audit: the audit log's file.
         queue: requests with images that are accepted and not yet answered; more get 503. With `max_body` it bounds
             the memory that requests take.
-        batch: looks that go through the network at once.
+        batch: looks that go through the network at once at most; memory grows with it, about 20 MiB each at 224 px.
         wait: how long a question waits for others to share a batch, seconds.
         timeout: from an accepted request to its answer, seconds.
         body_timeout: for a request's body to arrive, seconds.
@@ -42,7 +42,7 @@ class ServiceSettings:
     tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
     audit: Path = Path("audit.sqlite")
     queue: int = 32
-    batch: int = 16
+    batch: int = 8
     wait: float = 0.005
     timeout: float = 30.0
     body_timeout: float = 20.0
