@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx2
 import numpy as np
 import pytest
+from malformed_dicom import MALFORMED
 from PIL import Image
 
 from agfnet.data.table import read_cases
@@ -183,7 +184,9 @@ def malformed():
         "an SVG": lambda _rng: b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         "DICOM's mark and noise": lambda rng: bytes(128) + b"DICM" + rng.randbytes(400),
     }
-    return made
+    # What is too large for a test's limits need not be for the service's.
+    dicom = {n: make for n, (cause, make) in MALFORMED.items() if cause != "oversized-image"}
+    return made | {f"DICOM: {name}": lambda _rng, make=make: make() for name, make in dicom.items()}
 
 
 def test_malformed_images(calibrated, asked, tmp_path):
@@ -199,7 +202,7 @@ def test_malformed_images(calibrated, asked, tmp_path):
             for _ in range(5):
                 ask(files["clinical"])
             before = service.resident()
-            for _ in range(8):
+            for _ in range(3):
                 for name, make in causes.items():
                     said = ask(make(rng))
                     statuses[said.status_code] += 1
@@ -207,6 +210,7 @@ def test_malformed_images(calibrated, asked, tmp_path):
                     assert said.json()["view"] == "clinical"
             grown = service.resident() - before
             assert ask(files["clinical"]).status_code == 200
+    assert sum(statuses.values()) >= 200
     print(f"{sum(statuses.values())} files of {len(causes)} causes: {dict(statuses)}, memory {grown / 2**20:+.0f} MiB")
     assert len(causes) >= 25
     assert grown < 100 * 2**20

@@ -121,3 +121,14 @@ def save(path: Path, ds: Dataset) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content_of(ds))
     return path
+
+
+def palette(bits: int, entries: int = 256, **changes: object) -> Dataset:
+    """A palette image: red rises, green falls, no blue."""
+    ramp = np.arange(entries, dtype=np.uint16) * (257 if bits == 16 else 1)
+    ds = dicom(np.ascontiguousarray(smooth()[..., 0]), "PALETTE COLOR")
+    for name, values in (("Red", ramp), ("Green", ramp[::-1]), ("Blue", np.zeros_like(ramp))):
+        setattr(ds, f"{name}PaletteColorLookupTableDescriptor", [entries, 0, bits])
+        data = values.astype(np.uint16 if bits == 16 else np.uint8).tobytes()
+        setattr(ds, f"{name}PaletteColorLookupTableData", data)
+    return changed(ds, **changes)
