@@ -59,7 +59,7 @@ def test_sigterm_under_load_finishes_what_was_accepted(calibrated, files, tmp_pa
         callers = Callers(service, files, 6)
         time.sleep(2)
         service.process.send_signal(signal.SIGTERM)
-        assert service.process.wait(60) in {0, -signal.SIGTERM}  # it stops by its own way, then by the signal
+        assert service.process.wait(60) == 0
         callers.join()
     assert callers.answered
     assert set(callers.statuses) <= {200, 503}

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from agfnet.cli.options import ProviderOpt, SourceArg, ThreadsOpt, app
+from agfnet.cli.options import BatchOpt, ProviderOpt, SourceArg, ThreadsOpt, app
 from agfnet.console import errors_said, out
 
 KeyOpt = Annotated[
@@ -70,6 +70,7 @@ def serve(
     queue: Annotated[int, typer.Option(min=1, help="Requests accepted and not yet answered; more get 503.")] = 32,
     timeout: Annotated[float, typer.Option(min=1.0, help="Seconds from request to answer.")] = 30.0,
     threads: ThreadsOpt = 0,
+    batch: BatchOpt = 8,
     provider: ProviderOpt = "cpu",
     public_key: KeyOpt = None,
 ) -> None:
@@ -86,7 +87,7 @@ def serve(
         from agfnet.serving.settings import ServiceSettings, read_tokens
 
         settings = ServiceSettings(
-            host=host, port=port, tokens=read_tokens(tokens), audit=audit, queue=queue, timeout=timeout
+            host=host, port=port, tokens=read_tokens(tokens), audit=audit, queue=queue, batch=batch, timeout=timeout
         )
         found = read_bundle(source)
         if public_key is not None:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from agfnet.cli.options import (
+    BatchOpt,
     OwnTableArg,
     PartOpt,
     ProviderOpt,
@@ -42,6 +43,7 @@ def predict(
     ] = None,
     skip_bad: SkipOpt = False,
     threads: ThreadsOpt = 0,
+    batch: BatchOpt = 16,
     provider: ProviderOpt = "cpu",
     data_root: RootOpt = None,
 ) -> None:
@@ -59,7 +61,7 @@ def predict(
         predictor, cases = asked_cases(
             source, table, view or [], threads=threads, provider=provider, data_root=data_root, prevalence=prevalence
         )
-        outcomes = predict_cases(predictor, cases)
+        outcomes = predict_cases(predictor, cases, batch_size=batch)
         bad = show(predictor, outcomes, output, sys.stdout)
         if bad:
             err.print(

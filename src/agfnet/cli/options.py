@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +41,7 @@ ViewsOpt = Annotated[
 RootOpt = Annotated[Path | None, typer.Option(help="Folder that every image must lie in.")]
 ThreadsOpt = Annotated[int, typer.Option(min=0, help="Processor threads; 0 lets ONNX Runtime choose.")]
 ProviderOpt = Annotated[str, typer.Option(help="What computes: cpu, cuda or openvino (ONNX Runtime built for it).")]
+BatchOpt = Annotated[int, typer.Option("--batch", min=1, help="Looks that go through the network at once.")]
 SkipOpt = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out cases with unreadable images; count and list them.")
 ]
@@ -52,7 +54,8 @@ def names(value: str | None) -> tuple[str, ...] | None:
 
 @app.callback()
 def main(*, quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say warnings only.")] = False) -> None:
-    """Set up what is said."""
+    """Set up what is said, and let a polite kill stop a command as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     handler: logging.Handler = logging.StreamHandler()  # lines that a pipe or a file keeps whole
     if err.is_terminal:
         handler = RichHandler(console=err, show_path=False, show_level=False, markup=False, highlighter=None)

@@ -107,7 +107,8 @@ def demo(
             out.print(f"  {path}  ({what})", highlight=False, markup=False, soft_wrap=True)
         views = " ".join(f"--view {view}={file}" for view, file in result.example.items())
         out.print(
-            f"Try next:\n  agfnet predict {folder / 'both-views'} {views}",
+            f"Try next:\n  agfnet predict {folder / 'both-views'} {views}\n  agfnet serve {folder / 'both-views'}   "
+            "(then open http://127.0.0.1:8000)",
             highlight=False,
             markup=False,
             soft_wrap=True,

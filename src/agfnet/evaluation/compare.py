@@ -70,7 +70,10 @@ def compare(plan: ComparisonPlan, folder: Path, *, source: str = "the plan", min
             target=_one_run, args=(config.model_dump(mode="json"), run_folder(folder, row, seed), plan, row)
         )
         process.start()
-        process.join()
+        try:
+            process.join()
+        finally:
+            process.terminate()  # of a comparison that is stopped; a run that has ended does not mind
         taken.append(time.monotonic() - started)
         if process.exitcode != 0:
             log.warning("%s, seed %d: failed; see %s", row, seed, run_folder(folder, row, seed) / "train.log")

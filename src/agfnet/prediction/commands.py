@@ -28,11 +28,16 @@ def cases_of(table: Path, predictor: Predictor, *, data_root: Path | None = None
 
 
 def predict_cases(
-    predictor: Predictor, cases: Sequence[Case], *, maps: bool = False, change: Change | None = None
+    predictor: Predictor,
+    cases: Sequence[Case],
+    *,
+    batch_size: int = 16,
+    maps: bool = False,
+    change: Change | None = None,
 ) -> list[Outcome]:
     """Every outcome, with progress in the log; for the options see `Predictor.predict`."""
     outcomes = []
-    for outcome in predictor.predict(cases, maps=maps, change=change):
+    for outcome in predictor.predict(cases, batch_size=batch_size, maps=maps, change=change):
         outcomes.append(outcome)
         if len(outcomes) % 100 == 0:
             log.info("predicted %d of %d cases", len(outcomes), len(cases))

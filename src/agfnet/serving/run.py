@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 import uvicorn
 
@@ -34,4 +35,5 @@ def serve(predictor: Predictor, settings: ServiceSettings) -> None:
         h11_max_incomplete_event_size=32 * 1024,
     )
     log.info("http://%s:%d with bundle %s", settings.host, settings.port, predictor.bundle.sha256[:12])
-    uvicorn.Server(config).run()
+    with suppress(KeyboardInterrupt):  # the signal that it was stopped by, once all is answered
+        uvicorn.Server(config).run()
