@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from agfnet.data.preprocess import Framed
 from agfnet.prediction.explanation import explained, questions
@@ -46,6 +48,12 @@ _IMAGES = 8
 """Most images of one view in a request."""
 _FIELD_BYTES = 64
 _HTTP_CODES = {404: "not-found", 405: "method-not-allowed"}
+
+
+class _InMemory(MultiPartParser):
+    """No image is written to a disk, not even for a moment; `Guard` has bounded the body."""
+
+    spool_max_size = sys.maxsize
 
 
 class Service:
@@ -151,10 +159,13 @@ class Service:
             raise Problem(415, "malformed-body", "Send multipart/form-data with one file for each view.")
         views = self.predictor.specs
         most = len(views) * _IMAGES
+        parser = _InMemory(
+            request.headers, request.stream(), max_files=most, max_fields=len(views), max_part_size=_FIELD_BYTES
+        )
         try:
-            form = await request.form(max_files=most, max_fields=len(views), max_part_size=_FIELD_BYTES)
-        except HTTPException as error:
-            raise Problem(400, "malformed-body", f"The form cannot be read: {error.detail}") from error
+            form = await parser.parse()
+        except MultiPartException as error:
+            raise Problem(400, "malformed-body", f"The form cannot be read: {error.message}") from error
         uploaded: dict[str, list[bytes]] = {}
         scales: dict[str, float] = {}
         for name, value in form.multi_items():
@@ -241,14 +252,9 @@ def _add_problems(app: FastAPI) -> None:
         where = ".".join(str(part) for part in error.errors()[0]["loc"][1:])
         return said(Problem(422, "malformed-body", f"The JSON does not fit at {where or 'its top'}."))
 
-    async def on_fault(request: Request, error: Exception) -> Response:
-        log.error("request %s failed", request.state.request_id, exc_info=error)
-        return said(Problem(500, "internal", "The service has a fault; its log says more."))
-
-    for kind, handler in (
-        (Problem, on_problem), (HTTPException, on_http), (RequestValidationError, on_invalid), (Exception, on_fault),
-    ):  # fmt: skip
-        app.add_exception_handler(kind, handler)
+    app.add_exception_handler(Problem, on_problem)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(RequestValidationError, on_invalid)
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:

@@ -39,9 +39,9 @@ SECURITY_HEADERS = {
 class Guard:
     """One layer around the application.
 
-    Every answer gets the security headers and a request id; a request without a fitting token, from another site, or
-    with a body that is too large or too slow is answered here. Each request is one line of the log: no address, no
-    file name, no query.
+    Every answer gets the security headers and a request id. A request without a fitting token, from another site, or
+    with a body that is too large or too slow is answered here, and so is a fault of the application. Each request is
+    one line of the log: no address, no file name, no query.
 
     Args:
         app: the application.
@@ -63,7 +63,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, request_id, status = time.perf_counter(), str(uuid.uuid4()), 500
+        started, request_id, status = time.perf_counter(), str(uuid.uuid4()), 0
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def guarded(message: Message) -> None:
@@ -83,6 +83,10 @@ class Guard:
                 await self.app(scope, _replay(body, receive), guarded)
         except Problem as problem:
             await _answer(problem, guarded)
+        except Exception:
+            log.exception("request %s failed", request_id)
+            if not status:
+                await _answer(Problem(500, "internal", "The service has a fault; its log says more."), guarded)
         seconds = time.perf_counter() - started
         self.seen(scope["path"], status, seconds)
         log.info(

@@ -17,6 +17,8 @@ def ask(messages, *, path="/v1/predict", headers=(), **settings):
     async def app(_scope, receive, send):
         assert door.inside == (path == "/v1/predict")
         body = (await receive())["body"]
+        if body == b"break":
+            raise RuntimeError("a detail of this machine")
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": body})
 
@@ -66,3 +68,10 @@ def test_a_stated_length_is_refused_before_anything_is_read(length):
 def test_a_request_that_breaks_off_is_dropped():
     status, body = ask([part(b"one", more=True), {"type": "http.disconnect"}])
     assert (status, json.loads(body)["code"]) == (400, "malformed-body")
+
+
+def test_a_fault_tells_nothing_and_leaves_its_place(caplog):
+    status, body = ask([part(b"break", more=False)])
+    assert (status, json.loads(body)["code"]) == (500, "internal")
+    assert b"detail" not in body
+    assert "a detail of this machine" in caplog.text
