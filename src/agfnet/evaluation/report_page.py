@@ -140,7 +140,8 @@ def model_card(facts: Mapping[str, Any]) -> str:
         "",
         "## Model",
         "",
-        f"- AGFnet, bundle SHA-256 `{facts['bundle_sha256']}`, format {run['format']}",
+        # The bundle's own sum changes with the card that is put into it; the network's does not.
+        f"- AGFnet, bundle format {run['format']}, network (`model.onnx`) SHA-256 `{run['sha256']['model.onnx']}`",
         f"- Classes: {', '.join(card['classes'])}",
         "- Views: "
         + ", ".join(
