@@ -35,7 +35,7 @@ check: $(INSTALLED)
 SMALL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --timeout 600 -m "not full" --doctest-modules src/agfnet/metrics tests
 
 test: check
-	$(SMALL) --cov --cov-report=term:skip-covered
+	$(SMALL) --durations=15
 
 verify: check
 	$(SMALL) --cov --cov-report=

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import agfnet
+from served import Service, serving
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright's Python package is not installed")
 CHROMIUM = shutil.which("chromium")
@@ -25,6 +26,13 @@ QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
          "--disable-component-update", "--disable-sync")  # fmt: skip
 SECONDS = 20_000  # milliseconds until a test gives up waiting
 Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def service(calibrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A real service of a small network, on this machine, without tokens."""
+    with serving(calibrated, tmp_path_factory.mktemp("page"), "--threads", 1) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

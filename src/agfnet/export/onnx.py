@@ -83,7 +83,6 @@ def export_graph(network: AGFNet, sizes: Mapping[str, tuple[int, int]]) -> bytes
             verbose=False,
         )
         assert program is not None  # noqa: S101
-        program.optimize()
     return bytes(program.model_proto.SerializeToString())
 
 
