@@ -32,7 +32,7 @@ def place():
 @pytest.fixture(scope="module")
 def python(place):
     """The interpreter of a new environment."""
-    subprocess.run([sys.executable, "-m", "venv", place / "venv"], check=True)
+    subprocess.run([interpreter(), "-m", "venv", place / "venv"], check=True)
     install = [place / "venv" / "bin" / "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", f"{ROOT}[serve]"]
     subprocess.run(install, check=True, cwd=place)
     return place / "venv" / "bin" / "python"
@@ -69,18 +69,26 @@ def test_a_plain_user_serves(python, place, calibrated, drawn):
                 assert httpx2.post(running.url + path, files=files, timeout=30).status_code == 200
             assert httpx2.get(running.url + "/page/app.js").status_code == 200
             resident = running.resident()
-    print(json.dumps({"ready_after_s": [round(t, 2) for t in times], "resident_mib": round(resident / 2**20)}))
+    print(
+        json.dumps(
+            {"user": user, "ready_after_s": [round(t, 2) for t in times], "resident_mib": round(resident / 2**20)}
+        )
+    )
     assert min(times) < 3.0
     assert resident < 700e6
 
 
+def interpreter():
+    """A Python that the plain user can run: this one may lie in root's home."""
+    return next((one for one in (sys.executable, "/usr/bin/python3") if plain_user(one) is not None), sys.executable)
+
+
 def plain_user(python):
-    """Another user than root, if that one can run this interpreter at all."""
+    """Another user than root, if that one can run this interpreter."""
     if os.getuid() != 0:
         return None
     try:
-        subprocess.run([python, "-c", ""], user=NOBODY, check=True, cwd="/")
-    except (PermissionError, subprocess.CalledProcessError):
-        print("only root can run this interpreter: served as root")
+        subprocess.run([python, "-c", "import ensurepip"], user=NOBODY, check=True, cwd="/", capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
         return None
     return NOBODY
