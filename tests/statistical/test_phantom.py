@@ -110,6 +110,7 @@ def frozen_features(table):
     return features
 
 
+@pytest.mark.full
 def test_two_views_say_more_than_one_to_a_frozen_encoder(tmp_path):
     """Property 1 at small size: a linear probe on frozen features gains from both views, and beats shortcuts."""
     table = phantom(tmp_path / "set", cases=540, seed=21, size=160, balanced=True)
