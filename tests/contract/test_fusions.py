@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from fusion_contract import FusionContract
+import torch
+from fusion_contract import FusionContract, distributed_steps
+from safetensors.torch import load
 
 from agfnet.models.peers import FUSIONS
 
@@ -47,3 +49,14 @@ class TestWithoutGlobal(FusionContract):
 def test_every_fusion_has_its_contract():
     tested = {c.fusion for c in FusionContract.__subclasses__()}
     assert tested == set(FUSIONS)
+
+
+def test_two_processes_with_modality_dropout(tmp_path):
+    """Two gloo processes, each with batches in which a view is absent throughout, finish and agree."""
+    fusions = [(contract.fusion, contract.options) for contract in FusionContract.__subclasses__()]
+    torch.multiprocessing.start_processes(distributed_steps, (fusions, str(tmp_path)), nprocs=2, start_method="spawn")
+    for fusion, _ in fusions:
+        first, second = (load((tmp_path / f"{fusion}-{rank}.safetensors").read_bytes()) for rank in (0, 1))
+        for name, value in first.items():
+            if "running_" not in name and "num_batches" not in name:
+                assert torch.equal(value, second[name]), (fusion, name)

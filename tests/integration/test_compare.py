@@ -26,7 +26,7 @@ def plan_file(drawn, masks, tmp_path_factory):
         "rows": {
             "full": {"seeds": [0, 1]},
             "photo": {"views": ["clinical"], "change": ["model.fusion=concatenation", "model.fusion_options={}"]},
-            "scan": {"views": ["ultrasound"]},
+            "scan": {"views": ["ultrasound"], "change": ["model.fusion=concatenation", "model.fusion_options={}"]},
             "mean": {"mean_of": ["photo", "scan"]},
         },
         "masks": str(masks),

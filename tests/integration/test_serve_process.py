@@ -30,7 +30,7 @@ class Callers:
 
     def __init__(self, service, files, count):
         self.service, self.files = service, files
-        self.answered, self.broken, self.statuses = [], [], []
+        self.answered, self.statuses = [], []
         self.threads = [threading.Thread(target=self.ask) for _ in range(count)]
         for thread in self.threads:
             thread.start()
@@ -40,10 +40,7 @@ class Callers:
             try:
                 with httpx2.Client(headers=bearer(self.service.token), timeout=60) as client:
                     said = client.post(f"{self.service.url}/v1/predict", files=self.files)
-            except httpx2.ConnectError:
-                return
-            except httpx2.TransportError as error:
-                self.broken.append(error)
+            except httpx2.TransportError:
                 return
             self.statuses.append(said.status_code)
             if said.status_code == 200:
@@ -63,9 +60,11 @@ def test_sigterm_under_load_finishes_what_was_accepted(calibrated, files, tmp_pa
         callers.join()
     assert callers.answered
     assert set(callers.statuses) <= {200, 503}
-    state = verify(service.audit)
-    assert state.entries == len(callers.answered)  # each that was written was also answered
-    assert not callers.broken
+    assert verify(service.audit).entries == len(callers.answered)  # each that was written was also answered
+    # Each that the service began to read was answered. One that came as the socket was closed may have been refused by
+    # the system, unread: a caller meets that at most once.
+    read = (tmp_path / "serve.log").read_text().count('"method": "POST"')
+    assert read == len(callers.statuses)
 
 
 def test_after_sigkill_the_audit_log_is_whole(calibrated, files, tmp_path):
