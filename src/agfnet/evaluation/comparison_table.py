@@ -19,7 +19,7 @@ from agfnet.metrics.calibration import brier, nll
 from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.ranking import macro_auc
 from agfnet.metrics.significance import holm
-from agfnet.metrics.statistics import Interval, MetricSet, bootstrap, paired_difference
+from agfnet.metrics.statistics import MetricSet, bootstrap, paired_difference
 from agfnet.metrics.weighting import FloatArray, weighted_mean
 from agfnet.prediction.calibration import tempered
 from agfnet.types import SYNTHETIC, SYNTHETIC_STANDARD, ConfigError
@@ -100,12 +100,12 @@ def comparison_table(plan: ComparisonPlan, folder: Path, *, draws: int = 2000) -
         figures = bootstrap(sets[row], first.patients, draws=draws)
         rows[row] = {
             "seeds": len(own),
-            "figures": {name: _entry(figures[name]) for name in FIGURES},
+            "figures": {name: figures[name].as_json() for name in FIGURES},
             **{cost: float(np.mean([r.costs[cost] for r in own])) for cost in COSTS},
         }
         if row != plan.reference:
             apart = paired_difference(sets[row], sets[plan.reference], first.patients, draws=draws)
-            rows[row]["difference"] = {n: _entry(apart[n]) | {"p": float(apart[n].p)} for n in FIGURES}
+            rows[row]["difference"] = {n: apart[n].as_json() | {"p": float(apart[n].p)} for n in FIGURES}
     others = [row for row in rows if row != plan.reference]
     if others:
         adjusted = holm([rows[row]["difference"]["balanced_accuracy"]["p"] for row in others])
@@ -136,13 +136,19 @@ def _judged(claim: Claim, results: Mapping[str, Sequence[Result]], draws: int) -
     better, worse = (second, first) if claim.figure in LOWER_IS_BETTER else (first, second)
     apart = paired_difference(better, worse, patients, draws=draws)["figure"]
     values = [float(bootstrap(side, patients, draws=1)["figure"].value) for side in (first, second)]
-    gain = _entry(apart)
     if claim.relative:
-        values, gain = [math.exp(v) for v in values], {end: math.expm1(value) for end, value in gain.items()}
-    reached = claim.point is None or gain["value"] >= claim.point
-    sure = claim.bound is None or gain["low"] > claim.bound
+        values = [math.exp(v) for v in values]
+        apart = replace(apart, **{end: np.expm1(getattr(apart, end)) for end in ("value", "low", "high")})
+    reached = claim.point is None or bool(apart.value >= claim.point)
+    sure = claim.bound is None or bool(apart.low > claim.bound)
     seeds = [len(results[row]) for row, _, _ in claim.sides()]
-    return told | {"values": values, "gain": gain, "p": float(apart.p), "seeds": seeds, "holds": reached and sure}
+    return told | {
+        "values": values,
+        "gain": apart.as_json(),
+        "p": float(apart.p),
+        "seeds": seeds,
+        "holds": reached and sure,
+    }
 
 
 def _same_cases(first: Answers, second: Answers) -> bool:
@@ -197,7 +203,3 @@ def comparison_notes(plan: ComparisonPlan, *, complete: bool) -> list[str]:
     if any(case.reference_standard == SYNTHETIC_STANDARD for case in read_cases(table)):
         notes.append(SYNTHETIC)
     return notes
-
-
-def _entry(interval: Interval) -> dict[str, float]:
-    return {end: float(getattr(interval, end)) for end in ("value", "low", "high")}

@@ -191,15 +191,12 @@ def _balanced(outcomes: Sequence[Outcome], classes: Sequence[str]) -> MetricSet:
 
 
 def _as_json(result: DemoResult) -> dict[str, object]:
-    def entry(interval: Interval) -> dict[str, float]:
-        return {end: float(getattr(interval, end)) for end in ("value", "low", "high")}
-
     return {
         "notice": f"{SYNTHETIC} {RESEARCH_USE}",
         "cases": result.cases,
         "patients": result.patients,
-        "balanced_accuracy": {name: entry(interval) for name, interval in result.balanced_accuracy.items()},
-        "gain": {"over": result.better, **entry(result.gain)},
+        "balanced_accuracy": {name: interval.as_json() for name, interval in result.balanced_accuracy.items()},
+        "gain": {"over": result.better, **result.gain.as_json()},
     }
 
 

@@ -25,7 +25,7 @@ from agfnet.data.preprocess import ViewSpec, fit
 from agfnet.data.tablefile import load_table
 from agfnet.evaluation.answers import whole
 from agfnet.evaluation.evaluate import chosen_part
-from agfnet.metrics.statistics import Interval, MetricSet, bootstrap
+from agfnet.metrics.statistics import MetricSet, bootstrap
 from agfnet.metrics.weighting import FloatArray, weighted_mean
 from agfnet.prediction.bundle import GRAPH, Bundle
 from agfnet.prediction.commands import cases_of
@@ -241,7 +241,7 @@ def focus_figures(
             if all(values[i] is not None for i in known)
         }
         intervals = bootstrap(_energies(arrays), [patients[i] for i in known], draws=draws)
-        told = {name: _entry(interval) for name, interval in intervals.items()}
+        told = {name: interval.as_json() for name, interval in intervals.items()}
         out[view] = {
             "cases": len(known),
             "energy": {name: entry for name, entry in told.items() if " / " not in name},
@@ -262,10 +262,6 @@ def _energies(arrays: Mapping[str, FloatArray]) -> MetricSet:
         return means | ratios
 
     return figures
-
-
-def _entry(interval: Interval) -> dict[str, float]:
-    return {end: float(getattr(interval, end)) for end in ("value", "low", "high")}
 
 
 def focus_markdown(made: Mapping[str, Any]) -> str:

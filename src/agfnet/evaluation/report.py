@@ -139,14 +139,7 @@ def decision_curve(answers: Answers, malignant: Sequence[int]) -> dict[str, list
 
 
 def _entries(figures: MetricSet, patients: Sequence[str], draws: int) -> dict[str, dict[str, float | None]]:
-    return {
-        name: {end: _finite(float(getattr(interval, end))) for end in ("value", "low", "high")}
-        for name, interval in bootstrap(figures, patients, draws=draws).items()
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+    return {name: interval.as_json() for name, interval in bootstrap(figures, patients, draws=draws).items()}
 
 
 def set_figures(kept: Sequence[Outcome], answers: Answers, predictor: Predictor, draws: int) -> dict[str, Any]:

@@ -231,8 +231,8 @@ def _scored(settings: Sequence[Answers], clean: MetricSet, patients: list[str], 
     fall = paired_difference(clean, figures, patients, draws=draws)["balanced_accuracy"]
     sure = [float(a.probabilities.max(1).mean() - accuracy(a.labels, a.probabilities)) for a in settings]
     return {
-        **{name: {end: float(getattr(own[name], end)) for end in ("value", "low", "high")} for name in SCORES},
-        "fall": {end: float(getattr(fall, end)) for end in ("value", "low", "high")},
+        **{name: own[name].as_json() for name in SCORES},
+        "fall": fall.as_json(),
         "ece": float(np.mean([ece(a.labels, a.probabilities) for a in settings])),
         "overconfidence": float(np.mean(sure)),
     }

@@ -95,7 +95,7 @@ def scorecard(
         "draws": draws,
         "seed": seed,
         "level": 0.95,
-        "metrics": {name: _entry(intervals[name]) for name in headline},
+        "metrics": {name: intervals[name].as_json() for name in headline},
         "per_class": {name: _class_part(y, p, owners, k, intervals) for k, name in enumerate(names)},
         "confusion": confusion_matrix(y, p).astype(int).tolist(),
         "calibration": _calibration_part(y, p, intervals, seed),
@@ -118,10 +118,6 @@ def _class_indices(malignant: Sequence[str], names: list[str]) -> list[int]:
 def _number(value: float) -> float | None:
     """A float that strict JSON can hold."""
     return float(value) if math.isfinite(value) else None
-
-
-def _entry(interval: Interval, index: int | tuple[()] = ()) -> dict[str, float | None]:
-    return {end: _number(float(np.asarray(getattr(interval, end))[index])) for end in ("value", "low", "high")}
 
 
 def _thinned(curve: Mapping[str, FloatArray]) -> dict[str, list[float | None]]:
@@ -147,7 +143,7 @@ def _class_part(
     return {
         "n_cases": int((y == k).sum()),
         "n_patients": int(np.unique(owners[y == k]).size),
-        **{name: _entry(intervals[name], k) for name in PER_CLASS},
+        **{name: intervals[name].as_json(k) for name in PER_CLASS},
         "roc": _roc_part(y == k, p[:, k]),
     }
 
@@ -167,7 +163,7 @@ def _calibration_part(y: IntArray, p: FloatArray, intervals: Mapping[str, Interv
         "bins": [
             {
                 "confidence": float(confidences[b]),
-                "accuracy": _entry(intervals["bin_accuracy"], b),
+                "accuracy": intervals["bin_accuracy"].as_json(b),
                 "if_calibrated": {"low": float(band[0, b]), "high": float(band[1, b])},
             }
             for b in range(BINS)
@@ -190,5 +186,5 @@ def _subgroup_part(
         out[value] = {"n_cases": int(inside.sum()), "n_patients": int(np.unique(owners[inside]).size)}
         if out[value]["n_cases"] >= FEW_CASES:
             intervals = estimate(inside)
-            out[value]["metrics"] = {n: _entry(intervals[n]) for n in SUBGROUP_SCORES if n in intervals}
+            out[value]["metrics"] = {n: intervals[n].as_json() for n in SUBGROUP_SCORES if n in intervals}
     return out

@@ -36,6 +36,15 @@ class Interval:
     high: FloatArray
     defined: FloatArray
 
+    def as_json(self, index: int | tuple[()] = ()) -> dict[str, float | None]:
+        """Value, low and high of one figure as strict JSON holds them: None where they are not defined.
+
+        Args:
+            index: which of K figures.
+        """
+        ends = {end: float(np.asarray(getattr(self, end))[index]) for end in ("value", "low", "high")}
+        return {end: number if np.isfinite(number) else None for end, number in ends.items()}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference(Interval):
