@@ -1,4 +1,4 @@
-"""Commands that ask an exported network: predict, evaluate, calibrate, explain, report, robustness, focus."""
+"""Commands that ask an exported network: predictions, figures, explanations, reports and the checks of its maps."""
 
 from __future__ import annotations
 
@@ -259,4 +259,38 @@ def focus(
         write_json(folder / "focus.json", made)
         write_text(folder / "focus.md", focus_markdown(made))
         out.print(escape(focus_markdown(made)), highlight=False, soft_wrap=True)
+        out.print(f"everything is in {folder}", highlight=False)
+
+
+@app.command()
+def faithfulness(
+    source: SourceArg,
+    table: OwnTableArg = None,
+    *,
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for the figures.")],
+    part: PartOpt = None,
+    include_test: TestOpt = False,
+    cases: Annotated[int, typer.Option(min=2, help="At most the first so many cases.")] = 100,
+    draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = 2000,
+    threads: ThreadsOpt = 0,
+) -> None:
+    """Whether the class-evidence maps are true: deletion, insertion, occlusion, gradients, randomised weights.
+
+    Needs no masks: the network is asked again with parts of the images blurred. Gradients need a run folder.
+
+    Example:  agfnet faithfulness runs/first --part validation -o faithfulness
+    """
+    with errors_said():
+        from agfnet.evaluation.evaluate import own_table
+        from agfnet.evaluation.faithfulness import faithfulness as measure
+        from agfnet.evaluation.faithfulness import faithfulness_markdown
+        from agfnet.files import write_json, write_text
+
+        made = measure(
+            source, table or own_table(source), part=part, include_test=include_test, limit=cases, draws=draws,
+            threads=threads,
+        )  # fmt: skip
+        write_json(folder / "faithfulness.json", made)
+        write_text(folder / "faithfulness.md", faithfulness_markdown(made))
+        out.print(escape(faithfulness_markdown(made)), highlight=False, soft_wrap=True)
         out.print(f"everything is in {folder}", highlight=False)
