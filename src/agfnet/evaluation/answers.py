@@ -33,6 +33,16 @@ class Answers:
         """How many cases."""
         return len(self.cases)
 
+    def of(self, kept: Sequence[bool]) -> Answers:
+        """Those cases for which `kept`, (n,), is true."""
+        chosen = np.flatnonzero(kept)
+        return Answers(
+            [self.cases[i] for i in chosen],
+            [self.patients[i] for i in chosen],
+            self.labels[chosen],
+            self.probabilities[chosen],
+        )
+
     def as_json(self) -> dict[str, Any]:
         """Lists, for a file."""
         return {

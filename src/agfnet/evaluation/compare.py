@@ -20,7 +20,6 @@ import numpy as np
 from agfnet.config import Config, parse_config
 from agfnet.data.table import read_cases, table_sha256
 from agfnet.evaluation.answers import Answers, answers_of, whole
-from agfnet.evaluation.calibrate import fit_temperature
 from agfnet.evaluation.evaluate import chosen_part
 from agfnet.evaluation.experiment import train_and_export
 from agfnet.evaluation.focus import focus_of, mask_files
@@ -134,7 +133,7 @@ def _tested(config: Config, folder: Path, plan: ComparisonPlan, row: str) -> dic
     return {
         "classes": list(predictor.classes),
         "sets": {on: own.as_json() for on, own in answers.items()},
-        "temperature": fit_temperature(fitted.labels, fitted.probabilities),
+        "fitted": fitted.as_json(),
         "focus": focus_of(predictor, cases, mask_files(plan.masks, list(predictor.specs)))
         if focus and plan.masks
         else {},

@@ -13,6 +13,7 @@ import numpy as np
 
 from agfnet.data.table import read_cases
 from agfnet.evaluation.answers import Answers, answers_from_json
+from agfnet.evaluation.calibrate import fit_temperature
 from agfnet.evaluation.compare import RESULT, run_folder
 from agfnet.evaluation.plan import FIGURES, LOWER_IS_BETTER, TEST, Claim, ComparisonPlan
 from agfnet.metrics.calibration import brier, nll
@@ -33,13 +34,13 @@ class Result:
 
     Attributes:
         sets: set of answers -> answers.
-        temperature: fitted on calibration (or validation) cases.
+        fitted: on calibration (or validation) cases, which the temperature is fitted on.
         focus: view -> map -> energy inside the evidence, one per test case, or None.
         costs: name in `COSTS` -> number.
     """
 
     sets: Mapping[str, Answers]
-    temperature: float
+    fitted: Answers
     focus: Mapping[str, Mapping[str, Sequence[float | None]]]
     costs: Mapping[str, float]
 
@@ -48,7 +49,7 @@ def read_result(file: Path) -> Result:
     """The result that a run wrote."""
     told = json.loads(file.read_text(encoding="utf-8"))
     sets = {on: answers_from_json(own) for on, own in told["sets"].items()}
-    return Result(sets, told["temperature"], told["focus"], {cost: told[cost] for cost in COSTS})
+    return Result(sets, answers_from_json(told["fitted"]), told["focus"], {cost: told[cost] for cost in COSTS})
 
 
 def results_of(plan: ComparisonPlan, folder: Path, row: str) -> list[Result]:
@@ -63,13 +64,19 @@ def results_of(plan: ComparisonPlan, folder: Path, row: str) -> list[Result]:
 
 
 def _mean(results: Sequence[Result]) -> Result:
-    """The mean of the probabilities of several networks on the test cases; one alone stays as it is."""
+    """The mean of the probabilities of several networks; one alone stays as it is."""
     if len(results) == 1:
         return results[0]
-    first = results[0].sets[TEST]
-    mean = np.mean([r.sets[TEST].probabilities for r in results], axis=0)
-    costs = {cost: sum(r.costs[cost] for r in results) for cost in COSTS}
-    return Result({TEST: replace(first, probabilities=mean)}, 1.0, {}, costs)
+    test, fitted = (_mean_answers(own) for own in ([r.sets[TEST] for r in results], [r.fitted for r in results]))
+    return Result({TEST: test}, fitted, {}, {cost: sum(r.costs[cost] for r in results) for cost in COSTS})
+
+
+def _mean_answers(answers: Sequence[Answers]) -> Answers:
+    """The mean of the probabilities of those cases that all networks answered."""
+    first, *others = answers
+    common = set(first.cases).intersection(*(own.cases for own in others))
+    kept = [own.of([case in common for case in own.cases]) for own in answers]
+    return replace(kept[0], probabilities=np.mean([own.probabilities for own in kept], axis=0))
 
 
 def comparison_table(plan: ComparisonPlan, folder: Path, *, draws: int = 2000) -> dict[str, Any]:
@@ -157,7 +164,8 @@ def _same_cases(first: Answers, second: Answers) -> bool:
 
 def _figures(result: Result, on: str) -> MetricSet:
     own = result.sets[on]
-    y, p, cooled = own.labels, own.probabilities, tempered(own.probabilities, result.temperature)
+    temperature = fit_temperature(result.fitted.labels, result.fitted.probabilities)
+    y, p, cooled = own.labels, own.probabilities, tempered(own.probabilities, temperature)
 
     def figures(weights: FloatArray) -> dict[str, FloatArray]:
         return {
