@@ -3,7 +3,10 @@ from __future__ import annotations
 import pickle
 import stat
 from datetime import UTC, datetime
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -230,3 +233,19 @@ def test_a_missing_package_is_named_with_its_remedy(protocol, remedy, monkeypatc
     monkeypatch.setitem(__import__("sys").modules, "fsspec", None)
     with pytest.raises(ConfigError, match=f"pip install 'agfnet\\[scale\\]'.?{remedy}$"):
         place(f"{protocol}://b/a.csv").stat()
+
+
+def test_a_web_server_is_read(tmp_path):
+    (tmp_path / "a b.bin").write_bytes(b"0123456789")
+    serve = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            url = place(f"http://127.0.0.1:{server.server_port}/a b.bin")
+            assert url.stat().st_size == 10
+            assert url.open("rb").read() == b"0123456789"
+            assert url.read_bytes() == b"0123456789"
+            with pytest.raises(FileNotFoundError):
+                (url.parent / "none.bin").stat()
+        finally:
+            server.shutdown()

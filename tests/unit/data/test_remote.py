@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -12,7 +13,7 @@ from broken import HEADER, good_lines, picture, write
 
 from agfnet.config import parse_config
 from agfnet.data.checks import check_table
-from agfnet.data.dataset import FrameCache
+from agfnet.data.dataset import CaseDataset, FrameCache, warm
 from agfnet.data.images import CodedImageError, ImageLimits, read_image
 from agfnet.data.preprocess import ViewSpec
 from agfnet.data.split import split_to_file
@@ -175,6 +176,21 @@ def test_the_cache_knows_one_version_of_a_url_from_another(memory, stored, tmp_p
     assert not np.array_equal(first, cache.get(place("memory://set/c0.jpg"), spec, None, 1.0))
     with pytest.raises(ImageError, match=r"memory://set/none.jpg: cannot be read \(No such file or directory\)"):
         cache.get(place("memory://set/none.jpg"), spec, None, 1.0)
+
+
+def test_training_fetches_every_image_once(memory, monkeypatch, tmp_path):
+    specs = {"clinical": ViewSpec("photo", (32, 32)), "ultrasound": ViewSpec("ultrasound", (32, 32))}
+    data = CaseDataset(
+        cases=read_cases(TABLE), specs=specs, classes=("A", "B"), extra_classes={}, cache=FrameCache(tmp_path / "frames"),
+        training=True,
+    )  # fmt: skip
+    assert warm(data, lambda *_: None, skip_bad=False) == []
+    for asks in ("info", "cat_file", "open"):
+        monkeypatch.setattr(type(memory), asks, lambda *_, **__: pytest.fail("asked again"))
+    worker = pickle.loads(pickle.dumps(data))
+    assert all(
+        item.present == [True, True] for item in (worker[epoch, i] for epoch in range(2) for i in range(len(data)))
+    )
 
 
 def test_a_configuration_keeps_urls_and_refuses_secrets():
