@@ -241,7 +241,7 @@ def _hash(path: str, limits: ImageLimits) -> Hashes | CodedImageError:
     except CodedImageError as error:
         return error
     with place(path).open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # IO has no readinto
     picture = Image.fromarray(pixels)
     coarse, fine = (
         int.from_bytes(np.packbits(imagehash.phash(picture, hash_size=side).hash).tobytes(), "big") for side in (8, 16)

@@ -135,7 +135,7 @@ def table_sha256(path: str | Place) -> str:
     """
     try:
         with place(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # IO has no readinto
     except OSError as error:
         message = f"the table {path} cannot be opened ({error.strerror}). Correct the path of the table."
         raise TableError(message) from error

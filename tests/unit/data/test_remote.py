@@ -180,10 +180,10 @@ def test_the_cache_knows_one_version_of_a_url_from_another(memory, stored, tmp_p
 
 def test_training_fetches_every_image_once(memory, monkeypatch, tmp_path):
     specs = {"clinical": ViewSpec("photo", (32, 32)), "ultrasound": ViewSpec("ultrasound", (32, 32))}
+    cache = FrameCache(tmp_path / "frames")
     data = CaseDataset(
-        cases=read_cases(TABLE), specs=specs, classes=("A", "B"), extra_classes={}, cache=FrameCache(tmp_path / "frames"),
-        training=True,
-    )  # fmt: skip
+        cases=read_cases(TABLE), specs=specs, classes=("A", "B"), extra_classes={}, cache=cache, training=True
+    )
     assert warm(data, lambda *_: None, skip_bad=False) == []
     for asks in ("info", "cat_file", "open"):
         monkeypatch.setattr(type(memory), asks, lambda *_, **__: pytest.fail("asked again"))
