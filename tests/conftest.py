@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import polars as pl
 import pytest
@@ -34,6 +35,15 @@ def agfnet_command():
         return CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
 
     return run
+
+
+@pytest.fixture
+def memory():
+    """fsspec's file system in memory, empty."""
+    store = fsspec.filesystem("memory")
+    yield store
+    store.store.clear()
+    store.pseudo_dirs[:] = [""]
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 
 from agfnet.files import write_text
-from agfnet.types import ConfigError
+from agfnet.places import Url, local, place
+from agfnet.types import ConfigError, Place
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Weight = Annotated[float, Field(ge=0.0)]
@@ -20,6 +30,25 @@ Positive = Annotated[int, Field(gt=0)]
 ViewName = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$")]
 """A view's name is also the name of a column, of a module and of an input of the graph."""
 Side = Annotated[int, Field(ge=64, le=2048)]
+
+
+def _place(value: object) -> Place:
+    if not isinstance(value, str | Path | Url):
+        raise ValueError("Input is not a path or URL")  # noqa: TRY004  pydantic lists no TypeError
+    found = place(value)
+    if isinstance(found, Url) and found.refusal is not None:
+        raise ValueError(f"{found}: {found.refusal}")
+    return found
+
+
+def _local(value: object) -> object:
+    return local(value) if isinstance(value, str) else value
+
+
+PlaceField = Annotated[Place, PlainValidator(_place), PlainSerializer(str, return_type=str)]
+"""A local path, or a URL that is read."""
+LocalPath = Annotated[Path, BeforeValidator(_local)]
+"""A path that is no URL."""
 
 
 class Section(BaseModel):
@@ -49,28 +78,28 @@ class DataConfig(Section):
     """The case table and how it is read.
 
     Attributes:
-        table: the case table; relative paths start from the working directory.
+        table: the case table, local or by URL; relative paths start from the working directory.
         views: the modalities in the network's order; each is a column of the table.
         classes: the classes in the order of every output; None: the labels of the training part, sorted.
         malignant: the classes that count as malignant, for malignant-against-benign figures.
         extra_labels: further label columns, trained as extra heads.
         train, validation: the parts (column `split`) used for each; a table without `split` needs `--folds`.
-        data_root: folder that every image must lie in.
+        data_root: folder that every image must lie in, local or by URL.
         skip_bad: leave out cases with an unreadable image, count and list them, instead of stopping.
         cache: folder for decoded images; None: `cache` in the run folder.
         workers: processes that load images.
     """
 
-    table: Path
+    table: PlaceField
     views: Annotated[dict[ViewName, ViewConfig], Field(min_length=1)]
     classes: tuple[str, ...] | None = None
     malignant: tuple[str, ...] = ()
     extra_labels: tuple[str, ...] = ()
     train: tuple[str, ...] = ("train",)
     validation: tuple[str, ...] = ("validation",)
-    data_root: Path | None = None
+    data_root: PlaceField | None = None
     skip_bad: bool = False
-    cache: Path | None = None
+    cache: LocalPath | None = None
     workers: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")

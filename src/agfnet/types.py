@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import IO, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,36 @@ class AgfnetWarning(UserWarning):
     """Something that does not stop the work but changes what its result means."""
 
 
+class Place(Protocol):
+    """Where a table or an image lies: a `pathlib.Path`, or an `agfnet.places.Url`, which reads like one."""
+
+    @property
+    def name(self) -> str:
+        """What comes after the last slash."""
+
+    @property
+    def suffix(self) -> str:
+        """The name's ending with its dot, or nothing."""
+
+    @property
+    def parent(self) -> Self:
+        """The folder."""
+
+    def __truediv__(self, relative: str, /) -> Self: ...
+
+    def resolve(self) -> Self:
+        """The same place, whatever the working directory."""
+
+    def stat(self) -> os.stat_result:
+        """Kind, size and version."""
+
+    def open(self, mode: Literal["rb"]) -> IO[bytes]:
+        """Open it for reading."""
+
+    def read_bytes(self) -> bytes:
+        """The whole content."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """One lesion of one patient, as a row of the case table says it.
@@ -61,7 +92,7 @@ class Case:
     case_id: str
     patient_id: str
     row: int
-    views: Mapping[str, tuple[Path, ...]]
+    views: Mapping[str, tuple[Place, ...]]
     label: str | None = None
     extra_labels: Mapping[str, str | None] = field(default_factory=dict)
     mm_per_pixel: Mapping[str, float] = field(default_factory=dict)

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from agfnet import places
 from agfnet.data.table import read_cases
 from agfnet.prediction.explanation import explain
 from agfnet.prediction.predictor import Predictor
@@ -184,6 +185,24 @@ def test_a_bad_request_is_refused(client, request_, status, code):
     said = client.post("/v1/predict", **request_)
     assert said.status_code == status
     assert code in (None, said.json()["code"])
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a.jpg", "http://169.254.169.254/a.jpg", "file:///etc/passwd"])
+def test_nothing_in_a_request_leads_to_a_url(client, files, url, monkeypatch):
+    monkeypatch.setattr(places, "_store", lambda _: pytest.fail("opened a URL"))
+    monkeypatch.setattr(places.Url, "__init__", lambda *_: pytest.fail("made a URL"))
+    bodies = [
+        {"files": {"clinical": (url, url.encode())}},
+        {"data": {"clinical": url}},
+        {"files": {"clinical": (url, b"\x89PNG\r\n\x1a\n" + url.encode())}},
+        {"files": {"clinical": files["clinical"]}, "data": {"mm_per_pixel_clinical": url}},
+        {"json": {"clinical": url}},
+    ]
+    for path in ("/v1/predict", "/v1/explain"):
+        assert {client.post(path, **body).status_code for body in bodies} <= {415, 422}
+    named = {view: (url, content) for view, (_, content) in files.items()}
+    assert client.post("/v1/predict", files=named).status_code == 200
+    assert client.post("/v1/feedback", json={"request_id": url, "diagnosis": url}).status_code in {404, 422}
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/v1/../../etc/passwd", "/page/..%2f..%2fapp.py", "/page/../app.py"])

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from agfnet.cli.options import RootOpt, TableArg, ViewsOpt, app, names
+from agfnet.cli.options import RootOpt, TableArg, ViewsOpt, app, here, names
 from agfnet.console import bar, errors_said, escape, out
 from agfnet.types import SYNTHETIC
 
@@ -72,7 +72,7 @@ def split(
     table: TableArg,
     *,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The table with the column `split`, .csv or .parquet.")
+        Path, typer.Option("--output", "-o", parser=here, help="The table with the column `split`, .csv or .parquet.")
     ],
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
     fractions: Annotated[
@@ -101,7 +101,7 @@ def split(
 
 @app.command()
 def phantom(
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", parser=here, help="The folder to make.")],
     *,
     cases: Annotated[int, typer.Option(min=1, help="How many lesions.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
@@ -137,8 +137,12 @@ def phantom(
 
 @app.command()
 def derm7pt(
-    release: Annotated[Path, typer.Argument(metavar="RELEASE_DIR", help="The unpacked Seven-Point Checklist release.")],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="The case table to write, .csv or .parquet.")],
+    release: Annotated[
+        Path, typer.Argument(metavar="RELEASE_DIR", parser=here, help="The unpacked Seven-Point Checklist release.")
+    ],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUT", parser=here, help="The case table to write, .csv or .parquet.")
+    ],
     *,
     include_test: Annotated[bool, typer.Option("--include-test", help="Also write the official test part.")] = False,
 ) -> None:
@@ -157,9 +161,11 @@ def derm7pt(
 
 @app.command()
 def dicom(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="DICOM files, also in folders within.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", parser=here, help="DICOM files, also in folders within.")],
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The case table to write, .csv or .parquet.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", parser=here, help="The case table to write, .csv or .parquet.")
+    ],
     key: Annotated[
         Path | None,
         typer.Option(help="File with a secret, for ids that come out alike again; otherwise a random one, not kept."),

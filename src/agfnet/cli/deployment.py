@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from agfnet.cli.options import BatchOpt, ProviderOpt, SourceArg, ThreadsOpt, app
+from agfnet.cli.options import BatchOpt, ProviderOpt, SourceArg, ThreadsOpt, app, here
 from agfnet.console import errors_said, out
 
 KeyOpt = Annotated[
@@ -20,7 +20,7 @@ KeyOpt = Annotated[
 def bundle(
     source: SourceArg,
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", parser=here, help="The file to write.")],
     card: Annotated[Path | None, typer.Option(help="Model card (Markdown), such as `agfnet report` writes.")] = None,
     sign: Annotated[Path | None, typer.Option(help="Sign with this Ed25519 private key (PEM).")] = None,
 ) -> None:

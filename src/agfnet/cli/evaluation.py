@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from agfnet.cli.options import (
+    AskedTableArg,
     BatchOpt,
     OwnTableArg,
     PartOpt,
@@ -22,21 +23,22 @@ from agfnet.cli.options import (
     ThreadsOpt,
     ViewOpt,
     app,
+    here,
 )
 from agfnet.console import bar, err, errors_said, escape, out
+from agfnet.places import place
+from agfnet.types import Place
 
 
 @app.command()
 def predict(
     source: SourceArg,
-    table: Annotated[
-        Path | None, typer.Argument(metavar="[TABLE]", help="Cases, .csv or .parquet; labels are not needed.")
-    ] = None,
+    table: AskedTableArg = None,
     *,
     view: ViewOpt = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Write here, .csv or .parquet, instead of the screen."),
+        typer.Option("--output", "-o", parser=here, help="Write here, .csv or .parquet, instead of the screen."),
     ] = None,
     prevalence: Annotated[
         str | None, typer.Option(help="Shares of the classes among your patients, CLASS=SHARE by commas.")
@@ -77,7 +79,7 @@ def evaluate(
     source: SourceArg,
     table: TableArg,
     *,
-    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for figures, summary and pictures.")],
+    folder: Annotated[Path, typer.Option("--out", "-o", parser=here, help="Folder for figures, summary and pictures.")],
     part: PartOpt = None,
     include_test: TestOpt = False,
     subgroup: Annotated[list[str] | None, typer.Option(help="Also report by this column; may be repeated.")] = None,
@@ -106,8 +108,10 @@ def evaluate(
 def calibrate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
     table: Annotated[
-        Path | None,
-        typer.Argument(metavar="[TABLE]", help="Calibration cases; otherwise those of the run's own table."),
+        Place | None,
+        typer.Argument(
+            metavar="[TABLE]", parser=place, help="Calibration cases; otherwise those of the run's own table."
+        ),
     ] = None,
     *,
     part: Annotated[str, typer.Option(help="The part (column `split`) that is calibrated on.")] = "calibration",
@@ -133,10 +137,12 @@ def calibrate(
 @app.command()
 def explain(
     source: SourceArg,
-    table: Annotated[Path | None, typer.Argument(metavar="[TABLE]", help="Cases, .csv or .parquet.")] = None,
+    table: AskedTableArg = None,
     *,
     view: ViewOpt = None,
-    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for one picture and one line a case.")],
+    folder: Annotated[
+        Path, typer.Option("--out", "-o", parser=here, help="Folder for one picture and one line a case.")
+    ],
     cases: Annotated[int, typer.Option(min=1, help="At most the first so many cases of the table.")] = 20,
     dicom: Annotated[
         bool,
@@ -171,7 +177,9 @@ def report(
     source: SourceArg,
     table: OwnTableArg = None,
     *,
-    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for the page, its facts and the model card.")],
+    folder: Annotated[
+        Path, typer.Option("--out", "-o", parser=here, help="Folder for the page, its facts and the model card.")
+    ],
     part: PartOpt = None,
     include_test: TestOpt = False,
     robustness: Annotated[Path | None, typer.Option(help="Folder that `agfnet robustness` has written.")] = None,
@@ -198,7 +206,7 @@ def robustness(
     source: SourceArg,
     table: OwnTableArg = None,
     *,
-    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for figures, tables and curves.")],
+    folder: Annotated[Path, typer.Option("--out", "-o", parser=here, help="Folder for figures, tables and curves.")],
     part: PartOpt = None,
     include_test: TestOpt = False,
     cases: Annotated[int | None, typer.Option(min=10, help="At most so many cases, drawn with --seed.")] = None,
@@ -233,9 +241,14 @@ def focus(
     table: OwnTableArg = None,
     *,
     masks: Annotated[
-        Path, typer.Option(help="Table with case_id and VIEW_mask: images, black where there is no evidence.")
+        Place,
+        typer.Option(
+            metavar="TABLE",
+            parser=place,
+            help="Table with case_id and VIEW_mask: images, black where there is no evidence.",
+        ),
     ],
-    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for the figures.")],
+    folder: Annotated[Path, typer.Option("--out", "-o", parser=here, help="Folder for the figures.")],
     part: PartOpt = None,
     include_test: TestOpt = False,
     cases: Annotated[int | None, typer.Option(min=2, help="At most the first so many cases.")] = None,

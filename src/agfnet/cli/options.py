@@ -11,7 +11,8 @@ import typer
 from rich.logging import RichHandler
 
 from agfnet.console import err
-from agfnet.types import RESEARCH_USE
+from agfnet.places import local, place
+from agfnet.types import RESEARCH_USE, Place
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,10 +26,30 @@ app = typer.Typer(
 Example:  agfnet check cases.csv && agfnet split cases.csv -o parts.csv && agfnet train -c my.yaml -o runs/first""",
 )
 
-TableArg = Annotated[Path, typer.Argument(metavar="TABLE", help="The case table, .csv or .parquet.")]
-SourceArg = Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A run folder or a bundle (model.agf).")]
+
+def here(value: str | Path) -> Path:
+    """A local path; of a URL, which as a path would be a folder of that name, it is said that it is none."""
+    try:
+        return local(value)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.") from error
+
+
+TableArg = Annotated[
+    Place, typer.Argument(metavar="TABLE", parser=place, help="The case table, .csv or .parquet, local or by URL.")
+]
+SourceArg = Annotated[
+    Path, typer.Argument(metavar="RUN_OR_BUNDLE", parser=here, help="A run folder or a bundle (model.agf).")
+]
 OwnTableArg = Annotated[
-    Path | None, typer.Argument(metavar="[TABLE]", help="The cases; otherwise those of the run's own table.")
+    Place | None,
+    typer.Argument(metavar="[TABLE]", parser=place, help="The cases; otherwise those of the run's own table."),
+]
+AskedTableArg = Annotated[
+    Place | None,
+    typer.Argument(
+        metavar="[TABLE]", parser=place, help="Cases, .csv or .parquet, local or by URL; without labels too."
+    ),
 ]
 PartOpt = Annotated[str | None, typer.Option(help="Only cases of this part (column `split`).")]
 TestOpt = Annotated[bool, typer.Option("--include-test", help="Also use test cases. Once, at the end.")]
@@ -38,7 +59,9 @@ ViewOpt = Annotated[
 ViewsOpt = Annotated[
     str | None, typer.Option("--views", help="View columns, by commas; otherwise they are recognised.")
 ]
-RootOpt = Annotated[Path | None, typer.Option(help="Folder that every image must lie in.")]
+RootOpt = Annotated[
+    Place | None, typer.Option(metavar="FOLDER", parser=place, help="Folder or URL that every image must lie in.")
+]
 ThreadsOpt = Annotated[int, typer.Option(min=0, help="Processor threads; 0 lets ONNX Runtime choose.")]
 ProviderOpt = Annotated[str, typer.Option(help="What computes: cpu, cuda or openvino (ONNX Runtime built for it).")]
 BatchOpt = Annotated[int, typer.Option("--batch", min=1, help="Looks that go through the network at once.")]

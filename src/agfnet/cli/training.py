@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from agfnet.cli.options import app
+from agfnet.cli.options import app, here
 from agfnet.console import bar, errors_said, escape, out, show_table
 
 
@@ -19,7 +19,7 @@ def train(
     ] = None,
     *,
     config: Annotated[Path, typer.Option("--config", "-c", help="The configuration, YAML.")],
-    folder: Annotated[Path, typer.Option("--out", "-o", help="The run folder to make.")],
+    folder: Annotated[Path, typer.Option("--out", "-o", parser=here, help="The run folder to make.")],
     folds: Annotated[int | None, typer.Option(min=2, help="Cross-validate by patient with this many folds.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, from its last complete epoch.")
@@ -55,7 +55,9 @@ def compare(
     ] = None,
     *,
     config: Annotated[Path, typer.Option("--config", "-c", help="The plan of the comparison, YAML.")],
-    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder of the comparison; a begun one goes on.")],
+    folder: Annotated[
+        Path, typer.Option("--out", "-o", parser=here, help="Folder of the comparison; a begun one goes on.")
+    ],
     minutes: Annotated[
         float | None, typer.Option(min=0.0, help="Begin no run after this time; 0 only makes the table.")
     ] = None,
@@ -84,7 +86,7 @@ def compare(
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything.")] = Path("demo"),
+    folder: Annotated[Path, typer.Option("--out", "-o", parser=here, help="Folder for everything.")] = Path("demo"),
     *,
     cases: Annotated[int, typer.Option(min=300, help="Of the phantom set.")] = 1200,
     epochs: Annotated[int, typer.Option(min=1, help="Of each training.")] = 7,

@@ -1,7 +1,7 @@
 """Every fault of a case table and its images, each with row and remedy, rather than only the first.
 
-Three levels: `quick` looks at the table and at each file's size and first bytes; `decode` also reads every
-image; `deep` also looks for the same or nearly the same picture under two patients.
+Three levels: `quick` looks at the table and at each file's size and first bytes (of files by URL at the size alone);
+`decode` also reads every image; `deep` also looks for the same or nearly the same picture under two patients.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import polars as pl
 
 from agfnet.data import duplicates
+from agfnet.data.imagefile import check_unopened
 from agfnet.data.images import DEFAULT_LIMITS, CodedImageError, ImageLimits, read_image, sniff
 from agfnet.data.locate import locate_images
 from agfnet.data.table import infer_views, structural_faults
 from agfnet.data.tablefile import Fault, RawTable, load_table
+from agfnet.places import Url, look_up, place
+from agfnet.types import Place
 
 __all__ = ["Fault", "Level", "Report", "check_table"]
 
@@ -43,7 +47,7 @@ class Report:
         parts: part of the split -> number of cases.
     """
 
-    path: Path
+    path: Place
     level: Level
     faults: list[Fault]
     cases: int = 0
@@ -59,12 +63,12 @@ class Report:
 
 
 def check_table(
-    path: str | Path,
+    path: str | Place,
     *,
     views: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
     extra_labels: Sequence[str] = (),
-    data_root: str | Path | None = None,
+    data_root: str | Place | None = None,
     level: Level = "decode",
     min_patients_per_class: int = 4,
     progress: Progress | None = None,
@@ -75,13 +79,13 @@ def check_table(
     """Check a case table and the images that it names.
 
     Args:
-        path: the table, .csv or .parquet.
+        path: the table, .csv or .parquet, local or by URL.
         views: the view columns; None infers them.
         classes: the labels that are known; None: any label is.
         extra_labels: columns that are further labels.
         data_root: see `agfnet.data.table.read_cases`.
         level: `quick`, `decode` or `deep`. Deep results are kept in `<table>.hashes.sqlite` beside the table,
-            so that a run that was stopped goes on where it was.
+            or in the working directory for a table by URL, so that a run that was stopped goes on where it was.
         min_patients_per_class: fewest patients of a class, where the table has labels; four parts need four.
             At 0 classes are not counted, as is right for a table to predict or evaluate.
         progress: called with (images done, images in all) at levels `decode` and `deep`.
@@ -96,7 +100,7 @@ def check_table(
         ConfigError: level `deep` without the imagehash package.
         TableError: level `deep`, and its results cannot be kept beside the table.
     """
-    path = Path(path)
+    path = place(path)
     raw, faults = load_table(path)
     if raw is None:
         return Report(path=path, level=level, faults=faults)
@@ -215,7 +219,7 @@ def _repeat_faults(uses: pl.DataFrame) -> list[Fault]:
 
 def _file_faults(
     uses: pl.DataFrame,
-    table: Path,
+    table: Place,
     level: Level,
     limits: ImageLimits,
     *,
@@ -223,13 +227,13 @@ def _file_faults(
     progress: Progress | None,
 ) -> list[Fault]:
     paths: list[str] = uses["path"].unique(maintain_order=True).to_list()
-    errors = {path: error for path in paths if (error := _sniff_error(path, limits)) is not None}
+    errors = _quick_errors(paths, level, limits, workers)
     readable = [path for path in paths if path not in errors]
     shared: list[Fault] = []
     if level == "decode":
         errors |= _decode_errors(readable, limits, workers, progress)
     elif level == "deep":
-        store = table.with_name(f"{table.name}.hashes.sqlite")
+        store = (table.parent if isinstance(table, Path) else Path()) / f"{table.name}.hashes.sqlite"
         hashes, failed = duplicates.hash_images(readable, store, limits=limits, workers=workers, progress=progress)
         errors |= failed
         first = uses.unique("path", keep="first", maintain_order=True)
@@ -251,9 +255,28 @@ def _file_faults(
     ]
 
 
-def _sniff_error(path: str, limits: ImageLimits) -> CodedImageError | None:
+def _quick_errors(paths: Sequence[str], level: Level, limits: ImageLimits, workers: int) -> dict[str, CodedImageError]:
+    """What a look at size and first bytes shows; of files by URL at size alone, and only where nothing else follows."""
+    errors: dict[str, CodedImageError] = {}
+    urls: list[Url] = []
+    look = partial(sniff, limits=limits)
+    for path in paths:
+        where = place(path)
+        if isinstance(where, Url):
+            urls.append(where)
+        elif (error := _error_of(look, where)) is not None:
+            errors[path] = error
+    if urls and level == "quick":
+        look_up(urls)
+        with ThreadPoolExecutor(workers) as pool:
+            found = pool.map(lambda url: _error_of(partial(check_unopened, limits=limits), url), urls)
+            errors |= {str(url): error for url, error in zip(urls, found, strict=True) if error is not None}
+    return errors
+
+
+def _error_of(look: Callable[[Place], object], where: Place) -> CodedImageError | None:
     try:
-        sniff(path, limits=limits)
+        look(where)
     except CodedImageError as error:
         return error
     return None
@@ -262,18 +285,12 @@ def _sniff_error(path: str, limits: ImageLimits) -> CodedImageError | None:
 def _decode_errors(
     paths: Sequence[str], limits: ImageLimits, workers: int, progress: Progress | None
 ) -> dict[str, CodedImageError]:
-    def decode(path: str) -> CodedImageError | None:
-        try:
-            read_image(path, limits=limits, at_least=duplicates.DECODE_SIDE)
-        except CodedImageError as error:
-            return error
-        return None
-
+    look = partial(read_image, limits=limits, at_least=duplicates.DECODE_SIDE)
     errors: dict[str, CodedImageError] = {}
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(paths), duplicates.BATCH):
             batch = paths[start : start + duplicates.BATCH]
-            found = zip(batch, pool.map(decode, batch), strict=True)
+            found = zip(batch, pool.map(lambda path: _error_of(look, place(path)), batch), strict=True)
             errors |= {path: error for path, error in found if error is not None}
             if progress is not None:
                 progress(start + len(batch), len(paths))

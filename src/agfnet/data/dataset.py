@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Sampler
 from agfnet.data import augment
 from agfnet.data.preprocess import ViewSpec, normalise, read_frame
 from agfnet.files import write_atomically
-from agfnet.types import Case, ImageError
+from agfnet.types import Case, ImageError, Place
 
 UNKNOWN = -1
 """Index of a label that is not known; every loss leaves it out."""
@@ -62,8 +62,8 @@ class FrameCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def get(self, path: Path, spec: ViewSpec, mm_per_pixel: float | None, enlarge: float) -> NDArray[np.uint8]:
-        """The frame (H, W, 3) of an image file, from the cache or made now."""
+    def get(self, path: Place, spec: ViewSpec, mm_per_pixel: float | None, enlarge: float) -> NDArray[np.uint8]:
+        """The frame (H, W, 3) of an image file, local or by URL, from the cache or made now."""
         try:
             stat = path.stat()
         except OSError as error:

@@ -18,7 +18,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
 import numpy as np
@@ -35,6 +34,8 @@ from agfnet.data.imagefile import (
     check_size,
     opened,
 )
+from agfnet.places import place
+from agfnet.types import Place
 
 Kind = Literal["photo", "dermoscopy", "ultrasound", "other"]
 
@@ -98,7 +99,7 @@ class _Scale(NamedTuple):
     box: tuple[int, int, int, int] | None = None
 
 
-def read_dicom(source: str | Path | bytes, *, limits: ImageLimits = DEFAULT_LIMITS) -> DicomImage:
+def read_dicom(source: str | Place | bytes, *, limits: ImageLimits = DEFAULT_LIMITS) -> DicomImage:
     """Read a DICOM image.
 
     Args:
@@ -108,11 +109,11 @@ def read_dicom(source: str | Path | bytes, *, limits: ImageLimits = DEFAULT_LIMI
     Raises:
         ImageError: it cannot be used; the message names the file, the cause and the remedy.
     """
-    with opened(source if isinstance(source, bytes) else Path(source), limits) as (name, file):
+    with opened(source if isinstance(source, bytes) else place(source), limits) as (name, file):
         return decode_dicom(name, file, limits)
 
 
-def decode_dicom(name: Path | str, file: IO[bytes], limits: ImageLimits) -> DicomImage:
+def decode_dicom(name: Place | str, file: IO[bytes], limits: ImageLimits) -> DicomImage:
     """Read a DICOM image from an open file; see `read_dicom`.
 
     Args:
@@ -156,7 +157,7 @@ def decode_dicom(name: Path | str, file: IO[bytes], limits: ImageLimits) -> Dico
     )
 
 
-def dicom_values(name: Path | str, file: IO[bytes], limits: ImageLimits, also: frozenset[int] = frozenset()) -> Header:
+def dicom_values(name: Place | str, file: IO[bytes], limits: ImageLimits, also: frozenset[int] = frozenset()) -> Header:
     """What the header says, as raw bytes, without decoding.
 
     Args:
@@ -177,7 +178,7 @@ def dicom_values(name: Path | str, file: IO[bytes], limits: ImageLimits, also: f
         raise coded(name, fault) from fault
 
 
-def coded(name: Path | str, fault: HeaderFault) -> CodedImageError:
+def coded(name: Place | str, fault: HeaderFault) -> CodedImageError:
     """A finding as an error that names the file and the remedy."""
     remedy = _REMEDIES.get(fault.cause, _OTHERWISE)
     return CodedImageError(name, fault.cause, f"this is a DICOM file, but {fault}", remedy)

@@ -16,7 +16,6 @@ half are found; a copy that is cropped by 5 %, turned or mirrored is not.
 from __future__ import annotations
 
 import hashlib
-import os
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +30,7 @@ from PIL import Image
 
 from agfnet.data.images import CodedImageError, ImageLimits, read_image
 from agfnet.data.tablefile import Fault
+from agfnet.places import place
 from agfnet.types import ConfigError, TableError
 
 COARSE_THRESHOLD = 6
@@ -83,7 +83,7 @@ def hash_images(
     """Hash image files, taking up where an earlier run stopped.
 
     Args:
-        paths: the files.
+        paths: the files, local or by URL.
         store: SQLite file of results; a file whose size and time of change are as before is not read again.
         limits: see `read_image`.
         workers: threads.
@@ -171,8 +171,8 @@ def duplicate_faults(hashes: Mapping[str, Hashes], uses: Mapping[str, Use]) -> l
         by_coarse[coarse].append((fine, group))
     candidates = list(by_coarse.values())
     for same_coarse in candidates:
-        for place, (fine, group) in enumerate(same_coarse):
-            for earlier_fine, earlier in same_coarse[:place]:
+        for nth, (fine, group) in enumerate(same_coarse):
+            for earlier_fine, earlier in same_coarse[:nth]:
                 faults += _near_faults(group, earlier, (fine ^ earlier_fine).bit_count())
     for i, j in near_pairs(np.array(list(by_coarse), dtype=np.uint64)).tolist():
         for earlier_fine, earlier in candidates[i]:
@@ -227,7 +227,7 @@ def _hash_missing(
 
 def _stamp(path: str) -> tuple[int, int]:
     try:
-        status = os.stat(path)  # noqa: PTH116  as above: called once per image
+        status = place(path).stat()
     except (OSError, ValueError):
         return -1, -1
     return status.st_size, status.st_mtime_ns
@@ -240,8 +240,8 @@ def _hash(path: str, limits: ImageLimits) -> Hashes | CodedImageError:
         pixels = read_image(path, limits=limits, at_least=DECODE_SIDE)
     except CodedImageError as error:
         return error
-    with Path(path).open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    with place(path).open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # IO has no readinto
     picture = Image.fromarray(pixels)
     coarse, fine = (
         int.from_bytes(np.packbits(imagehash.phash(picture, hash_size=side).hash).tobytes(), "big") for side in (8, 16)

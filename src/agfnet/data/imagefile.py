@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
-from agfnet.types import ImageError
+from agfnet.types import ImageError, Place
 
 # From confocal microscopy to a photo of a whole back; pixels per mm and micrometres by mistake lie outside.
 MM_PER_PIXEL_RANGE = (0.0005, 2.0)
@@ -50,7 +48,7 @@ class CodedImageError(ImageError):
         remedy: what to do about it.
     """
 
-    def __init__(self, path: Path | str, cause: str, problem: str, remedy: str) -> None:
+    def __init__(self, path: Place | str, cause: str, problem: str, remedy: str) -> None:
         super().__init__(f"{path}: {problem}. {remedy}")
         self.cause = cause
         self.problem = problem
@@ -58,7 +56,7 @@ class CodedImageError(ImageError):
 
 
 @contextmanager
-def opened(source: Path | bytes, limits: ImageLimits) -> Iterator[tuple[Path | str, IO[bytes]]]:
+def opened(source: Place | bytes, limits: ImageLimits) -> Iterator[tuple[Place | str, IO[bytes]]]:
     """Open an image that has passed every check that needs no look at its content.
 
     Args:
@@ -77,23 +75,48 @@ def opened(source: Path | bytes, limits: ImageLimits) -> Iterator[tuple[Path | s
         return
     path = source
     try:
-        status = os.stat(path)  # noqa: PTH116  called 200,000 times by the quick table check
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise CodedImageError(path, "not-a-file", f"this is {kind}", "Name the image file itself.")
+        large = _large(path, limits)
         file = path.open("rb")
-    except (FileNotFoundError, NotADirectoryError):
-        remedy = "Correct the path, or leave the cell empty where the view is absent."
-        raise CodedImageError(path, "missing-file", "there is no such file", remedy) from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CodedImageError(
-            path, "unopenable-file", f"it cannot be opened ({reason})", "Correct the path or its permissions."
-        ) from error
+        raise _unreachable(path, error) from error
     with file:
-        if not limits.max_bytes < status.st_size <= limits.max_clip_bytes or not _is_dicom(file):
-            _check_bytes(path, status.st_size, limits)
+        if large is not None and not _is_dicom(file):
+            _check_bytes(path, large, limits)
         yield path, file
+
+
+def check_unopened(path: Place, limits: ImageLimits) -> None:
+    """Refuse what need not even be opened: a file that is missing, not a regular one, empty, or too large.
+
+    Raises:
+        ImageError: it is one of these.
+    """
+    try:
+        _large(path, limits)
+    except (OSError, ValueError) as error:
+        raise _unreachable(path, error) from error
+
+
+def _large(path: Place, limits: ImageLimits) -> int | None:
+    """The size in bytes of a file that only a DICOM file may have, else None; what no file may be is refused."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        raise CodedImageError(path, "not-a-file", f"this is {kind}", "Name the image file itself.")
+    if limits.max_bytes < status.st_size <= limits.max_clip_bytes:
+        return status.st_size
+    _check_bytes(path, status.st_size, limits)
+    return None
+
+
+def _unreachable(path: Place, error: Exception) -> CodedImageError:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        remedy = "Correct the path, or leave the cell empty where the view is absent."
+        return CodedImageError(path, "missing-file", "there is no such file", remedy)
+    reason = getattr(error, "strerror", None) or error
+    return CodedImageError(
+        path, "unopenable-file", f"it cannot be opened ({reason})", "Correct the path or its permissions."
+    )
 
 
 def _is_dicom(file: IO[bytes]) -> bool:
@@ -102,7 +125,7 @@ def _is_dicom(file: IO[bytes]) -> bool:
     return start[128:] == b"DICM"
 
 
-def _check_bytes(path: Path | str, size: int, limits: ImageLimits) -> None:
+def _check_bytes(path: Place | str, size: int, limits: ImageLimits) -> None:
     if size == 0:
         raise CodedImageError(path, "empty-file", "the file is empty (0 bytes)", "Copy it again.")
     if size > limits.max_bytes:
@@ -110,7 +133,7 @@ def _check_bytes(path: Path | str, size: int, limits: ImageLimits) -> None:
         raise CodedImageError(path, "oversized-image", problem, "Save it smaller, or raise max_bytes.")
 
 
-def check_size(path: Path | str, size: tuple[int, int], limits: ImageLimits) -> None:
+def check_size(path: Place | str, size: tuple[int, int], limits: ImageLimits) -> None:
     """Refuse a (width, height) that the limits do not allow."""
     width, height = size
     shape = f"{width} x {height} pixels"

@@ -12,7 +12,6 @@ several pages or frames the first is taken; embedded colour profiles are not app
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
@@ -27,6 +26,8 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from agfnet.data.dicom import decode_dicom
 from agfnet.data.imagefile import DEFAULT_LIMITS, UPLOAD, CodedImageError, ImageLimits, check_size, opened
+from agfnet.places import place
+from agfnet.types import Place
 
 __all__ = [
     "DEFAULT_LIMITS", "IMAGE_SUFFIXES", "UPLOAD", "CodedImageError", "ImageLimits", "read_image", "read_scaled_image",
@@ -79,11 +80,11 @@ _PHOTOMETRIC_TAG = 0x0106
 _BITS_TAG = 0x0102
 
 
-def sniff(path: str | Path, *, limits: ImageLimits = DEFAULT_LIMITS) -> str:
+def sniff(path: str | Place, *, limits: ImageLimits = DEFAULT_LIMITS) -> str:
     """Tell the format of an image file from its first bytes, without decoding.
 
     Args:
-        path: the file.
+        path: the file, local or by URL.
         limits: only the sizes in bytes are looked at.
 
     Returns:
@@ -92,17 +93,17 @@ def sniff(path: str | Path, *, limits: ImageLimits = DEFAULT_LIMITS) -> str:
     Raises:
         ImageError: the file is missing, not a regular file, empty, too large, or none of these formats.
     """
-    with opened(Path(path), limits) as (name, file):
+    with opened(place(path), limits) as (name, file):
         return _format_of(name, file)
 
 
 def read_image(
-    source: str | Path | bytes, *, limits: ImageLimits = DEFAULT_LIMITS, at_least: int | None = None
+    source: str | Place | bytes, *, limits: ImageLimits = DEFAULT_LIMITS, at_least: int | None = None
 ) -> NDArray[np.uint8]:
     """Read an image file as upright RGB.
 
     Args:
-        source: a JPEG, PNG, TIFF, WebP, BMP or DICOM file, whatever its suffix, or the content of one.
+        source: a JPEG, PNG, TIFF, WebP, BMP or DICOM file, whatever its suffix, local or by URL, or the content of one.
         limits: what the file may be; checked before decoding.
         at_least: where given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as both sides stay
             at least this many pixels; other formats are decoded in full.
@@ -131,14 +132,14 @@ class ScaledImage(NamedTuple):
 
 
 def read_scaled_image(
-    source: str | Path | bytes, *, limits: ImageLimits = DEFAULT_LIMITS, at_least: int | None = None
+    source: str | Place | bytes, *, limits: ImageLimits = DEFAULT_LIMITS, at_least: int | None = None
 ) -> ScaledImage:
     """Read an image file as `read_image` does, together with what the file itself says of its scale and its text.
 
     Raises:
         ImageError: see `read_image`.
     """
-    with opened(source if isinstance(source, bytes) else Path(source), limits) as (name, file):
+    with opened(source if isinstance(source, bytes) else place(source), limits) as (name, file):
         kind = _format_of(name, file)
         if kind == "DICOM":
             made = decode_dicom(name, file, limits)
@@ -147,7 +148,7 @@ def read_scaled_image(
 
 
 def _decoded(
-    path: Path | str, file: IO[bytes], kind: str, limits: ImageLimits, at_least: int | None
+    path: Place | str, file: IO[bytes], kind: str, limits: ImageLimits, at_least: int | None
 ) -> NDArray[np.uint8]:
     try:
         image = _DECODERS[kind](file)
@@ -163,7 +164,7 @@ def _decoded(
         raise _undecodable(path, kind, error) from error
 
 
-def _format_of(path: Path | str, file: IO[bytes]) -> str:
+def _format_of(path: Place | str, file: IO[bytes]) -> str:
     try:
         head = file.read(_HEAD_BYTES)
         file.seek(0)
@@ -181,7 +182,7 @@ def _format_of(path: Path | str, file: IO[bytes]) -> str:
     raise CodedImageError(path, "not-an-image", f"its content {what}", _CONVERT)
 
 
-def _undecodable(path: Path | str, kind: str, error: Exception) -> CodedImageError:
+def _undecodable(path: Place | str, kind: str, error: Exception) -> CodedImageError:
     if "truncated" in str(error).lower():
         return CodedImageError(path, "truncated-image", f"the {kind} ends too early", "Copy it again from its source.")
     reason = str(error).strip().rstrip(".") or type(error).__name__

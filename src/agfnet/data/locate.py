@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
 from agfnet.data.tablefile import Fault, RawTable
+from agfnet.places import Url, joined, place
+from agfnet.types import Place
 
 
 def locate_images(
-    raw: RawTable, views: Sequence[str], folder: Path, data_root: str | Path | None
+    raw: RawTable, views: Sequence[str], folder: Place, data_root: str | Place | None
 ) -> tuple[pl.DataFrame, list[Fault]]:
     """Resolve every image path of the table.
 
@@ -26,7 +28,8 @@ def locate_images(
 
     Returns:
         A frame with a line per image (index: position of the case; row; view; path: absolute, symbolic links
-        resolved) without the paths that leave the data folder; and a fault for each of those.
+        resolved, or a URL) without the paths that leave the data folder and the URLs that are not read; and a fault for
+        each of those.
     """
     parts = [
         pl.DataFrame({"value": raw.frame[view]})
@@ -47,41 +50,60 @@ def locate_images(
         .filter(pl.col("value") != "")
         .sort("index", "order", maintain_order=True)
     )
-    resolve = _Resolver(folder, None if data_root is None else Path(data_root))
+    resolve = _Resolver(folder, None if data_root is None else place(data_root))
     found = [resolve(value) for value in images["value"]]
     images = images.with_columns(
-        path=pl.Series([place.path for place in found], dtype=pl.String),
-        inside=pl.Series([place.inside for place in found], dtype=pl.Boolean),
+        path=pl.Series([one.path for one in found], dtype=pl.String),
+        inside=pl.Series([one.inside for one in found], dtype=pl.Boolean),
+        refusal=pl.Series([one.refusal for one in found], dtype=pl.String),
     )
+    usable = pl.col("inside") & pl.col("refusal").is_null()
     faults = [
-        Fault(
-            cause="path-outside",
-            message=f"{value} leaves the data folder {resolve.root}",
-            remedy="Move the image there, or name the folder that holds all images as the data root.",
-            row=row,
-            column=view,
-        )
-        for row, view, value in images.filter(~pl.col("inside")).select("row", "view", "value").rows()
+        _fault(value, _Found(path, inside, refusal), resolve.root, row, view)
+        for row, view, value, path, inside, refusal in images.filter(~usable)
+        .select("row", "view", "value", "path", "inside", "refusal")
+        .rows()
     ]
-    return images.filter("inside").select("index", "row", "view", "path"), faults
+    return images.filter(usable).select("index", "row", "view", "path"), faults
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Found(NamedTuple):
     path: str
     inside: bool
+    refusal: str | None = None
+
+
+def _fault(value: str, found: _Found, root: str, row: int, view: str) -> Fault:
+    if found.refusal is not None:  # of such a URL only what is safe to show, not the value itself
+        message = f"{found.path}: {found.refusal}"
+        return Fault(cause="refused-url", message=message, remedy="Correct the URL.", row=row, column=view)
+    remedy = "Move the image there, or name the folder that holds all images as the data root."
+    message = f"{value} leaves the data folder {root}"
+    return Fault(cause="path-outside", message=message, remedy=remedy, row=row, column=view)
+
+
+def _real(folder: Place) -> str:
+    return os.path.realpath(folder) if isinstance(folder, Path) else str(folder)
 
 
 class _Resolver:
     """Paths as written -> real paths; folders are resolved once, so that an image costs one lstat."""
 
-    def __init__(self, folder: Path, data_root: Path | None) -> None:
-        self.root = os.path.realpath(folder if data_root is None else data_root)
-        self._folder = os.path.realpath(folder)
+    def __init__(self, folder: Place, data_root: Place | None) -> None:
+        self._start, self._end = folder, folder if data_root is None else data_root
+        self._folder, self.root = _real(self._start), _real(self._end)
+        self._remote = isinstance(folder, Url)
         self._absolute_anywhere = data_root is None
         self._folders: dict[str, str] = {}
 
-    def __call__(self, value: str) -> _Place:
+    def __call__(self, value: str) -> _Found:
+        if self._remote or "://" in value:
+            found = joined(self._start, value)
+            if isinstance(found, Url):
+                inside = (self._absolute_anywhere and found == place(value)) or found.lies_in(self._end)
+                return _Found(str(found), inside, found.refusal)
+            if value.lower().startswith("file:"):
+                value = str(found)
         absolute = os.path.isabs(value)  # noqa: PTH117  Path objects cost too much here
         parent, name = os.path.split(value if absolute else f"{self._folder}/{value}")
         real = self._folders.get(parent)
@@ -94,4 +116,4 @@ class _Resolver:
         except (OSError, ValueError):  # not there, or not a possible name: opening it says so with its cause
             path = f"{real or parent}/{name}"
         inside = (absolute and self._absolute_anywhere) or path == self.root
-        return _Place(path, inside or path.startswith(f"{self.root.rstrip('/')}/"))
+        return _Found(path, inside or path.startswith(f"{self.root.rstrip('/')}/"))

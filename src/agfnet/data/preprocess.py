@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from agfnet.data.images import DEFAULT_LIMITS, ImageLimits, read_scaled_image
-from agfnet.types import ImageError
+from agfnet.types import ImageError, Place
 
 SCALING = (1 / 64, 16.0)
 """Least and greatest factor from an image's scale to the input's; beyond it the millimetres are surely wrong."""
@@ -64,7 +63,7 @@ class Framed(NamedTuple):
 
 
 def read_frame(
-    source: Path | bytes,
+    source: Place | bytes,
     spec: ViewSpec,
     *,
     mm_per_pixel: float | None = None,

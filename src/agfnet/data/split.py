@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from agfnet.data.table import PARTS, infer_views, structural_faults, table_error
 from agfnet.data.tablefile import load_table, write_table
-from agfnet.types import Case, ConfigError, TableError
+from agfnet.places import joined, place
+from agfnet.types import Case, ConfigError, Place, TableError
 
 DEFAULT_FRACTIONS: Mapping[str, float] = {
     "train": 0.6,
@@ -180,7 +181,7 @@ def _too_few(label: str, size: int, needed: int, what: str) -> TableError:
 
 
 def split_to_file(
-    path: Path, output: Path, *, fractions: Mapping[str, float] = DEFAULT_FRACTIONS, seed: int = 0
+    path: str | Place, output: Path, *, fractions: Mapping[str, float] = DEFAULT_FRACTIONS, seed: int = 0
 ) -> dict[str, int]:
     """Split a table and write it with the column `split`; an older `split` column is replaced.
 
@@ -193,6 +194,7 @@ def split_to_file(
     Raises:
         TableError, ConfigError: see `read_cases` and `split_table`.
     """
+    path = place(path)
     raw, faults = load_table(path)
     if raw is None:
         raise table_error(path, faults)
@@ -201,13 +203,13 @@ def split_to_file(
     faults += structural_faults(replace(raw, frame=frame), views, ())
     if faults:
         raise table_error(path, faults)
-    if output.resolve().parent != path.resolve().parent:
-        folder = path.resolve().parent
+    folder = path.resolve().parent
+    if output.resolve().parent != folder:
         frame = frame.with_columns(pl.col(v).map_elements(partial(_absolute, folder), pl.String) for v in views)
     parts = split_table(frame, fractions=fractions, seed=seed)
     write_table(frame.with_columns(split=pl.Series(parts)), output)
     return {part: parts.count(part) for part in PARTS if part in parts}
 
 
-def _absolute(folder: Path, cell: str) -> str:
-    return ";".join(str(folder / one.strip()) for one in cell.split(";"))
+def _absolute(folder: Place, cell: str) -> str:
+    return ";".join(str(joined(folder, one.strip())) for one in cell.split(";") if one.strip())

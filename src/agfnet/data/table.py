@@ -9,7 +9,6 @@ where the caller names it so.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import polars as pl
 
@@ -17,7 +16,8 @@ from agfnet.data.imagefile import MM_PER_PIXEL_RANGE
 from agfnet.data.images import IMAGE_SUFFIXES
 from agfnet.data.locate import locate_images
 from agfnet.data.tablefile import Fault, RawTable, load_table, table_sha256, write_table
-from agfnet.types import Case, TableError
+from agfnet.places import place
+from agfnet.types import Case, Place, TableError
 
 __all__ = ["KNOWN_VIEWS", "PARTS", "infer_views", "read_cases", "table_sha256", "write_table"]
 
@@ -29,16 +29,16 @@ _SHOWN_FAULTS = 5
 
 
 def read_cases(
-    path: str | Path,
+    path: str | Place,
     *,
     views: Sequence[str] | None = None,
     extra_labels: Sequence[str] = (),
-    data_root: str | Path | None = None,
+    data_root: str | Place | None = None,
 ) -> list[Case]:
     """Read a case table. Images are not opened; `agfnet.data.checks.check_table` does that.
 
     Args:
-        path: the table, .csv or .parquet.
+        path: the table, .csv or .parquet, local or by URL; so may be the images.
         views: the view columns; None infers them with `infer_views`.
         extra_labels: columns that are further labels.
         data_root: the folder that every image must lie in, absolute paths included. Without it, relative
@@ -51,7 +51,7 @@ def read_cases(
     Raises:
         TableError: the table cannot be used; the message names the first faults with row and remedy.
     """
-    path = Path(path)
+    path = place(path)
     raw, faults = load_table(path)
     if raw is None:
         raise table_error(path, faults)
@@ -84,7 +84,7 @@ def infer_views(frame: pl.DataFrame) -> tuple[str, ...]:
     return tuple(views)
 
 
-def table_error(path: Path, faults: Sequence[Fault]) -> TableError:
+def table_error(path: Place, faults: Sequence[Fault]) -> TableError:
     """The error for a table with these faults, showing the first of them."""
     lines = [f"  {fault}" for fault in faults[:_SHOWN_FAULTS]]
     if len(faults) > _SHOWN_FAULTS:
@@ -179,9 +179,9 @@ def _scale_faults(raw: RawTable, column: str) -> list[Fault]:
 
 
 def _cases(raw: RawTable, views: Sequence[str], extra_labels: Sequence[str], images: pl.DataFrame) -> list[Case]:
-    files: list[dict[str, list[Path]]] = [{view: [] for view in views} for _ in range(raw.frame.height)]
+    files: list[dict[str, list[Place]]] = [{view: [] for view in views} for _ in range(raw.frame.height)]
     for index, view, path in images.select("index", "view", "path").rows():
-        files[index][view].append(Path(path))
+        files[index][view].append(place(path))
     scales = {view: f"{view}{SCALE_SUFFIX}" for view in views if f"{view}{SCALE_SUFFIX}" in raw.frame.columns}
     taken = {*RESERVED, *views, *extra_labels, *scales.values()}
     free = [name for name in raw.frame.columns if name not in taken]

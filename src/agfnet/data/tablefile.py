@@ -19,7 +19,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from agfnet.types import TableError
+from agfnet.places import local, place
+from agfnet.types import Place, TableError
 
 _SUFFIXES = {".csv": "CSV", ".parquet": "Parquet", ".pq": "Parquet"}
 _PARQUET_TO_ARROW = (
@@ -65,17 +66,17 @@ class RawTable:
     rows: NDArray[np.int64]
 
 
-def load_table(path: str | Path) -> tuple[RawTable | None, list[Fault]]:
+def load_table(path: str | Place) -> tuple[RawTable | None, list[Fault]]:
     """Read a table file and list what is wrong with the file.
 
     Args:
-        path: a .csv (UTF-8, with or without byte-order mark) or .parquet file.
+        path: a .csv (UTF-8, with or without byte-order mark) or .parquet file, local or by URL.
 
     Returns:
         The table without the rows and columns that cannot be used, or None where nothing can be read; and the
         faults. A table that comes with no faults is complete.
     """
-    path = Path(path)
+    path = place(path)
     kind = _SUFFIXES.get(path.suffix.lower())
     if kind is None:
         remedy = "Save the table as .csv (UTF-8) or .parquet."
@@ -99,12 +100,15 @@ def write_table(frame: pl.DataFrame, path: str | Path) -> None:
 
     Args:
         frame: the table.
-        path: ends in .csv or .parquet.
+        path: ends in .csv or .parquet; local.
 
     Raises:
         TableError: the suffix is neither, or the file cannot be written.
     """
-    path = Path(path)
+    try:
+        path = local(path)
+    except ValueError as error:
+        raise TableError(f"{error}.") from error
     kind = _SUFFIXES.get(path.suffix.lower())
     if kind is None:
         message = f"{path}: a table is written as .csv or .parquet. Choose a name with one of these endings."
@@ -123,21 +127,21 @@ def write_table(frame: pl.DataFrame, path: str | Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def table_sha256(path: str | Path) -> str:
+def table_sha256(path: str | Place) -> str:
     """SHA-256 of the table's bytes, 64 hexadecimal digits, to be recorded with every run.
 
     Raises:
         TableError: the file cannot be read.
     """
     try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with place(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # IO has no readinto
     except OSError as error:
         message = f"the table {path} cannot be opened ({error.strerror}). Correct the path of the table."
         raise TableError(message) from error
 
 
-def _empty(path: Path) -> Fault:
+def _empty(path: Place) -> Fault:
     return Fault(
         cause="empty-table",
         message=f"{path.name} holds no cases",

@@ -35,7 +35,7 @@ from agfnet.prediction.commands import predict_cases
 from agfnet.prediction.decision import Decision, write_decision
 from agfnet.prediction.predictor import Predictor
 from agfnet.prediction.refer import Reference, disagreement
-from agfnet.types import RESEARCH_USE, AgfnetWarning, Case, ConfigError, Prediction, TableError
+from agfnet.types import RESEARCH_USE, AgfnetWarning, Case, ConfigError, Place, Prediction, TableError
 
 log = logging.getLogger("agfnet")
 FOLDER = "calibration"
@@ -47,7 +47,7 @@ OPTIMISTIC = (
 def calibrate(
     run: Path,
     *,
-    table: Path | None = None,
+    table: Place | None = None,
     part: str = "calibration",
     coverage: float = 0.9,
     risk: float = 0.1,
@@ -167,7 +167,7 @@ def calibrate(
 
 def _apart(cases: Sequence[Case], trained: Sequence[Case]) -> None:
     """No calibration case, patient or image was trained on."""
-    checks: dict[str, Callable[[Case], set[str | Path]]] = {
+    checks: dict[str, Callable[[Case], set[str | Place]]] = {
         "patient": lambda c: {c.patient_id},
         "case": lambda c: {c.case_id},
         "image": lambda c: {path for files in c.views.values() for path in files},

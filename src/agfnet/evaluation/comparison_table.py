@@ -22,6 +22,7 @@ from agfnet.metrics.ranking import macro_auc
 from agfnet.metrics.significance import holm
 from agfnet.metrics.statistics import MetricSet, bootstrap, paired_difference
 from agfnet.metrics.weighting import FloatArray, weighted_mean
+from agfnet.places import place
 from agfnet.prediction.calibration import tempered
 from agfnet.types import SYNTHETIC, SYNTHETIC_STANDARD, ConfigError
 
@@ -200,7 +201,7 @@ def _one_figure(result: Result, figure: str, on: str, *, log: bool) -> MetricSet
 
 def comparison_notes(plan: ComparisonPlan, *, complete: bool) -> list[str]:
     """What a reader of the table must know."""
-    table = plan.test or Path(plan.base["data"]["table"])
+    table = plan.test or place(plan.base["data"]["table"])
     notes = [f"Cases: {table}{'' if plan.test else ', validation part: a place to choose, not to confirm'}."]
     if plan.test is None:
         notes.append("Temperatures may have been fitted on these very cases: figures after scaling are optimistic.")

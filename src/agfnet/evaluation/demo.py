@@ -34,7 +34,7 @@ from agfnet.prediction.commands import predict_cases
 from agfnet.prediction.decision import read_decision
 from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.training.run import CONFIG
-from agfnet.types import RESEARCH_USE, SYNTHETIC, ConfigError, TableError
+from agfnet.types import RESEARCH_USE, SYNTHETIC, ConfigError, Place, TableError
 
 log = logging.getLogger("agfnet")
 Progress = Callable[[int, int], None]
@@ -75,7 +75,7 @@ class DemoResult:
     cases: int
     patients: int
     minutes: float
-    example: Mapping[str, Path]
+    example: Mapping[str, Place]
 
 
 def demo_config(table: Path, views: Sequence[str], cache: Path, epochs: int) -> Config:

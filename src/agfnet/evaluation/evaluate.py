@@ -16,15 +16,16 @@ from agfnet.evaluation.figures import confusion_figure, reliability_figure, roc_
 from agfnet.evaluation.scorecard import scorecard
 from agfnet.evaluation.summary import summary_markdown
 from agfnet.files import write_json, write_text
+from agfnet.places import place
 from agfnet.prediction.commands import cases_of, predict_cases
 from agfnet.prediction.output import outcome_table
 from agfnet.prediction.predictor import Outcome, Predictor
-from agfnet.types import SYNTHETIC, SYNTHETIC_STANDARD, Case, ConfigError, ImageError, TableError
+from agfnet.types import SYNTHETIC, SYNTHETIC_STANDARD, Case, ConfigError, ImageError, Place, TableError
 
 log = logging.getLogger("agfnet")
 
 
-def chosen_part(cases: Sequence[Case], part: str | None, *, include_test: bool, table: Path) -> list[Case]:
+def chosen_part(cases: Sequence[Case], part: str | None, *, include_test: bool, table: Place) -> list[Case]:
     """The cases of one part; test cases only where asked for.
 
     Where the table has parts and none is named, it is the validation part (the test part with `include_test`): figures
@@ -44,7 +45,7 @@ def chosen_part(cases: Sequence[Case], part: str | None, *, include_test: bool, 
     return kept
 
 
-def own_table(source: Path) -> Path:
+def own_table(source: Path) -> Place:
     """The table that a run was trained from.
 
     Raises:
@@ -53,7 +54,7 @@ def own_table(source: Path) -> Path:
     facts = source / "run.json"
     if not facts.is_file():
         raise ConfigError(f"{source}: is no run folder, so its table is not known; name a TABLE.")
-    return Path(json.loads(facts.read_text(encoding="utf-8"))["table"])
+    return place(json.loads(facts.read_text(encoding="utf-8"))["table"])
 
 
 def evaluate_outcomes(
@@ -116,7 +117,7 @@ def evaluate_outcomes(
 
 def evaluate(
     source: Path,
-    table: Path,
+    table: Place,
     folder: Path,
     *,
     part: str | None = None,
@@ -125,7 +126,7 @@ def evaluate(
     subgroups: Sequence[str] = (),
     draws: int = 2000,
     threads: int = 0,
-    data_root: Path | None = None,
+    data_root: Place | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run or bundle on a table; see `evaluate_outcomes` for what is written and raised."""
     predictor = Predictor(source, threads=threads)

@@ -27,17 +27,18 @@ from agfnet.evaluation.answers import whole
 from agfnet.evaluation.evaluate import chosen_part
 from agfnet.metrics.statistics import MetricSet, bootstrap
 from agfnet.metrics.weighting import FloatArray, weighted_mean
+from agfnet.places import joined
 from agfnet.prediction.bundle import GRAPH, Bundle
 from agfnet.prediction.commands import cases_of
 from agfnet.prediction.overlay import positive_part
 from agfnet.prediction.predictor import Predictor
-from agfnet.types import RESEARCH_USE, SYNTHETIC, SYNTHETIC_STANDARD, Case, Prediction, TableError
+from agfnet.types import RESEARCH_USE, SYNTHETIC, SYNTHETIC_STANDARD, Case, Place, Prediction, TableError
 
 MAPS = ("attention", "class_evidence")
 CONTROLS = ("centre", "usual_place", "random_attention", "random_class_evidence")
 
 
-def mask_files(table: Path, views: Sequence[str]) -> dict[str, dict[str, Path]]:
+def mask_files(table: Place, views: Sequence[str]) -> dict[str, dict[str, Place]]:
     """Case -> view -> mask file, from the columns `case_id` and `<view>_mask` of a table (the phantom's truth.csv).
 
     Raises:
@@ -51,13 +52,13 @@ def mask_files(table: Path, views: Sequence[str]) -> dict[str, dict[str, Path]]:
         raise TableError(f"{table}: needs the columns case_id and {' or '.join(f'{v}_mask' for v in views)}.")
     rows = raw.frame.select(pl.col("case_id").cast(pl.String), *(pl.col(f"{v}_mask").cast(pl.String) for v in columns))
     return {
-        str(row["case_id"]): {v: table.parent / row[f"{v}_mask"] for v in columns if row[f"{v}_mask"]}
+        str(row["case_id"]): {v: joined(table.parent, row[f"{v}_mask"]) for v in columns if row[f"{v}_mask"]}
         for row in rows.iter_rows(named=True)
     }
 
 
 def mask_on_grid(
-    file: Path, spec: ViewSpec, shape: tuple[int, int], *, mm_per_pixel: float | None = None
+    file: Place, spec: ViewSpec, shape: tuple[int, int], *, mm_per_pixel: float | None = None
 ) -> NDArray[np.float32]:
     """The share of each cell of a map (h, w) that is evidence (mask above 0), fitted as the image itself is.
 
@@ -106,7 +107,7 @@ def randomised(bundle: Bundle, seed: int) -> Bundle:
 
 
 def focus_of(
-    predictor: Predictor, cases: Sequence[Case], masks: Mapping[str, Mapping[str, Path]], *, seed: int = 0
+    predictor: Predictor, cases: Sequence[Case], masks: Mapping[str, Mapping[str, Place]], *, seed: int = 0
 ) -> dict[str, dict[str, list[float | None]]]:
     """The energy inside the evidence of every case, map and control.
 
@@ -179,8 +180,8 @@ def centre_prior(shape: tuple[int, ...]) -> NDArray[np.float64]:
 
 def focus(
     source: Path,
-    table: Path,
-    masks: Path,
+    table: Place,
+    masks: Place,
     *,
     part: str | None = None,
     include_test: bool = False,

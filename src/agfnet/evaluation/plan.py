@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from agfnet.config import Config, Section, apply_overrides, parse_config, read_yaml, validated
+from agfnet.config import Config, PlaceField, Section, apply_overrides, parse_config, read_yaml, validated
 from agfnet.types import ConfigError
 
 
@@ -97,9 +97,9 @@ class ComparisonPlan(Section):
     rows: Annotated[dict[str, RowPlan], Field(min_length=2)]
     reference: str
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
-    test: Path | None = None
-    external: Path | None = None
-    masks: Path | None = None
+    test: PlaceField | None = None
+    external: PlaceField | None = None
+    masks: PlaceField | None = None
     claims: tuple[Claim, ...] = ()
 
     @model_validator(mode="after")

@@ -21,7 +21,7 @@ from agfnet.metrics.statistics import MetricSet, bootstrap
 from agfnet.metrics.weighting import FloatArray, weighted_mean
 from agfnet.prediction.commands import cases_of, predict_cases
 from agfnet.prediction.predictor import Outcome, Predictor
-from agfnet.types import RESEARCH_USE, Case
+from agfnet.types import RESEARCH_USE, Case, Place
 
 log = logging.getLogger("agfnet")
 CURVE_POINTS = 200
@@ -34,7 +34,7 @@ VIEW_FIGURES = ("accuracy", "balanced_accuracy", "macro_auc")
 
 def report_facts(
     run: Path,
-    table: Path,
+    table: Place,
     folder: Path,
     *,
     part: str | None = None,

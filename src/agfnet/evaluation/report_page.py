@@ -21,14 +21,14 @@ from agfnet.evaluation.summary import TITLES
 from agfnet.files import write_json, write_text
 from agfnet.prediction.explanation import explain, explanation_sheet
 from agfnet.prediction.predictor import Predictor
-from agfnet.types import Case
+from agfnet.types import Case, Place
 
 PAGE, FACTS, CARD = "report.html", "report.json", "model_card.md"
 
 
 def report(
     run: Path,
-    table: Path,
+    table: Place,
     folder: Path,
     *,
     part: str | None = None,

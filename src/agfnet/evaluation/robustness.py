@@ -24,7 +24,7 @@ from agfnet.metrics.statistics import MetricSet, bootstrap, paired_difference
 from agfnet.metrics.weighting import FloatArray
 from agfnet.prediction.commands import cases_of
 from agfnet.prediction.predictor import Change, Predictor
-from agfnet.types import SYNTHETIC, SYNTHETIC_STANDARD, Case, ConfigError
+from agfnet.types import SYNTHETIC, SYNTHETIC_STANDARD, Case, ConfigError, Place
 
 log = logging.getLogger("agfnet")
 MIXED = "any"
@@ -102,7 +102,7 @@ def _some(views: Sequence[str], key: Sequence[int]) -> list[str]:
 
 def robustness(
     source: Path,
-    table: Path,
+    table: Place,
     folder: Path,
     *,
     part: str | None = None,

@@ -13,7 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from agfnet.data.images import read_image
 from agfnet.evaluation.canvas import GREY, NOTICE, PALETTE, save
 from agfnet.prediction.predictor import Outcome
-from agfnet.types import Prediction
+from agfnet.types import Place, Prediction
 
 SHOWN = 4
 RIVALS = 4  # classes whose bars are drawn
@@ -71,7 +71,7 @@ def showcase_figure(outcomes: Mapping[str, Sequence[Outcome]], classes: Sequence
     save(figure, path)
 
 
-def _picture(axes: Axes, files: Sequence[Path], view: str) -> None:
+def _picture(axes: Axes, files: Sequence[Place], view: str) -> None:
     axes.set_axis_off()
     axes.set_title(view, fontsize=9, color=GREY)
     if files:

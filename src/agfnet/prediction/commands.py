@@ -9,14 +9,15 @@ from typing import TextIO
 
 from agfnet.data.table import read_cases, write_table
 from agfnet.data.tablefile import load_table
+from agfnet.places import place
 from agfnet.prediction.output import outcome_table
 from agfnet.prediction.predictor import Change, Outcome, Predictor
-from agfnet.types import Case, ConfigError
+from agfnet.types import Case, ConfigError, Place
 
 log = logging.getLogger("agfnet")
 
 
-def cases_of(table: Path, predictor: Predictor, *, data_root: Path | None = None) -> list[Case]:
+def cases_of(table: Place, predictor: Predictor, *, data_root: Place | None = None) -> list[Case]:
     """The cases of a table, with those view columns of the bundle that it has; the others are absent everywhere."""
     raw, _ = load_table(table)
     known = list(predictor.specs)
@@ -46,12 +47,12 @@ def predict_cases(
 
 def asked_cases(
     source: Path,
-    table: Path | None,
+    table: Place | None,
     views: Sequence[str],
     *,
     threads: int = 0,
     provider: str = "cpu",
-    data_root: Path | None = None,
+    data_root: Place | None = None,
     prevalence: str | None = None,
 ) -> tuple[Predictor, list[Case]]:
     """The predictor, and the cases of a table, or the one of `modality=file` arguments (a modality may come again).
@@ -66,14 +67,14 @@ def asked_cases(
     )
     if table is not None:
         return predictor, cases_of(table, predictor, data_root=data_root)
-    files: dict[str, tuple[Path, ...]] = {}
+    files: dict[str, tuple[Place, ...]] = {}
     for argument in views:
         modality, sign, file = argument.partition("=")
         if not sign or not file:
             raise ConfigError(f"--view {argument!r} is not of the form modality=file, such as clinical=photo.jpg.")
         if modality not in predictor.specs:
             raise ConfigError(f"--view {argument!r}: the network knows {', '.join(predictor.specs)}, not {modality!r}.")
-        files[modality] = (*files.get(modality, ()), Path(file))
+        files[modality] = (*files.get(modality, ()), place(file))
     return predictor, [Case(case_id="1", patient_id="1", row=1, views=files)]
 
 

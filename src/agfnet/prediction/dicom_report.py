@@ -31,7 +31,7 @@ from agfnet.data.dicom import read_dicom
 from agfnet.data.images import sniff
 from agfnet.files import write_atomically
 from agfnet.prediction.explanation import Explanation, explanation_sheet
-from agfnet.types import RESEARCH_USE, Case, ImageError
+from agfnet.types import RESEARCH_USE, Case, ImageError, Place
 
 log = logging.getLogger("agfnet")
 
@@ -61,7 +61,7 @@ class Source:
     burned_in: bool | None
 
 
-def dicom_sources(files: Sequence[Path]) -> list[Source]:
+def dicom_sources(files: Sequence[Place]) -> list[Source]:
     """The headers of DICOM images.
 
     Raises:
@@ -74,10 +74,10 @@ def dicom_sources(files: Sequence[Path]) -> list[Source]:
     return sources
 
 
-def _source(path: Path) -> Source:
+def _source(path: Place) -> Source:
     image = read_dicom(path)  # which has every guard that a whole reading lacks
-    with _quiet(path):
-        header = dcmread(path, stop_before_pixels=True)
+    with _quiet(path), path.open("rb") as file:
+        header = dcmread(file, stop_before_pixels=True)
         for keyword in _MAY_BE_EMPTY:
             if keyword not in header:
                 setattr(header, keyword, "")
@@ -88,7 +88,7 @@ def _source(path: Path) -> Source:
 
 
 @contextmanager
-def _quiet(what: Path | str) -> Iterator[None]:
+def _quiet(what: Place | str) -> Iterator[None]:
     """Keep the libraries' warnings and logs in, as they show values of the patient; their exceptions likewise."""
     loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
     levels = [logger.level for logger in loggers]
