@@ -30,7 +30,7 @@ from agfnet.metrics.statistics import MetricSet, bootstrap
 from agfnet.metrics.weighting import FloatArray, weighted_mean
 from agfnet.prediction.commands import cases_of
 from agfnet.prediction.predictor import Look, Predictor
-from agfnet.types import RESEARCH_USE, SYNTHETIC, SYNTHETIC_STANDARD, Case, Prediction
+from agfnet.types import RESEARCH_USE, SYNTHETIC, SYNTHETIC_STANDARD, Case, Place, Prediction
 
 log = logging.getLogger("agfnet")
 
@@ -230,7 +230,7 @@ class GradientMaps:
 
 def faithfulness(
     source: Path,
-    table: Path,
+    table: Place,
     *,
     part: str | None = None,
     include_test: bool = False,
