@@ -10,8 +10,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import MetricCollection
-from torchmetrics.aggregation import MeanMetric
+from torchmetrics.aggregation import MeanMetric, SumMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
 from agfnet.config import ReconstructionConfig, TrainingConfig
@@ -69,6 +70,7 @@ class LesionModule(pl.LightningModule):
             prefix="val_",
         )
         self.val_loss = MeanMetric()
+        self.val_cases = SumMetric()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """A step's random numbers (dropout, random hiding) depend on seed, epoch, step and rank alone.
@@ -119,6 +121,22 @@ class LesionModule(pl.LightningModule):
             "focus": frl.focus * focus_loss(first, second, evidence, present),
         }
 
+    def on_after_backward(self) -> None:
+        """Give all processes the mean of their running batch statistics, as they have the same weights.
+
+        So validation and checkpoint do not depend on the process. Each one's variance is free of bias, and so is the
+        mean. (SyncBatchNorm would wait for ever for a process whose batch lacks a view, and needs GPUs.)
+        """
+        if self.trainer.world_size == 1:
+            return
+        norms = [m for m in self.network.modules() if isinstance(m, _BatchNorm)]
+        statistics = [s for m in norms for s in (m.running_mean, m.running_var) if s is not None]
+        if not statistics:
+            return
+        shared = self.trainer.strategy.reduce(torch.cat(statistics), reduce_op="mean")
+        for own, mean in zip(statistics, shared.split([len(s) for s in statistics]), strict=True):
+            own.copy_(mean)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Figures over the whole validation part, exact also over several processes."""
         output = self.network(batch.images, batch.present)
@@ -127,12 +145,14 @@ class LesionModule(pl.LightningModule):
             logits, label = output.logits[known].float(), batch.label[known]
             self.figures.update(logits.softmax(-1), label)
             self.val_loss.update(nn.functional.cross_entropy(logits, label, reduction="none"))
+            self.val_cases.update(len(label))
 
     def on_validation_epoch_end(self) -> None:
         """Log the figures and start anew."""
-        self.log_dict({"val_loss": self.val_loss.compute(), **self.figures.compute()}, sync_dist=False)
-        self.val_loss.reset()
-        self.figures.reset()
+        figures = {"val_loss": self.val_loss.compute(), "val_cases": self.val_cases.compute()}
+        self.log_dict({**figures, **self.figures.compute()}, sync_dist=False)  # already over all processes
+        for metric in (self.val_loss, self.val_cases, self.figures):
+            metric.reset()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW; no decay on norms and biases; a lower rate for pretrained encoders; warm-up, then cosine."""
