@@ -26,6 +26,9 @@ def train(
     ] = False,
     devices: Annotated[int, typer.Option(min=1, help="GPUs of each node (processes, where there is no GPU).")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Machines, each started by torchrun or srun.")] = 1,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Say what a step spends its time on, and write profile.json.")
+    ] = False,
 ) -> None:
     """Train, export, and evaluate the exported file on the validation part.
 
@@ -42,7 +45,7 @@ def train(
         from agfnet.training.ranks import Machine, first_process
 
         settings = load_config(config, overrides or [])
-        machine = Machine(devices, nodes)
+        machine = Machine(devices, nodes, profile)
         logger = logging.getLogger("agfnet")
         if first_process():
             folder.mkdir(parents=True, exist_ok=True)

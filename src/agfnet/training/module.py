@@ -17,7 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
 from agfnet.config import ReconstructionConfig, TrainingConfig
 from agfnet.data.dataset import UNKNOWN, Batch
-from agfnet.models.network import AGFNet
+from agfnet.models.network import AGFNet, Output
 from agfnet.training.losses import DiagnosisLoss
 from agfnet.training.reconstruction import (
     Completed,
@@ -82,13 +82,16 @@ class LesionModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """The loss of one batch; its parts are logged."""
-        pyramids = self.network.encode(batch.images, batch.present)
+        profile = self.trainer.profiler.profile  # type: ignore[attr-defined]
+        with profile("encoders"):
+            pyramids = self.network.encode(batch.images, batch.present)
         begun = self.trainer.global_step >= self.frl.start * self.trainer.estimated_stepping_batches
-        if not self.frl.enabled or not begun:
-            output = self.network.fuse(pyramids, batch.present)
-            parts = {"diagnosis": self.loss(output, batch.label, batch.extra, batch.present)}
-        else:
-            parts = self._reconstructed(pyramids, batch)
+        with profile("fusion"):
+            first = self.network.fuse(pyramids, batch.present)
+            parts = {"diagnosis": self.loss(first, batch.label, batch.extra, batch.present)}
+        if self.frl.enabled and begun:
+            with profile("reconstruction"):
+                parts |= self._reconstructed(pyramids, first, batch)
         total = torch.stack(list(parts.values())).sum()
         size = len(batch.label)
         self.log("train_loss", total, on_epoch=True, on_step=False, batch_size=size, sync_dist=True)
@@ -101,10 +104,9 @@ class LesionModule(pl.LightningModule):
         )
         return total
 
-    def _reconstructed(self, pyramids: list[list[Tensor]], batch: Batch) -> dict[str, Tensor]:
-        """FRL: the encoders have run once; fusion and heads run on their maps, then on the completed maps."""
+    def _reconstructed(self, pyramids: list[list[Tensor]], first: Output, batch: Batch) -> dict[str, Tensor]:
+        """FRL: the encoders have run once; fusion and heads ran on their maps, and run on the completed maps."""
         present, label, frl = batch.present, batch.label, self.frl
-        first = self.network.fuse(pyramids, present)
         grids = [(maps[-1].shape[2], maps[-1].shape[3]) for maps in pyramids]
         evidence = [class_evidence(e, label, grid) for e, grid in zip(first.evidence, grids, strict=True)]
         hidden = [choose_hidden(e, frl.hide, frl.policy) for e in evidence]
@@ -114,7 +116,6 @@ class LesionModule(pl.LightningModule):
             completed = self.decoder(pyramids, hidden, present)
         second = self.network.fuse(completed.pyramids, present)
         return {
-            "diagnosis": self.loss(first, label, batch.extra, present),
             "second": frl.second_view * self.loss(second, label, batch.extra, present),
             "reconstruction": frl.reconstruction * completed.loss,
             "consistency": frl.consistency * consistency_loss(first.logits.detach(), second.logits),

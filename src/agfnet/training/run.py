@@ -28,8 +28,9 @@ from agfnet.training.build import CaseData, Task, build_network, task_of, view_s
 from agfnet.training.callbacks import EpochHistory
 from agfnet.training.losses import class_weights
 from agfnet.training.module import LesionModule
+from agfnet.training.profile import StepProfiler, tell_profile
 from agfnet.training.ranks import ALONE, Machine, first_process, rank, together
-from agfnet.training.trainer import make_trainer
+from agfnet.training.trainer import check_compiler, make_trainer
 from agfnet.types import RESEARCH_USE, BundleError, Case, ConfigError, TableError
 
 log = logging.getLogger("agfnet")
@@ -103,6 +104,8 @@ def train(
     if cases is None:
         cases = parts(config, read_table(config))
     machine.check(config.training.batch_size, len(cases[1]))
+    if config.training.compile:
+        check_compiler()
     facts = _begin(config, folder, cases, resume=resume) if first_process() else {}
     weights = folder / WEIGHTS
     if weights.exists():
@@ -137,13 +140,16 @@ def train(
     history = EpochHistory(folder / HISTORY, on_epoch)
     last = folder / CHECKPOINTS / "last.ckpt"
     with together(machine):
-        trainer = make_trainer(config, folder, machine, history, folder / CHECKPOINTS)
+        profiler = StepProfiler() if machine.profile else None
+        trainer = make_trainer(config, folder, machine, history, folder / CHECKPOINTS, profiler)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
         except SystemExit as stop:  # how Lightning ends on Ctrl-C
             raise KeyboardInterrupt from stop
     if not first_process():
         return weights
+    if profiler is not None:
+        tell_profile(profiler, folder, config.training.batch_size, config.data.workers)
     # The checkpoint's weights are the averaged ones, also where a resumed run had no epoch left to train.
     best = folder / CHECKPOINTS / "best.ckpt"
     final = best if config.training.early_stopping is not None and best.exists() else last
