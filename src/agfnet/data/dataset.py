@@ -210,9 +210,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return (size - size % self.batch) // self.replicas if size >= self.batch else -(-size // self.replicas)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.arange(len(self.labels))
+        # Cases with a label first: every process has some, and none waits for figures that another cannot have.
+        order = np.argsort(self.labels == UNKNOWN, kind="stable")
         if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.labels))
             order = self._dealt(np.resize(order, len(self) * self.replicas))
         yield from ((self.epoch, int(i)) for i in order[self.rank :: self.replicas])
 

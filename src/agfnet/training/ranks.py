@@ -63,7 +63,7 @@ class Machine:
 
         Args:
             batch_size: cases of a step over all processes.
-            validation: number of validation cases.
+            validation: number of validation cases with a label.
 
         Raises:
             ConfigError: the batch does not divide, there are fewer GPUs or validation cases than asked for, or another
@@ -76,7 +76,7 @@ class Machine:
                 f"training.batch_size={batch_size} is shared by {n} processes and does not divide; take {near}, say."
             )
         if validation < n:
-            raise ConfigError(f"{validation} validation cases for {n} processes; use fewer devices.")
+            raise ConfigError(f"{validation} labelled validation cases for {n} processes; use fewer devices.")
         if torch.cuda.is_available() and self.devices > torch.cuda.device_count():
             raise ConfigError(f"--devices {self.devices}: this machine has {torch.cuda.device_count()} GPUs.")
         launcher, started = _launched()

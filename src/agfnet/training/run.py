@@ -103,7 +103,7 @@ def train(
     """
     if cases is None:
         cases = parts(config, read_table(config))
-    machine.check(config.training.batch_size, len(cases[1]))
+    machine.check(config.training.batch_size, sum(case.label is not None for case in cases[1]))
     if config.training.compile:
         check_compiler()
     facts = _begin(config, folder, cases, resume=resume) if first_process() else {}

@@ -55,10 +55,16 @@ def test_validation_has_every_case_once(replicas):
     assert [len(list(sampler)) for sampler in samplers] == [len(sampler) for sampler in samplers]
 
 
+def test_every_rank_has_validation_cases_with_a_label():
+    labels = [-1, 0, -1, 1, -1, 2, -1, 0]
+    samplers = [EpochSampler(labels, batch=8, shuffle=False, rank=r, replicas=2) for r in (0, 1)]
+    assert [sum(labels[i] >= 0 for _, i in sampler) for sampler in samplers] == [2, 2]
+
+
 def test_what_does_not_fit_the_machine_is_said(monkeypatch):
     with pytest.raises(ConfigError, match=r"batch_size=16 is shared by 3 processes .* take 15"):
         Machine(devices=3).check(16, 100)
-    with pytest.raises(ConfigError, match="1 validation cases for 2 processes"):
+    with pytest.raises(ConfigError, match="1 labelled validation cases for 2 processes"):
         Machine(devices=2).check(16, 1)
     with pytest.raises(ConfigError, match="torchrun or srun"):
         Machine(nodes=2).check(16, 100)
