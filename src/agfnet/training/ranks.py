@@ -87,6 +87,8 @@ class Machine:
                 f"{launcher} has {started} processes, --devices {self.devices} --nodes {self.nodes} makes {n}; "
                 "make them agree (SLURM: start the command with srun, one task for each device)."
             )
+        if launcher == "SLURM" and n > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
+            raise ConfigError(f"SLURM: give the tasks as --ntasks-per-node={self.devices}, not as --ntasks.")
 
     def options(self, *, idle_at_first: bool) -> dict[str, Any]:
         """What Lightning's Trainer needs to know.

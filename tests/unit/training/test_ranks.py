@@ -72,4 +72,8 @@ def test_what_does_not_fit_the_machine_is_said(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_NAME", "train")
     with pytest.raises(ConfigError, match="SLURM has 4 processes"):
         Machine(devices=2).check(16, 100)
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE", raising=False)
+    with pytest.raises(ConfigError, match="--ntasks-per-node=2"):
+        Machine(devices=2, nodes=2).check(16, 100)
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "2")
     Machine(devices=2, nodes=2).check(16, 100)
