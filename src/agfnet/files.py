@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write: called with the temporary path; an exception leaves nothing under the final name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # processes of several machines may write
     try:
         write(temporary)
         with temporary.open("rb+") as stream:

@@ -24,25 +24,42 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, from its last complete epoch.")
     ] = False,
+    devices: Annotated[int, typer.Option(min=1, help="GPUs of each node (processes, where there is no GPU).")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines, each started by torchrun or srun.")] = 1,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Say what a step spends its time on, and write profile.json.")
+    ] = False,
 ) -> None:
     """Train, export, and evaluate the exported file on the validation part.
 
     Example:  agfnet train -c configs/derm7pt.yaml -o runs/first training.epochs=20 data.table=cases.csv
+
+    Example:  agfnet train -c configs/derm7pt.yaml -o runs/first --devices 4
+
+    Several nodes: docs/scale.md.
     """
     with errors_said():
         from agfnet.config import load_config
         from agfnet.evaluation.experiment import run, run_folds
         from agfnet.evaluation.summary import summary_markdown
+        from agfnet.training.ranks import Machine, first_process
 
         settings = load_config(config, overrides or [])
-        folder.mkdir(parents=True, exist_ok=True)
-        log_file = logging.FileHandler(folder / "train.log", encoding="utf-8")
-        log_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        logging.getLogger("agfnet").addHandler(log_file)
-        if folds is None:
-            card = run(settings, folder, resume=resume)
+        machine = Machine(devices, nodes, profile)
+        logger = logging.getLogger("agfnet")
+        if first_process():
+            folder.mkdir(parents=True, exist_ok=True)
+            log_file = logging.FileHandler(folder / "train.log", encoding="utf-8")
+            log_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+            logger.addHandler(log_file)
         else:
-            card = run_folds(settings, folder, folds, resume=resume)
+            logger.setLevel(logging.WARNING)
+        if folds is None:
+            card = run(settings, folder, resume=resume, machine=machine)
+        else:
+            card = run_folds(settings, folder, folds, resume=resume, machine=machine)
+        if not first_process():
+            return
         out.print(escape(summary_markdown(card)), highlight=False, soft_wrap=True)
         out.print(f"everything is in {folder}", highlight=False)
 

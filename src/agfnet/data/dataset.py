@@ -141,6 +141,11 @@ class CaseDataset(Dataset[Item]):
             row=index,
         )
 
+    @property
+    def labels(self) -> list[int]:
+        """The class of each case, UNKNOWN where it is not known."""
+        return [_index(case.label, self.classes) for case in self.cases]
+
     def collate(self, items: Sequence[Item]) -> Batch:
         """Items to a batch; augmentation is applied here, to the whole batch at once."""
         present = torch.tensor([item.present for item in items])
@@ -175,16 +180,23 @@ def _index(value: str | None, values: Sequence[str]) -> int:
 class EpochSampler(Sampler[tuple[int, int]]):
     """Yields (epoch, index); the order of an epoch depends on (seed, epoch) alone, whatever ran before.
 
+    In training, what all processes draw for a step is the batch that one process alone would draw, and each process
+    gets every class in the batch's proportion. Otherwise each case is drawn once, by one of the processes.
+
     Args:
-        size: number of cases.
-        shuffle: a new order each epoch.
+        labels: (N,) class of each case.
+        batch: in training, cases of a step over all processes. The last uneven batch of an epoch is left out where
+            there are others; fewer cases than a batch are one step, some of them twice if they do not divide.
+        shuffle: a new order each epoch: training.
         seed: of the order.
-        rank, replicas: this process and how many there are; each takes every replicas-th case. In training the last
-            cases of an uneven epoch are repeated so that all ranks take as many steps.
+        rank, replicas: this process and how many there are; `replicas` divides `batch`.
     """
 
-    def __init__(self, size: int, *, shuffle: bool, seed: int = 0, rank: int = 0, replicas: int = 1) -> None:
-        self.size, self.shuffle, self.seed, self.rank, self.replicas = size, shuffle, seed, rank, replicas
+    def __init__(
+        self, labels: Sequence[int], *, batch: int, shuffle: bool, seed: int = 0, rank: int = 0, replicas: int = 1
+    ) -> None:
+        self.labels, self.batch, self.shuffle, self.seed = np.asarray(labels), batch, shuffle, seed
+        self.rank, self.replicas = rank, replicas
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -192,18 +204,37 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.size // self.replicas) if self.shuffle else len(range(self.rank, self.size, self.replicas))
+        size = len(self.labels)
+        if not self.shuffle:
+            return len(range(self.rank, size, self.replicas))
+        return (size - size % self.batch) // self.replicas if size >= self.batch else -(-size // self.replicas)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.arange(self.size)
+        # Cases with a label first: every process has some, and none waits for figures that another cannot have.
+        order = np.argsort(self.labels == UNKNOWN, kind="stable")
         if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
-            order = np.resize(order, len(self) * self.replicas)
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.labels))
+            order = self._dealt(np.resize(order, len(self) * self.replicas))
         yield from ((self.epoch, int(i)) for i in order[self.rank :: self.replicas])
 
+    def _dealt(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Each batch in the order of its classes, so that dealing it out in turn spreads every class."""
+        if self.replicas == 1:
+            return order
+        batches = (order[first : first + self.batch] for first in range(0, len(order), self.batch))
+        return np.concatenate([b[np.argsort(self.labels[b], kind="stable")] for b in batches])
 
-def warm(dataset: CaseDataset, progress: Callable[[int, int], None], *, skip_bad: bool) -> list[tuple[Case, str]]:
+
+def warm(
+    dataset: CaseDataset, progress: Callable[[int, int], None], *, skip_bad: bool, share: tuple[int, int] = (0, 1)
+) -> list[tuple[Case, str]]:
     """Decode every image once into the cache.
+
+    Args:
+        dataset: the cases.
+        progress: called with the number of cases done and of all.
+        skip_bad: list the cases that cannot be read.
+        share: this process and how many there are; each begins with another part, and finds the others' in the cache.
 
     Returns:
         The cases that cannot be read, each with its error; empty unless `skip_bad`.
@@ -213,7 +244,8 @@ def warm(dataset: CaseDataset, progress: Callable[[int, int], None], *, skip_bad
     """
     bad = []
     enlarge = augment.ENLARGE if dataset.training else 1.0
-    for i, case in enumerate(dataset.cases):
+    first = len(dataset.cases) * share[0] // share[1]
+    for i, case in enumerate([*dataset.cases[first:], *dataset.cases[:first]]):
         try:
             for modality, spec in dataset.specs.items():
                 for path in case.views.get(modality, ()):

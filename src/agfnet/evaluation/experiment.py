@@ -17,6 +17,7 @@ from agfnet.prediction.bundle import BUNDLE
 from agfnet.prediction.commands import predict_cases
 from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.training.build import Task, task_of
+from agfnet.training.ranks import ALONE, Machine, first_process
 from agfnet.training.run import parts, read_table, train
 from agfnet.types import Case
 
@@ -25,18 +26,23 @@ log = logging.getLogger("agfnet")
 CHOSEN = "The epoch was chosen on these very cases (early stopping): the figures are optimistic."
 
 
-def run(config: Config, folder: Path, *, resume: bool = False) -> dict[str, Any]:
+def run(config: Config, folder: Path, *, resume: bool = False, machine: Machine = ALONE) -> dict[str, Any]:
     """Train on the training part, export, and evaluate the exported file on the validation part.
 
     Returns:
-        The scorecard of the validation part (`FOLDER/validation/`).
+        The scorecard of the validation part (`FOLDER/validation/`); empty in all processes but the first, which
+        writes everything.
     """
     cases = parts(config, read_table(config))
-    outcomes = _run(config, folder, cases, resume=resume)
+    outcomes = _run(config, folder, cases, resume=resume, machine=machine)
+    if not first_process():
+        return {}
     return _scored(outcomes, folder, folder / "validation", config, "validation")
 
 
-def run_folds(config: Config, folder: Path, folds: int, *, resume: bool = False) -> dict[str, Any]:
+def run_folds(
+    config: Config, folder: Path, folds: int, *, resume: bool = False, machine: Machine = ALONE
+) -> dict[str, Any]:
     """Cross-validate by patient: each fold is a run of its own, and all held-out cases are scored together.
 
     The cases are those of the training and validation parts (all, where the table has no `split`); test and
@@ -53,7 +59,9 @@ def run_folds(config: Config, folder: Path, folds: int, *, resume: bool = False)
         log.info("fold %d of %d", k + 1, folds)
         held = set(rows.tolist())
         split = [c for i, c in enumerate(cases) if i not in held], [cases[i] for i in sorted(held)]
-        pooled += _run(config, folder / f"fold-{k + 1}", split, resume=resume, task=task)
+        pooled += _run(config, folder / f"fold-{k + 1}", split, resume=resume, machine=machine, task=task)
+    if not first_process():
+        return {}
     return _scored(pooled, folder / "fold-1", folder / "pooled", config, f"{folds} folds, pooled")
 
 
@@ -63,6 +71,7 @@ def train_and_export(
     cases: tuple[Sequence[Case], Sequence[Case]],
     *,
     resume: bool,
+    machine: Machine = ALONE,
     task: Task | None = None,
 ) -> None:
     """Train on the first of two lists of cases, look at the second, and export; what is done is not done again."""
@@ -70,11 +79,12 @@ def train_and_export(
         config,
         folder,
         resume=resume,
+        machine=machine,
         cases=cases,
         task=task,
         on_epoch=lambda history: training_curves(history, folder / "curves.png"),
     )
-    if not (folder / BUNDLE).exists():
+    if first_process() and not (folder / BUNDLE).exists():
         export_run(folder)
 
 
@@ -84,10 +94,13 @@ def _run(
     cases: tuple[Sequence[Case], Sequence[Case]],
     *,
     resume: bool,
+    machine: Machine = ALONE,
     task: Task | None = None,
 ) -> list[Outcome]:
-    """Train and export; then predict the second list from the exported file."""
-    train_and_export(config, folder, cases, resume=resume, task=task)
+    """Train and export; then predict the second list from the exported file, in the first process."""
+    train_and_export(config, folder, cases, resume=resume, machine=machine, task=task)
+    if not first_process():
+        return []
     return predict_cases(Predictor(folder), cases[1])
 
 

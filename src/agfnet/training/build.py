@@ -131,22 +131,24 @@ class CaseData(pl.LightningDataModule):
         self.validation = dataset(validation, training=False)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled by (seed, epoch); the last uneven batch of an epoch is left out where there are others."""
+        """Shuffled by (seed, epoch); see `EpochSampler`."""
         return self._loader(self.train, self.recipe.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Every case once."""
+        """Every case once, by one of the processes."""
         return self._loader(self.validation, 2 * self.recipe.batch_size, shuffle=False)
 
-    def _loader(self, dataset: CaseDataset, batch_size: int, *, shuffle: bool) -> DataLoader[Batch]:
+    def _loader(self, dataset: CaseDataset, batch: int, *, shuffle: bool) -> DataLoader[Batch]:
+        """Batches of this process; `batch` counts the cases of all."""
         rank, replicas = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = EpochSampler(len(dataset), shuffle=shuffle, seed=self.recipe.seed, rank=rank, replicas=replicas)
+        sampler = EpochSampler(
+            dataset.labels, batch=batch, shuffle=shuffle, seed=self.recipe.seed, rank=rank, replicas=replicas
+        )
         return DataLoader(
             dataset,  # type: ignore[arg-type]
-            batch_size=batch_size,
+            batch_size=batch // replicas,
             sampler=sampler,
             collate_fn=dataset.collate,
-            drop_last=shuffle and len(sampler) >= batch_size,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
         )

@@ -10,13 +10,14 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import MetricCollection
-from torchmetrics.aggregation import MeanMetric
+from torchmetrics.aggregation import MeanMetric, SumMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
 
 from agfnet.config import ReconstructionConfig, TrainingConfig
 from agfnet.data.dataset import UNKNOWN, Batch
-from agfnet.models.network import AGFNet
+from agfnet.models.network import AGFNet, Output
 from agfnet.training.losses import DiagnosisLoss
 from agfnet.training.reconstruction import (
     Completed,
@@ -69,6 +70,7 @@ class LesionModule(pl.LightningModule):
             prefix="val_",
         )
         self.val_loss = MeanMetric()
+        self.val_cases = SumMetric()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """A step's random numbers (dropout, random hiding) depend on seed, epoch, step and rank alone.
@@ -80,13 +82,16 @@ class LesionModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """The loss of one batch; its parts are logged."""
-        pyramids = self.network.encode(batch.images, batch.present)
+        profile = self.trainer.profiler.profile  # type: ignore[attr-defined]
+        with profile("encoders"):
+            pyramids = self.network.encode(batch.images, batch.present)
         begun = self.trainer.global_step >= self.frl.start * self.trainer.estimated_stepping_batches
-        if not self.frl.enabled or not begun:
-            output = self.network.fuse(pyramids, batch.present)
-            parts = {"diagnosis": self.loss(output, batch.label, batch.extra, batch.present)}
-        else:
-            parts = self._reconstructed(pyramids, batch)
+        with profile("fusion"):
+            first = self.network.fuse(pyramids, batch.present)
+            parts = {"diagnosis": self.loss(first, batch.label, batch.extra, batch.present)}
+        if self.frl.enabled and begun:
+            with profile("reconstruction"):
+                parts |= self._reconstructed(pyramids, first, batch)
         total = torch.stack(list(parts.values())).sum()
         size = len(batch.label)
         self.log("train_loss", total, on_epoch=True, on_step=False, batch_size=size, sync_dist=True)
@@ -99,10 +104,9 @@ class LesionModule(pl.LightningModule):
         )
         return total
 
-    def _reconstructed(self, pyramids: list[list[Tensor]], batch: Batch) -> dict[str, Tensor]:
-        """FRL: the encoders have run once; fusion and heads run on their maps, then on the completed maps."""
+    def _reconstructed(self, pyramids: list[list[Tensor]], first: Output, batch: Batch) -> dict[str, Tensor]:
+        """FRL: the encoders have run once; fusion and heads ran on their maps, and run on the completed maps."""
         present, label, frl = batch.present, batch.label, self.frl
-        first = self.network.fuse(pyramids, present)
         grids = [(maps[-1].shape[2], maps[-1].shape[3]) for maps in pyramids]
         evidence = [class_evidence(e, label, grid) for e, grid in zip(first.evidence, grids, strict=True)]
         hidden = [choose_hidden(e, frl.hide, frl.policy) for e in evidence]
@@ -112,12 +116,27 @@ class LesionModule(pl.LightningModule):
             completed = self.decoder(pyramids, hidden, present)
         second = self.network.fuse(completed.pyramids, present)
         return {
-            "diagnosis": self.loss(first, label, batch.extra, present),
             "second": frl.second_view * self.loss(second, label, batch.extra, present),
             "reconstruction": frl.reconstruction * completed.loss,
             "consistency": frl.consistency * consistency_loss(first.logits.detach(), second.logits),
             "focus": frl.focus * focus_loss(first, second, evidence, present),
         }
+
+    def on_after_backward(self) -> None:
+        """Give all processes the mean of their running batch statistics, as they have the same weights.
+
+        So validation and checkpoint do not depend on the process. Each one's variance is free of bias, and so is the
+        mean. (SyncBatchNorm would wait for ever for a process whose batch lacks a view, and needs GPUs.)
+        """
+        if self.trainer.world_size == 1:
+            return
+        norms = [m for m in self.network.modules() if isinstance(m, _BatchNorm)]
+        statistics = [s for m in norms for s in (m.running_mean, m.running_var) if s is not None]
+        if not statistics:
+            return
+        shared = self.trainer.strategy.reduce(torch.cat(statistics), reduce_op="mean")
+        for own, mean in zip(statistics, shared.split([len(s) for s in statistics]), strict=True):
+            own.copy_(mean)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """Figures over the whole validation part, exact also over several processes."""
@@ -127,12 +146,14 @@ class LesionModule(pl.LightningModule):
             logits, label = output.logits[known].float(), batch.label[known]
             self.figures.update(logits.softmax(-1), label)
             self.val_loss.update(nn.functional.cross_entropy(logits, label, reduction="none"))
+            self.val_cases.update(len(label))
 
     def on_validation_epoch_end(self) -> None:
         """Log the figures and start anew."""
-        self.log_dict({"val_loss": self.val_loss.compute(), **self.figures.compute()}, sync_dist=False)
-        self.val_loss.reset()
-        self.figures.reset()
+        figures = {"val_loss": self.val_loss.compute(), "val_cases": self.val_cases.compute()}
+        self.log_dict({**figures, **self.figures.compute()}, sync_dist=False)  # already over all processes
+        for metric in (self.val_loss, self.val_cases, self.figures):
+            metric.reset()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW; no decay on norms and biases; a lower rate for pretrained encoders; warm-up, then cosine."""

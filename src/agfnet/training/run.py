@@ -8,7 +8,6 @@ import logging
 import platform
 import sys
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -18,8 +17,6 @@ from typing import Any
 import polars as pl
 import pytorch_lightning
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, RichProgressBar
-from pytorch_lightning.loggers import TensorBoardLogger
 from safetensors.torch import load_file, save_file
 
 from agfnet.config import Config, load_config, save_config
@@ -28,10 +25,12 @@ from agfnet.data.table import read_cases, table_sha256, write_table
 from agfnet.files import write_atomically, write_json
 from agfnet.models.network import AGFNet
 from agfnet.training.build import CaseData, Task, build_network, task_of, view_specs
-from agfnet.training.callbacks import EpochCheckpoint, EpochHistory, ramped_average
+from agfnet.training.callbacks import EpochHistory
 from agfnet.training.losses import class_weights
 from agfnet.training.module import LesionModule
-from agfnet.training.precision import bfloat16_pays, depthwise_in_float32, keep_freed_memory
+from agfnet.training.profile import StepProfiler, tell_profile
+from agfnet.training.ranks import ALONE, Machine, first_process, rank, together
+from agfnet.training.trainer import check_compiler, make_trainer
 from agfnet.types import RESEARCH_USE, BundleError, Case, ConfigError, TableError
 
 log = logging.getLogger("agfnet")
@@ -78,6 +77,7 @@ def train(
     folder: Path,
     *,
     resume: bool = False,
+    machine: Machine = ALONE,
     cases: tuple[Sequence[Case], Sequence[Case]] | None = None,
     task: Task | None = None,
     on_epoch: Callable[[Sequence[dict[str, float]]], None] | None = None,
@@ -88,6 +88,7 @@ def train(
         config: the configuration.
         folder: the run folder; must be new unless `resume`.
         resume: go on from the last complete epoch of this folder. A finished run is left as it is.
+        machine: devices and nodes. The first process writes the folder; the others return once they have trained.
         cases: training and validation cases; None takes them from the table's `split` column.
         task: the classes; None takes them from the configuration and the training cases.
         on_epoch: called with the history after each epoch.
@@ -96,11 +97,16 @@ def train(
         The weights file.
 
     Raises:
-        ConfigError: the folder holds another run, or `resume` with another configuration or table.
+        ConfigError: the folder holds another run, `resume` with another configuration or table, or a machine that does
+            not fit.
+        RankError: another process of the training ended.
     """
     if cases is None:
         cases = parts(config, read_table(config))
-    facts = _begin(config, folder, cases, resume=resume)
+    machine.check(config.training.batch_size, sum(case.label is not None for case in cases[1]))
+    if config.training.compile:
+        check_compiler()
+    facts = _begin(config, folder, cases, resume=resume) if first_process() else {}
     weights = folder / WEIGHTS
     if weights.exists():
         log.info("%s: training is already finished", folder)
@@ -111,7 +117,7 @@ def train(
     specs = view_specs(config, network)
     _try_out(network, {m: spec.size for m, spec in specs.items()})
     data = CaseData(config, task, specs, cases[0], cases[1], config.data.cache or folder / "cache")
-    bad = _decode(data, folder, skip_bad=config.data.skip_bad)
+    bad = _decode(data, folder, machine.processes, skip_bad=config.data.skip_bad)
     if bad:
         cases = [c for c in cases[0] if c.case_id not in bad], [c for c in cases[1] if c.case_id not in bad]
         if not cases[0] or not cases[1]:
@@ -122,7 +128,9 @@ def train(
         "extra_classes": {k: list(v) for k, v in task.extra_classes.items()},
         "cases": {"train": _count(cases[0]), "validation": _count(cases[1])},
     }
-    write_json(folder / FACTS, facts)
+    facts["processes"] = machine.processes
+    if first_process():
+        write_json(folder / FACTS, facts)
 
     counts = [sum(case.label == name for case in cases[0]) for name in task.classes]
     module = LesionModule(
@@ -130,21 +138,26 @@ def train(
     )
     module = module.to(memory_format=torch.channels_last)
     history = EpochHistory(folder / HISTORY, on_epoch)
-    trainer = _trainer(config, folder, history)
     last = folder / CHECKPOINTS / "last.ckpt"
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
-    except SystemExit as stop:  # how Lightning ends on Ctrl-C
-        raise KeyboardInterrupt from stop
+    with together(machine):
+        profiler = StepProfiler() if machine.profile else None
+        trainer = make_trainer(config, folder, machine, history, folder / CHECKPOINTS, profiler)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+        except SystemExit as stop:  # how Lightning ends on Ctrl-C
+            raise KeyboardInterrupt from stop
+    if not first_process():
+        return weights
+    if profiler is not None:
+        tell_profile(profiler, folder, config.training.batch_size, config.data.workers)
     # The checkpoint's weights are the averaged ones, also where a resumed run had no epoch left to train.
     best = folder / CHECKPOINTS / "best.ckpt"
     final = best if config.training.early_stopping is not None and best.exists() else last
     module.load_state_dict(torch.load(final, map_location="cpu", weights_only=True)["state_dict"])
-    if trainer.is_global_zero:
-        facts |= {"epochs": trainer.current_epoch, "minutes": round(history.seconds / 60, 2)}
-        write_json(folder / FACTS, facts)
-        state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-        write_atomically(weights, lambda temporary: save_file(state, temporary))
+    facts |= {"epochs": trainer.current_epoch, "minutes": round(history.seconds / 60, 2)}
+    write_json(folder / FACTS, facts)
+    state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    write_atomically(weights, lambda temporary: save_file(state, temporary))
     return weights
 
 
@@ -214,7 +227,7 @@ def _try_out(network: AGFNet, sizes: Mapping[str, tuple[int, int]]) -> None:
     network.train()
 
 
-def _decode(data: CaseData, folder: Path, *, skip_bad: bool) -> set[str]:
+def _decode(data: CaseData, folder: Path, processes: int, *, skip_bad: bool) -> set[str]:
     """Fill the cache of decoded images; list the cases that cannot be read, and return their ids."""
     shown = time.monotonic()
 
@@ -224,8 +237,9 @@ def _decode(data: CaseData, folder: Path, *, skip_bad: bool) -> set[str]:
             shown = time.monotonic()
             log.info("decoding images: case %d of %d", done, total)
 
-    bad = [b for part in (data.train, data.validation) for b in warm(part, progress, skip_bad=skip_bad)]
-    if bad:
+    share = rank(), processes
+    bad = [b for part in (data.train, data.validation) for b in warm(part, progress, skip_bad=skip_bad, share=share)]
+    if bad and first_process():
         listed = {
             "case_id": [c.case_id for c, _ in bad],
             "row": [c.row for c, _ in bad],
@@ -234,52 +248,6 @@ def _decode(data: CaseData, folder: Path, *, skip_bad: bool) -> set[str]:
         write_table(pl.DataFrame(listed), folder / "bad_cases.csv")
         log.warning("%d cases with unreadable images are left out; see %s", len(bad), folder / "bad_cases.csv")
     return {case.case_id for case, _ in bad}
-
-
-def _trainer(config: Config, folder: Path, history: EpochHistory) -> pytorch_lightning.Trainer:
-    recipe = config.training
-    gpu = torch.cuda.is_available()
-    bfloat16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and bfloat16_pays())
-    callbacks: list[pytorch_lightning.Callback] = [
-        history,
-        EpochCheckpoint(folder / CHECKPOINTS, keep_best=recipe.early_stopping is not None),
-    ]
-    if recipe.ema:
-        callbacks.insert(0, ramped_average(recipe.ema))
-    if recipe.early_stopping is not None:
-        patience = max(1, recipe.early_stopping // recipe.validate_every)
-        callbacks.append(EarlyStopping("val_loss", patience=patience, check_on_train_epoch_end=False))
-    if sys.stderr.isatty():
-        callbacks.append(RichProgressBar(leave=False))
-    if not gpu:
-        keep_freed_memory()
-        if bfloat16:
-            callbacks.append(_DepthwiseInFloat32())
-    for advice in (".*does not have many workers.*", ".*number of training batches.*", ".*treespec, LeafSpec.*"):
-        warnings.filterwarnings("ignore", message=advice)
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    return pytorch_lightning.Trainer(
-        default_root_dir=folder,
-        max_epochs=recipe.epochs,
-        accelerator="auto" if gpu else "cpu",
-        devices=1,
-        precision="bf16-mixed" if bfloat16 else "32-true",
-        gradient_clip_val=recipe.clip,
-        check_val_every_n_epoch=recipe.validate_every,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        enable_progress_bar=sys.stderr.isatty(),
-        enable_model_summary=False,
-        logger=TensorBoardLogger(str(folder), name="tensorboard", version=""),
-        callbacks=callbacks,
-    )
-
-
-class _DepthwiseInFloat32(pytorch_lightning.Callback):
-    """Applies `depthwise_in_float32` for the length of the training; averaged copies are made before it."""
-
-    def on_fit_start(self, trainer: pytorch_lightning.Trainer, pl_module: pytorch_lightning.LightningModule) -> None:  # noqa: ARG002
-        depthwise_in_float32(pl_module)
 
 
 def _count(cases: Sequence[Case]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from agfnet.data.dataset import UNKNOWN, CaseDataset, EpochSampler, FrameCache, warm
+from agfnet.data.dataset import UNKNOWN, CaseDataset, FrameCache, warm
 from agfnet.data.preprocess import ViewSpec
 from agfnet.data.table import read_cases
 from agfnet.types import ImageError
@@ -64,15 +64,15 @@ def test_labels(drawn, tmp_path):
     assert UNKNOWN in [unlabelled[0, i].label for i in range(6)]
 
 
-def test_every_rank_takes_its_share_of_each_epoch():
-    samplers = [EpochSampler(11, shuffle=True, seed=5, rank=r, replicas=2) for r in (0, 1)]
-    for sampler in samplers:
-        sampler.set_epoch(4)
-    shares = [list(s) for s in samplers]
-    assert [len(s) for s in shares] == [6, 6]
-    assert {i for share in shares for _, i in share} == set(range(11))
-    exact = [list(EpochSampler(11, shuffle=False, rank=r, replicas=2)) for r in (0, 1)]
-    assert sorted(i for share in exact for _, i in share) == list(range(11))
+def test_processes_that_decode_together_begin_apart(drawn, tmp_path):
+    data = dataset(drawn, tmp_path / "cache")
+    seen = []
+    get = data.cache.get
+    data.cache.get = lambda path, *rest: (seen.append(path), get(path, *rest))[1]
+    warm(data, lambda *_: None, skip_bad=False, share=(1, 2))
+    middle = data.cases[len(data.cases) // 2]
+    assert seen[0] in [path for paths in middle.views.values() for path in paths]
+    assert set(seen) == {path for case in data.cases for paths in case.views.values() for path in paths}
 
 
 def test_an_unreadable_image_names_its_row_or_is_listed(drawn, tmp_path):

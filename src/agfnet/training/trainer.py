@@ -1,0 +1,127 @@
+"""Lightning's Trainer for a configuration and a machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, RichProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.profilers import Profiler
+
+from agfnet.config import Config
+from agfnet.models.network import AGFNet
+from agfnet.training.callbacks import EpochCheckpoint, EpochHistory, ramped_average
+from agfnet.training.precision import bfloat16_pays, depthwise_in_float32, keep_freed_memory
+from agfnet.training.ranks import KeepTerminate, Machine
+from agfnet.types import ConfigError
+
+ADVICE = (
+    ".*does not have many workers.*",
+    ".*number of training batches.*",
+    ".*treespec, LeafSpec.*",
+    ".*sync_dist=True.*",
+    ".*`broadcast_buffers` is deprecated.*",
+    ".*Grad strides do not match bucket view strides.*",
+)
+"""Warnings that ask for what was decided otherwise, or is done already."""
+
+
+def make_trainer(
+    config: Config,
+    folder: Path,
+    machine: Machine,
+    history: EpochHistory,
+    checkpoints: Path,
+    profiler: Profiler | None = None,
+) -> pl.Trainer:
+    """The Trainer with all that happens around the epochs.
+
+    Args:
+        config: the configuration.
+        folder: the run folder.
+        machine: devices and nodes.
+        history: collects the epochs' figures.
+        checkpoints: folder of the checkpoints.
+        profiler: told what each step does.
+    """
+    recipe, frl = config.training, config.reconstruction
+    gpu = torch.cuda.is_available()
+    bfloat16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and bfloat16_pays())
+    callbacks: list[pl.Callback] = [
+        history,
+        EpochCheckpoint(checkpoints, keep_best=recipe.early_stopping is not None),
+        KeepTerminate(),
+    ]
+    if recipe.ema:
+        callbacks.insert(0, ramped_average(recipe.ema))
+    if recipe.early_stopping is not None:
+        patience = max(1, recipe.early_stopping // recipe.validate_every)
+        callbacks.append(EarlyStopping("val_loss", patience=patience, check_on_train_epoch_end=False))
+    if sys.stderr.isatty():
+        callbacks.append(RichProgressBar(leave=False))
+    if not gpu:
+        keep_freed_memory()
+        if bfloat16:
+            callbacks.append(_DepthwiseInFloat32())
+    if recipe.compile:
+        callbacks.append(_Compiled())
+    for advice in ADVICE:
+        warnings.filterwarnings("ignore", message=advice)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return pl.Trainer(
+        default_root_dir=folder,
+        max_epochs=recipe.epochs,
+        accelerator="auto" if gpu else "cpu",
+        precision="bf16-mixed" if bfloat16 else "32-true",
+        gradient_clip_val=recipe.clip,
+        check_val_every_n_epoch=recipe.validate_every,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_progress_bar=sys.stderr.isatty(),
+        enable_model_summary=False,
+        logger=TensorBoardLogger(str(folder), name="tensorboard", version=""),
+        callbacks=callbacks,
+        profiler=profiler,
+        **machine.options(idle_at_first=frl.enabled and frl.start > 0),
+    )
+
+
+class _DepthwiseInFloat32(pl.Callback):
+    """Applies `depthwise_in_float32` for the length of the training; averaged copies are made before it."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        depthwise_in_float32(pl_module)
+
+
+class _Compiled(pl.Callback):
+    """Compiles encoders and fusion when they are first called; parameters and names stay, and the rest as it is."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        network = pl_module.network
+        assert isinstance(network, AGFNet)  # noqa: S101
+        for part in (*network.encoders.values(), network.fusion):
+            part.compile()
+
+
+def check_compiler() -> None:
+    """See that what `torch.compile` needs is here.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if torch.cuda.is_available():
+        here, needed = find_spec("triton") is not None, "the package triton"
+    else:
+        here = any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
+        needed = "a C++ compiler (Debian: apt install g++; or set CXX)"
+    if not here:
+        raise ConfigError(f"training.compile needs {needed}; install it, or train with training.compile=false.")
