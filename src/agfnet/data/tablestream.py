@@ -101,15 +101,21 @@ def table_files(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         if path.suffix.lower() not in {".csv", ".parquet", ".pq"}:
-            raise TableError(f"{path}: is not CSV or Parquet. Save the table as .csv (UTF-8) or .parquet.")
+            remedy = "Save the table as .csv (UTF-8) or .parquet."
+            message = f"{path.name} is not CSV or Parquet"
+            raise table_error(path, [Fault(cause="unknown-format", message=message, remedy=remedy)])
         if not path.is_file():
-            raise TableError(f"{path}: there is no such table. Correct the path of the table.")
+            raise table_error(path, [_missing(f"there is no table {path}")])
         return [path]
     found = sorted(file for suffix in ("parquet", "pq") for file in path.rglob(f"*.{suffix}"))
     files = [file for file in found if not any(part[0] in "._" for part in file.relative_to(path).parts)]
     if not files:
-        raise TableError(f"{path}: holds no Parquet file. Name a .csv or .parquet file, or a folder of Parquet files.")
+        raise table_error(path, [_missing(f"the folder {path} holds no Parquet file")])
     return files
+
+
+def _missing(message: str) -> Fault:
+    return Fault(cause="missing-table", message=message, remedy="Correct the path of the table.")
 
 
 def stream_sha256(path: Path) -> str:
@@ -121,12 +127,12 @@ def stream_sha256(path: Path) -> str:
 
 
 def _csv_pieces(path: Path, height: int) -> Iterator[Piece]:
-    with path.open("rb") as start:
-        if start.read(2) in {b"\xff\xfe", b"\xfe\xff"}:
-            raise table_error(path, [_wrong_encoding("the table is written in UTF-16, not UTF-8", None)])
     with path.open(encoding="utf-8-sig", newline="") as file:
         records = _records(path, file)
-        header = [name.strip() for name in next(records, [])]
+        named = next(records, None)
+        if named is None:
+            return
+        header = [name.strip() for name in named]
         if not any(header):
             remedy = "Begin the table with a header of column names in row 1."
             raise table_error(path, [Fault(cause="missing-header", message="row 1 is empty", remedy=remedy, row=1)])
@@ -148,12 +154,20 @@ def _records(path: Path, file: IO[str]) -> Iterator[list[str]]:
         fault = Fault(cause="malformed-csv", message=f"broken CSV ({error})", remedy=remedy, row=row)
         raise table_error(path, [fault]) from error
     except UnicodeDecodeError as error:
-        message = f"byte 0x{error.object[error.start]:02x}, in this row or soon after, is not UTF-8"
-        raise table_error(path, [_wrong_encoding(message, row)]) from error
+        raise table_error(path, [_wrong_encoding(path)]) from error
 
 
-def _wrong_encoding(message: str, row: int | None) -> Fault:
-    return Fault(cause="wrong-encoding", message=message, remedy="Save it as `CSV UTF-8`.", row=row)
+def _wrong_encoding(path: Path) -> Fault:
+    """The fault of a table that is not UTF-8; a reader decodes far ahead of its rows, so the line is looked for."""
+    remedy = "Save it as `CSV UTF-8`."
+    with path.open("rb") as lines:
+        for row, line in enumerate(lines, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                message = f"byte 0x{line[error.start]:02x} is not UTF-8; the table has another encoding"
+                return Fault(cause="wrong-encoding", message=message, remedy=remedy, row=row)
+    return Fault(cause="wrong-encoding", message="its end is not UTF-8", remedy=remedy)
 
 
 def _csv_piece(path: Path, header: list[str], records: Sequence[list[str]], first: int) -> Piece:
