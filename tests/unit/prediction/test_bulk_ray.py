@@ -38,7 +38,7 @@ def test_both_engines_write_the_same(calibrated, table, tmp_path):
 @pytest.mark.usefixtures("cluster")
 def test_what_a_worker_cannot_do_is_one_message(calibrated, table, tmp_path):
     with pytest.raises(ConfigError, match="2 processors, too few for 3 workers of 1 threads"):
-        predict_bulk(calibrated, table, tmp_path / "out", engine="ray", workers=3)
+        predict_bulk(calibrated, table, tmp_path / "out", engine="ray", part_rows=4, workers=3)
     (tmp_path / "out/plan/part-000000.parquet").unlink()
     with pytest.raises(AgfnetError, match=r"part-000000\.parquet"):
-        predict_bulk(calibrated, table, tmp_path / "out", engine="ray", workers=1)
+        predict_bulk(calibrated, table, tmp_path / "out", engine="ray", part_rows=4, workers=1)
