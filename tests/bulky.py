@@ -48,17 +48,21 @@ def check_whole(folder: Path, table: pl.DataFrame, bad: dict[int, str]) -> None:
     assert predicted["case_id"].to_list() == ids
 
 
-def descendants(pid: int) -> dict[int, str]:
-    """The living processes under one: process id -> command."""
-    parents, commands = {}, {}
+def running() -> dict[int, tuple[int, str]]:
+    """The living processes: process id -> parent and command."""
+    found = {}
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit() and (state := (entry / "stat").read_text().rpartition(")")[2].split())[0] != "Z":
-                parents[int(entry.name)] = int(state[1])
-                commands[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
+                found[int(entry.name)] = int(state[1]), (entry / "cmdline").read_text().replace("\0", " ")
         except OSError:  # it has ended
             continue
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
+    return found
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """The living processes under one: process id -> command."""
+    alive, found = running(), {pid}
+    while more := {child for child, (parent, _) in alive.items() if parent in found} - found:
         found |= more
-    return {child: commands[child] for child in found - {pid}}
+    return {child: alive[child][1] for child in found - {pid}}

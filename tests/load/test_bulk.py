@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -21,7 +20,7 @@ from agfnet.prediction.bulk import PART_ROWS
 from agfnet.prediction.bulk_plan import Settings, parts_to_do, plan_work
 from agfnet.prediction.bulk_ray import predicted_parts
 from agfnet.prediction.predictor import Predictor
-from bulky import BAD, check_whole, descendants, many_rows
+from bulky import BAD, check_whole, descendants, many_rows, running
 
 pytestmark = pytest.mark.full
 ROWS = int(os.environ.get("AGFNET_BULK_ROWS", "20000"))
@@ -29,14 +28,17 @@ LONG = int(os.environ.get("AGFNET_BULK_LONG", "5000000"))
 SEED = 5
 
 
-def ended(processes, seconds=60):
-    """Whether these processes end by themselves."""
+def workers_of(driver):
+    """The processes that predict."""
+    return [pid for pid, name in descendants(driver.pid).items() if name.startswith("ray::MapWorker")]
+
+
+def survivors(processes, seconds=30):
+    """Those of the processes that have not ended by themselves after so long."""
     until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if not any(Path(f"/proc/{pid}").exists() for pid in processes):
-            return True
+    while (left := running().keys() & set(processes)) and time.monotonic() < until:
         time.sleep(0.2)
-    return False
+    return left
 
 
 def test_killed_three_times(calibrated, drawn, tmp_path):
@@ -65,13 +67,12 @@ def test_killed_three_times(calibrated, drawn, tmp_path):
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as driver:
             if len(kills) == 2:
                 wait_for(driver, kills[0])
-                workers = [pid for pid, name in descendants(driver.pid).items() if name.startswith("ray::MapWorker")]
-                os.kill(rng.choice(workers), signal.SIGKILL)
+                os.kill(rng.choice(workers_of(driver)), signal.SIGKILL)
             if kills:
                 wait_for(driver, kills[-1])
-                below = descendants(driver.pid)
+                workers = workers_of(driver)
                 driver.kill()
-                assert ended(below), "Ray outlives its driver"
+                assert not survivors(workers)
             said = driver.communicate()[0]
         print(f"run {run}:", said.strip().splitlines()[-1])
     assert driver.returncode == 1
@@ -99,7 +100,6 @@ def test_a_second_worker(calibrated, drawn, tmp_path):
 
 STUBBED = """
 import resource, sys
-from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
 from agfnet.prediction import bulk
