@@ -82,8 +82,7 @@ class _Worker:
 
     def __call__(self, batch: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64] | list[str]]:
         try:
-            for part in batch["part"].tolist():
-                self.predict(part)
+            self.predict(int(batch["part"][0]))
         except (AgfnetError, OSError) as error:
             return {"part": batch["part"], "error": [f"{platform.node()}: {error}"]}
         return {"part": batch["part"], "error": [""]}
@@ -102,14 +101,15 @@ def _cluster(address: str | None, processors: int | None) -> Iterator[None]:
     """A connection to Ray: the one that there is, that of an address, or a Ray of one's own on this machine."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its warnings are about the progress bars
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # the warnings are about progress bars and sign-on
     if ray.is_initialized():
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     own: dict[str, Any] = {"num_cpus": processors, "object_store_memory": _STORE_BYTES, "include_dashboard": False}
     try:
-        ray.init(address or "local", logging_level=logging.WARNING, log_to_driver=False, **({} if address else own))
+        ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False, **({} if address else own))
     except (ConnectionError, ValueError) as error:
         raise ConfigError(f"--address {address!r}: no Ray cluster answers ({error}). Correct it.") from error
     try:
