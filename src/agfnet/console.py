@@ -16,6 +16,7 @@ _EXTRAS = {
     **dict.fromkeys(("matplotlib", "jinja2"), "evaluate"),
     **dict.fromkeys(("cryptography", "fastapi", "prometheus_client", "uvicorn"), "serve"),
     **dict.fromkeys(("highdicom", "pydicom"), "dicom"),
+    **dict.fromkeys(("pyarrow", "ray"), "scale"),
 }
 """Missing package -> the extra that brings it; any other comes with [train]."""
 out = Console()
@@ -45,7 +46,8 @@ def errors_said() -> Iterator[None]:
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
         err.print(
-            "stopped; what was finished is kept. `train` goes on with --resume, `phantom` and `demo` when called again."
+            "stopped; what was finished is kept. `train` goes on with --resume; `phantom`, `demo` and "
+            "`predict --engine` when called again."
         )
         raise typer.Exit(130) from error
 

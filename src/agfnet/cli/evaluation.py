@@ -38,8 +38,19 @@ def predict(
     view: ViewOpt = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", parser=here, help="Write here, .csv or .parquet, instead of the screen."),
+        typer.Option(
+            "--output",
+            "-o",
+            parser=here,
+            help="Write here, .csv or .parquet, instead of the screen; with --engine, a folder.",
+        ),
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Predict a long table part by part: local, or ray for several processes.")
+    ] = None,
+    part_rows: Annotated[int | None, typer.Option(min=1, help="With --engine: rows of a part; 1000.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="With --engine ray: processes; otherwise all fit.")] = None,
+    address: Annotated[str | None, typer.Option(help="With --engine ray: of a cluster, or auto.")] = None,
     prevalence: Annotated[
         str | None, typer.Option(help="Shares of the classes among your patients, CLASS=SHARE by commas.")
     ] = None,
@@ -56,9 +67,27 @@ def predict(
     Examples:  agfnet predict runs/first cases.csv -o predictions.csv
 
     agfnet predict model.agf --view clinical=photo.jpg --view ultrasound=scan.png
+
+    With --engine the results are a folder of Parquet files, cases that cannot be predicted are in its quarantine with
+    their reason, and a run that was stopped goes on when called again:
+
+    agfnet predict model.agf cases.parquet --engine local -o predicted
+
+    agfnet predict model.agf /shared/cases --engine ray --address auto -o /shared/predicted
     """
     with errors_said():
+        from agfnet.prediction.bulk import predict_bulk, refuse_without_engine
         from agfnet.prediction.commands import asked_cases, predict_cases, show
+
+        if engine is not None:
+            tally = predict_bulk(
+                source, table, output, engine=engine, views=view or (), part_rows=part_rows, batch_size=batch,
+                prevalence=prevalence, provider=provider, data_root=data_root, threads=threads, workers=workers,
+                address=address,
+            )  # fmt: skip
+            out.print(tally.said(), highlight=False, soft_wrap=True)
+            raise typer.Exit(1 if tally.quarantined and not skip_bad else 0)
+        refuse_without_engine(part_rows=part_rows, workers=workers, address=address)
 
         predictor, cases = asked_cases(
             source, table, view or [], threads=threads, provider=provider, data_root=data_root, prevalence=prevalence

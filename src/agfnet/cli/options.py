@@ -48,7 +48,9 @@ OwnTableArg = Annotated[
 AskedTableArg = Annotated[
     Place | None,
     typer.Argument(
-        metavar="[TABLE]", parser=place, help="Cases, .csv or .parquet, local or by URL; without labels too."
+        metavar="[TABLE]",
+        parser=place,
+        help="Cases, .csv or .parquet, local or by URL; without labels too. With --engine also a folder of Parquet.",
     ),
 ]
 PartOpt = Annotated[str | None, typer.Option(help="Only cases of this part (column `split`).")]

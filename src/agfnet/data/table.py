@@ -61,7 +61,7 @@ def read_cases(
     faults += path_faults
     if faults:
         raise table_error(path, faults)
-    return _cases(raw, views, tuple(extra_labels), images)
+    return as_cases(raw, views, tuple(extra_labels), images)
 
 
 def infer_views(frame: pl.DataFrame) -> tuple[str, ...]:
@@ -101,9 +101,7 @@ def structural_faults(raw: RawTable, views: Sequence[str], extra_labels: Sequenc
         ids = pl.DataFrame({"id": frame["case_id"], "row": raw.rows}).drop_nulls("id")
         ids = ids.with_columns(first=pl.col("row").min().over("id"))
         for name, row, first in ids.filter(pl.col("row") != pl.col("first")).rows():
-            message = f"case {name!r} stands in row {first} already"
-            remedy = "Give each lesion its own case_id; join several images of a view with `;` in one row."
-            faults.append(Fault(cause="duplicate-case", message=message, remedy=remedy, row=row, column="case_id"))
+            faults.append(duplicate_case(name, row, first))
     if "patient_id" in frame.columns:
         faults += _id_faults(raw, "patient_id")
     if "split" in frame.columns:
@@ -112,6 +110,13 @@ def structural_faults(raw: RawTable, views: Sequence[str], extra_labels: Sequenc
         if f"{view}{SCALE_SUFFIX}" in frame.columns:
             faults += _scale_faults(raw, f"{view}{SCALE_SUFFIX}")
     return faults
+
+
+def duplicate_case(name: str, row: int, first: int) -> Fault:
+    """The fault of a row whose case_id stands in an earlier row."""
+    message = f"case {name!r} stands in row {first} already"
+    remedy = "Give each lesion its own case_id; join several images of a view with `;` in one row."
+    return Fault(cause="duplicate-case", message=message, remedy=remedy, row=row, column="case_id")
 
 
 def _column_faults(frame: pl.DataFrame, views: Sequence[str], extra_labels: Sequence[str]) -> list[Fault]:
@@ -178,7 +183,15 @@ def _scale_faults(raw: RawTable, column: str) -> list[Fault]:
     ]
 
 
-def _cases(raw: RawTable, views: Sequence[str], extra_labels: Sequence[str], images: pl.DataFrame) -> list[Case]:
+def as_cases(raw: RawTable, views: Sequence[str], extra_labels: Sequence[str], images: pl.DataFrame) -> list[Case]:
+    """One case per row of a table without structural faults.
+
+    Args:
+        raw: the table.
+        views: its view columns.
+        extra_labels: columns that are further labels.
+        images: what `agfnet.data.locate.locate_images` gives.
+    """
     files: list[dict[str, list[Place]]] = [{view: [] for view in views} for _ in range(raw.frame.height)]
     for index, view, path in images.select("index", "view", "path").rows():
         files[index][view].append(place(path))

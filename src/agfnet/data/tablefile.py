@@ -88,10 +88,10 @@ def load_table(path: str | Place) -> tuple[RawTable | None, list[Fault]]:
         message = f"the table {path} cannot be opened ({reason})"
         return None, [Fault(cause="missing-table", message=message, remedy="Correct the path of the table.")]
     if not content.strip():
-        return None, [_empty(path)]
+        return None, [empty_table(path)]
     raw, faults = _from_csv(content) if kind == "CSV" else _from_parquet(content)
     if raw is not None and raw.frame.height == 0 and not faults:
-        faults.append(_empty(path))
+        faults.append(empty_table(path))
     return raw, faults
 
 
@@ -141,7 +141,8 @@ def table_sha256(path: str | Place) -> str:
         raise TableError(message) from error
 
 
-def _empty(path: Place) -> Fault:
+def empty_table(path: Place) -> Fault:
+    """The fault of a table without cases."""
     return Fault(
         cause="empty-table",
         message=f"{path.name} holds no cases",
@@ -178,18 +179,23 @@ def _from_csv(content: bytes) -> tuple[RawTable | None, list[Fault]]:
             kept.append(record)
             rows.append(row)
         elif record:  # a blank line is no case, but is counted as a row
-            message = f"{len(record)} cells where the header has {len(header)}"
-            remedy = "Add or remove commas; put a value that holds a comma in quotes."
-            faults.append(Fault(cause="ragged-row", message=message, remedy=remedy, row=row))
+            faults.append(ragged_row(row, len(record), len(header)))
     columns = list(zip(*kept, strict=True)) if kept else [()] * len(header)
-    used, name_faults = _usable_columns(header, [any(cell.strip() for cell in column) for column in columns])
+    used, name_faults = usable_columns(header, [any(cell.strip() for cell in column) for column in columns])
     frame = pl.DataFrame(
         [pl.Series(header[index], columns[index], dtype=pl.String) for index in used],
     )
-    return RawTable(_stripped(frame), np.array(rows, dtype=np.int64)), faults + name_faults
+    return RawTable(stripped(frame), np.array(rows, dtype=np.int64)), faults + name_faults
 
 
-def _usable_columns(header: list[str], filled: list[bool]) -> tuple[list[int], list[Fault]]:
+def ragged_row(row: int, cells: int, columns: int) -> Fault:
+    """The fault of a row whose number of cells is not that of the header."""
+    message = f"{cells} cells where the header has {columns}"
+    remedy = "Add or remove commas; put a value that holds a comma in quotes."
+    return Fault(cause="ragged-row", message=message, remedy=remedy, row=row)
+
+
+def usable_columns(header: list[str], filled: list[bool]) -> tuple[list[int], list[Fault]]:
     """Positions of the columns to keep; unnamed empty ones are dropped without a fault."""
     used: list[int] = []
     faults: list[Fault] = []
@@ -210,14 +216,21 @@ def _usable_columns(header: list[str], filled: list[bool]) -> tuple[list[int], l
 
 def _from_parquet(content: bytes) -> tuple[RawTable | None, list[Fault]]:
     if not (content.startswith(b"PAR1") and content.endswith(b"PAR1")):
-        return None, [_no_parquet("it lacks Parquet's signature")]
+        return None, [no_parquet("it lacks Parquet's signature")]
     # A damaged file can make the reader abort the whole process, so it is read in one of its own.
     command = [sys.executable, "-P", "-c", _PARQUET_TO_ARROW]
     result = subprocess.run(command, input=content, capture_output=True, check=False)  # noqa: S603  fixed command
     if result.returncode != 0:
         lines = result.stderr.decode(errors="replace").strip().splitlines()
-        return None, [_no_parquet(lines[-1] if lines and result.returncode > 0 else "reading it crashed")]
-    frame = pl.read_ipc(io.BytesIO(result.stdout))
+        return None, [no_parquet(lines[-1] if lines and result.returncode > 0 else "reading it crashed")]
+    text, faults = as_text(pl.read_ipc(io.BytesIO(result.stdout)))
+    if text is None:
+        return None, faults
+    return RawTable(stripped(text), np.arange(2, text.height + 2, dtype=np.int64)), faults
+
+
+def as_text(frame: pl.DataFrame) -> tuple[pl.DataFrame | None, list[Fault]]:
+    """The columns of a Parquet file as text, without those that hold no plain values; None where it has no text."""
     nested = [name for name, dtype in frame.schema.items() if dtype.is_nested() or dtype == pl.Binary]
     faults = [
         Fault(
@@ -229,17 +242,18 @@ def _from_parquet(content: bytes) -> tuple[RawTable | None, list[Fault]]:
         for name in nested
     ]
     try:
-        text = frame.drop(nested).rename(str.strip).select(pl.all().cast(pl.String))
+        return frame.drop(nested).rename(str.strip).select(pl.all().cast(pl.String)), faults
     except pl.exceptions.PolarsError as error:
-        return None, [_no_parquet(str(error).partition("\n")[0])]
-    return RawTable(_stripped(text), np.arange(2, text.height + 2, dtype=np.int64)), faults
+        return None, [no_parquet(str(error).partition("\n")[0])]
 
 
-def _no_parquet(reason: str) -> Fault:
+def no_parquet(reason: str) -> Fault:
+    """The fault of a file that cannot be read as Parquet."""
     message = f"it is no Parquet file ({reason})"
     return Fault(cause="malformed-parquet", message=message, remedy="Write the Parquet file again.")
 
 
-def _stripped(frame: pl.DataFrame) -> pl.DataFrame:
+def stripped(frame: pl.DataFrame) -> pl.DataFrame:
+    """Text without surrounding blanks; empty cells are null."""
     clean = pl.all().str.strip_chars()
     return frame.with_columns(pl.when(clean != "").then(clean).otherwise(None).name.keep())

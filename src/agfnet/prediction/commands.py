@@ -63,7 +63,7 @@ def asked_cases(
     if (table is None) == (not views):
         raise ConfigError("give either a TABLE or --view MODALITY=FILE, once for each view.")
     predictor = Predictor(
-        source, threads=threads, provider=provider, prevalence=None if prevalence is None else _shares(prevalence)
+        source, threads=threads, provider=provider, prevalence=None if prevalence is None else shares(prevalence)
     )
     if table is not None:
         return predictor, cases_of(table, predictor, data_root=data_root)
@@ -78,7 +78,7 @@ def asked_cases(
     return predictor, [Case(case_id="1", patient_id="1", row=1, views=files)]
 
 
-def _shares(text: str) -> dict[str, float]:
+def shares(text: str) -> dict[str, float]:
     """Class -> share from CLASS=SHARE by commas.
 
     Raises:

@@ -28,6 +28,8 @@ Frames = Mapping[str, Sequence[Framed]]
 """Modality -> its images, fitted to the input's frame."""
 Look = Mapping[str, Array]
 """Modality -> (3, height, width) normalised: one question to the network."""
+Reading = tuple[Case, Callable[[], list[Look] | str]]
+"""A case, and what waits for its looks or its error."""
 Change = Callable[[Case, str, NDArray[np.uint8]], NDArray[np.uint8]]
 """What is done to an image's pixels (H, W, 3) before they are fitted to the input, given its case and modality."""
 
@@ -74,7 +76,7 @@ class Predictor:
 
     Args:
         source: a run folder, a bundle file, or a bundle that was read.
-        threads: processor threads; 0 lets ONNX Runtime choose.
+        threads: processor threads; 0 lets ONNX Runtime choose. With 1 there is one at a time, also to read images.
         provider: what computes; one of `PROVIDERS`.
         calibrated: use what was fitted on calibration cases, where the bundle has it; else the bare network.
         prevalence: class -> share among the patients that are asked about; probabilities are re-weighted from the
@@ -100,6 +102,7 @@ class Predictor:
         self.decision = read_decision(self.bundle) if calibrated else None
         self.prior = self._known_prior()
         self.prevalence = None if prevalence is None else self._stated(prevalence)
+        self.threads = threads
         self.session = open_session(self.bundle.graph, threads=threads, provider=provider)
         self.outputs = [output.name for output in self.session.get_outputs()]
 
@@ -138,27 +141,44 @@ class Predictor:
     ) -> Iterator[Outcome]:
         """One outcome per case, in order; a case that cannot be read gives its error.
 
+        While the network is asked about one group of cases, the images of the next are read.
+
         Args:
             cases: the cases.
-            batch_size: looks that go through the network at once; see `looks`.
+            batch_size: cases of a group, and looks that go through the network at once; see `looks`.
             maps: also give attention and class-evidence maps.
             change: what is done to each image first; for tests of robustness.
         """
+        source, read = iter(cases), partial(self._read, change=change)
         with ThreadPoolExecutor(2) as pool:
-            source = iter(cases)
-            while group := list(islice(source, batch_size)):
-                ready = list(pool.map(partial(self._read, change=change), group))
-                looks = [look for made in ready if not isinstance(made, str) for look in made]
-                answers = [self.ask(looks[i : i + batch_size]) for i in range(0, len(looks), batch_size)]
-                joined = {n: np.concatenate([a[n] for a in answers]) for n in self.outputs} if answers else {}
-                first = 0
-                for case, made in zip(group, ready, strict=True):
-                    if isinstance(made, str):
-                        yield Outcome(case, None, made)
-                        continue
-                    own = {n: values[first : first + len(made)] for n, values in joined.items()}
-                    first += len(made)
-                    yield Outcome(case, self.conclude(tuple(made[0]), own, case_id=case.case_id, maps=maps), None)
+
+            def begin() -> list[Reading]:
+                group = islice(source, batch_size)
+                if self.threads == 1:
+                    return [(case, partial(read, case)) for case in group]
+                return [(case, pool.submit(read, case).result) for case in group]
+
+            group = begin()
+            while group:
+                ahead = begin()
+                yield from self._outcomes([(case, looks()) for case, looks in group], batch_size, maps)
+                group = ahead
+
+    def _outcomes(
+        self, group: Sequence[tuple[Case, list[Look] | str]], batch_size: int, maps: bool
+    ) -> Iterator[Outcome]:
+        """The outcomes of cases whose looks, or errors, are there."""
+        looks = [look for _, made in group if not isinstance(made, str) for look in made]
+        answers = [self.ask(looks[i : i + batch_size]) for i in range(0, len(looks), batch_size)]
+        joined = {n: np.concatenate([a[n] for a in answers]) for n in self.outputs} if answers else {}
+        first = 0
+        for case, made in group:
+            if isinstance(made, str):
+                yield Outcome(case, None, made)
+                continue
+            own = {n: values[first : first + len(made)] for n, values in joined.items()}
+            first += len(made)
+            yield Outcome(case, self.conclude(tuple(made[0]), own, case_id=case.case_id, maps=maps), None)
 
     def _read(self, case: Case, change: Change | None) -> list[Look] | str:
         """The looks at one case, or its error."""

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import sys
+
+import click
+import fsspec
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from agfnet.places import place
+from agfnet.prediction import bulk, bulk_part
+from agfnet.prediction.bulk import predict_bulk
+from agfnet.types import ConfigError, TableError
+from bulky import BAD, check_whole, many_rows, results
+
+ROWS, PART_ROWS = 45, 10
+FAULTY = {3: "missing-id", 8: "bad-mm-per-pixel", 17: "path-outside", 20: "no such file", 29: "no image of",
+          31: "duplicate-case", 38: "looks like text", 41: "duplicate-case"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def table(drawn):
+    """Rows of which some are bad, in every way that a row can be; beside the images."""
+    assert set(FAULTY.values()) == set(BAD)
+    many_rows(drawn, ROWS, FAULTY).write_csv(drawn / "bulk.csv")
+    return drawn / "bulk.csv"
+
+
+@pytest.fixture(scope="module")
+def predicted(calibrated, table, tmp_path_factory):
+    """The folder of one local run."""
+    folder = tmp_path_factory.mktemp("bulk") / "predicted"
+    tally = predict_bulk(calibrated, table, folder, engine="local", part_rows=PART_ROWS, threads=1)
+    assert (tally.rows, tally.quarantined) == (ROWS, len(FAULTY))
+    return folder
+
+
+def again(calibrated, table, folder, **options):
+    options = {"engine": "local", "part_rows": PART_ROWS, "threads": 1} | options
+    return predict_bulk(calibrated, table, folder, **options)
+
+
+def test_every_row_is_predicted_or_in_quarantine_with_its_reason(predicted, table):
+    check_whole(predicted, pl.read_csv(table, infer_schema=False).fill_null(""), FAULTY)
+    assert "row 2 already" in results(predicted)[1].filter(row=43)["reason"][0]
+
+
+def test_the_figures_are_those_of_a_plain_prediction(agfnet_command, calibrated, predicted, drawn, tmp_path):
+    good = [i for i in range(ROWS) if i not in FAULTY]
+    many_rows(drawn, ROWS, FAULTY)[good].write_csv(drawn / "good.csv")
+    output = tmp_path / "plain.parquet"
+    result = agfnet_command("predict", calibrated, drawn / "good.csv", "-o", output, "--threads", 1)
+    assert result.exit_code == 0
+    plain, told = pl.read_parquet(output), results(predicted)[0]
+    assert told["row"].to_list() == [i + 2 for i in good]
+    assert_frame_equal(told.drop("row"), plain.drop("error"), abs_tol=1e-5)
+
+
+def test_a_table_by_url_gives_the_same(calibrated, predicted, drawn, tmp_path):
+    good = [i for i in range(ROWS) if i not in FAULTY][:12]
+    rows = many_rows(drawn, ROWS, FAULTY)[good]
+    store = fsspec.filesystem("memory")
+    for name in {name for view in ("clinical", "ultrasound") for name in rows[view].drop_nulls() if name}:
+        store.pipe_file(f"/bulk/{name}", (drawn / name).read_bytes())
+    store.pipe_file("/bulk/cases.csv", rows.write_csv().encode())
+    tally = again(calibrated, place("memory://bulk/cases.csv"), tmp_path / "predicted")
+    assert (tally.rows, tally.quarantined) == (len(good), 0)
+    told = results(tmp_path / "predicted")[0].drop("row")
+    assert_frame_equal(told, results(predicted)[0].head(len(good)).drop("row"), abs_tol=1e-5)
+    with pytest.raises(TableError, match=r"memory://bulk/none\.csv cannot be opened"):
+        again(calibrated, place("memory://bulk/none.csv"), tmp_path / "other")
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_parquet_gives_the_same_as_csv(kind, calibrated, predicted, table, drawn, tmp_path):
+    frame = pl.read_csv(table, infer_schema=False)
+    source = drawn / "bulk.parquet"
+    if kind == "file":
+        frame.write_parquet(source, row_group_size=7)
+    else:  # relative paths start from the folder
+        source = drawn / "bulk-parts"
+        frame = frame.with_columns(pl.col("clinical", "ultrasound").str.replace("^(.)", "../$1"))
+        for number, part in enumerate((frame[:13], frame[13:14], frame[14:])):
+            source.mkdir(exist_ok=True)
+            part.write_parquet(source / f"{number}.parquet")
+    again(calibrated, source, tmp_path / "out", data_root=drawn)
+    told = results(tmp_path / "out")
+    assert told[0].equals(results(predicted)[0])
+    assert told[1].select("row", "case_id").equals(results(predicted)[1].select("row", "case_id"))
+
+
+def test_a_stopped_run_goes_on_where_it_was(calibrated, predicted, table, tmp_path, monkeypatch):
+    """Stopped between two parts, then between the two files of a part, then in the middle of one."""
+    folder = tmp_path / "out"
+    written, write = [], bulk_part.PartPredictor._write
+
+    def stop(self, kind, part, frame):
+        written.append((kind, part))
+        if (kind, part) in stops:
+            stops.remove((kind, part))
+            raise KeyboardInterrupt
+        write(self, kind, part, frame)
+
+    monkeypatch.setattr(bulk_part.PartPredictor, "_write", stop)
+    stops = [("quarantine", 1), ("predictions", 3)]
+    for done in (1, 3):
+        with pytest.raises(KeyboardInterrupt):
+            again(calibrated, table, folder)
+        assert len(list((folder / "predictions").glob("*.parquet"))) == done
+    (folder / "predictions" / ".part-000003.parquet.1.tmp").write_bytes(b"half of it")
+    assert again(calibrated, table, folder).quarantined == len(FAULTY)
+    whole = [(kind, part) for part in range(5) for kind in ("quarantine", "predictions")]
+    assert sorted(written) == sorted([*whole, ("quarantine", 1), ("quarantine", 3), ("predictions", 3)])
+    for kind in ("predictions", "quarantine"):
+        assert sorted(file.name for file in (folder / kind).iterdir()) == [f"part-{i:06d}.parquet" for i in range(5)]
+        for file in (folder / kind).iterdir():
+            assert file.read_bytes() == (predicted / kind / file.name).read_bytes()
+    written.clear()
+    assert again(calibrated, table, folder).rows == ROWS
+    assert not written
+
+
+def test_an_image_that_was_put_right_leaves_no_reason_behind(calibrated, table, drawn, tmp_path):
+    """A part that is done again, as its predictions are not there, has its own quarantine only."""
+    again(calibrated, table, tmp_path / "out")
+    before = results(tmp_path / "out")[1]
+    (tmp_path / "out/predictions/part-000003.parquet").unlink()
+    note = (drawn / "note.png").read_bytes()
+    try:
+        (drawn / "note.png").write_bytes(next((drawn / "scans").iterdir()).read_bytes())
+        assert again(calibrated, table, tmp_path / "out").quarantined == before.height - 1
+    finally:
+        (drawn / "note.png").write_bytes(note)
+
+
+def test_a_folder_goes_on_with_what_it_was_begun_with_only(calibrated, trained, predicted, table, drawn):
+    with pytest.raises(ConfigError, match="was begun with another bundle"):
+        again(trained, table, predicted)
+    with pytest.raises(ConfigError, match="another table, or one that has changed"):
+        again(calibrated, drawn / "cases.csv", predicted)
+    with pytest.raises(ConfigError, match="part rows 10, not 11; batch 16, not 4"):
+        again(calibrated, table, predicted, part_rows=11, batch_size=4)
+    with pytest.raises(ConfigError, match="holds other files"):
+        again(calibrated, table, predicted.parent)
+
+
+def test_a_table_that_cannot_be_used_stops_the_run(calibrated, drawn, tmp_path):
+    many_rows(drawn, 4, {}).drop("patient_id").write_csv(drawn / "nobody.csv")
+    with pytest.raises(TableError, match="missing-column"):
+        again(calibrated, drawn / "nobody.csv", tmp_path / "out")
+    many_rows(drawn, 4, {}).write_csv(drawn / "nobody.csv")
+    assert again(calibrated, drawn / "nobody.csv", tmp_path / "out").rows == 4  # what was staged before is gone
+
+
+def test_what_was_planned_by_a_stopped_run_is_planned_anew(calibrated, predicted, table, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("agfnet.prediction.bulk_plan._mark_repeats", stop)
+        with pytest.raises(KeyboardInterrupt):
+            again(calibrated, table, tmp_path / "out")
+    assert list((tmp_path / "out/plan").iterdir())
+    again(calibrated, table, tmp_path / "out")
+    assert results(tmp_path / "out")[1].equals(results(predicted)[1])
+
+
+def test_options_that_make_no_sense_together(agfnet_command, calibrated, table, tmp_path):
+    out = ("-o", tmp_path / "out")
+    for options, text in (
+        ((table, "--engine", "spark", *out), "local or ray"),
+        (("--engine", "local", *out), "--engine is for a TABLE"),
+        ((table, "--engine", "local", "--view", "clinical=a.jpg", *out), "--engine is for a TABLE"),
+        ((table, "--engine", "local"), "Name it with -o"),
+        ((table, "--engine", "local", "--workers", 2, *out), "are for --engine ray"),
+        ((table, "--part-rows", 2, "--address", "auto"), "--part-rows and --address: only with --engine"),
+    ):
+        result = agfnet_command("predict", calibrated, *options)
+        assert result.exit_code == 1
+        assert text in " ".join(click.unstyle(result.stderr).split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_says_what_is_in_quarantine(agfnet_command, calibrated, predicted, table):
+    arguments = ("predict", calibrated, table, "--engine", "local", "--part-rows", PART_ROWS, "-o", predicted)
+    result = agfnet_command(*arguments)
+    assert result.exit_code == 1
+    said = " ".join(result.stdout.split())
+    assert "37 of 45 cases are predicted; 8 could not be" in said
+    assert "quarantine" in said
+    assert agfnet_command(*arguments, "--skip-bad").exit_code == 0
+
+
+def test_without_ray_the_command_says_how_to_install_it(agfnet_command, calibrated, table, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "agfnet.prediction.bulk_ray", raising=False)
+    result = agfnet_command("predict", calibrated, table, "--engine", "ray", "-o", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "agfnet[scale]" in click.unstyle(result.stderr)
+
+
+def test_the_time_that_is_left_is_said(monkeypatch, caplog):
+    seconds = iter(np.arange(0.0, 100.0, 6.0))
+    monkeypatch.setattr(bulk.time, "monotonic", lambda: float(next(seconds)))
+    settings = bulk.Settings(part_rows=10, batch=1, provider="cpu", prevalence=None, table_folder="", data_root=None)
+    work = bulk.Work(bundle_sha256="", table_sha256="", settings=settings, views=(), rows=45, parts=5)
+    with caplog.at_level("INFO", "agfnet"):
+        bulk._follow(work, [2, 3, 4], iter([2, 4, 3]))
+    assert [record.message for record in caplog.records] == [
+        "30 of 45 rows, 1.7 rows/s, 00:00:09 left",
+        "35 of 45 rows, 1.2 rows/s, 00:00:08 left",
+        "45 of 45 rows, 1.4 rows/s, 00:00:00 left",
+    ]
