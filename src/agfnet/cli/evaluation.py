@@ -68,8 +68,7 @@ def predict(
 
     agfnet predict model.agf --view clinical=photo.jpg --view ultrasound=scan.png
 
-    With --engine the results are a folder of Parquet files, cases that cannot be predicted are in its quarantine with
-    their reason, and a run that was stopped goes on when called again:
+    With --engine: a folder of Parquet files, with a quarantine of bad cases; a stopped run goes on when called again.
 
     agfnet predict model.agf cases.parquet --engine local -o predicted
 

@@ -6,7 +6,7 @@ A folder of bulk prediction holds
 - `plan/part-000000.parquet`: the rows of each part, as text, and why a row is in quarantine before it is looked at
 - `predictions/part-000000.parquet`, `quarantine/part-000000.parquet`: what became of them
 
-The table is read as a stream; what stays in memory is one part and some 100 bytes a row, of which 24 last until every
+The table is read as a stream; what stays in memory is one part and some 60 bytes a row, of which 24 last until every
 case_id that comes again is known.
 """
 

@@ -141,7 +141,7 @@ class Predictor:
     ) -> Iterator[Outcome]:
         """One outcome per case, in order; a case that cannot be read gives its error.
 
-        While the network is asked about one group of cases, the images of the next are read.
+        While the network is asked about one group of cases, the next is read, unless `threads` is 1.
 
         Args:
             cases: the cases.

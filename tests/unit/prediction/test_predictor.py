@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -71,6 +72,30 @@ def test_the_batch_does_not_change_a_prediction(predictor, cases):
     together = [o.prediction.probabilities for o in predictor.predict(cases[:7], batch_size=5)]
     alone = [only(predictor, c, batch_size=1).prediction.probabilities for c in cases[:7]]
     assert np.allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_at_most_one_group_is_read_ahead(trained, cases, threads, monkeypatch):
+    taken, found, read = [], [], threading.Semaphore(0)
+    predictor = Predictor(trained, threads=threads)
+    frames, ask = predictor.frames, predictor.ask
+
+    def noted(case, **options):
+        read.release()
+        return frames(case, **options)
+
+    def asked(looks):
+        if threads > 1 and not found:  # while the network is asked about the first group, the second one is read
+            assert all(read.acquire(timeout=60) for _ in range(4))
+            monkeypatch.setattr(predictor, "ask", ask)
+        return ask(looks)
+
+    monkeypatch.setattr(predictor, "frames", noted)
+    monkeypatch.setattr(predictor, "ask", asked)
+    for outcome in predictor.predict((taken.append(c) or c for c in cases[:6]), batch_size=2):
+        assert len(taken) <= len(found) // 2 * 2 + 4
+        found.append(outcome.case.case_id)
+    assert found == [c.case_id for c in cases[:6]]
 
 
 def test_maps(predictor, cases):
