@@ -16,13 +16,13 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from agfnet.config import Config, load_config
 from agfnet.data.dataset import Batch, warm
@@ -72,13 +72,13 @@ class Clock(pl.Callback):
 
 
 def cases_a_second(
-    module: pl.LightningModule, batches: Iterable[Batch], steps: int, size: int, precision: str
+    module: pl.LightningModule, batches: DataLoader[Batch], steps: int, size: int, precision: str
 ) -> float:
     """Train for a few steps in Lightning's Trainer and give the cases a second after the warm steps.
 
     Args:
         module: what is trained.
-        batches: the data path, or a list of batches.
+        batches: from the data path, or from memory.
         steps: measured steps; `WARM` more come first.
         size: cases of a batch.
         precision: Lightning's name of it.
@@ -113,8 +113,9 @@ def measured(config: Config, cache: Path, rounds: int, steps: int) -> dict[str, 
     loader = data.train_dataloader()
     if len(loader) < WARM + steps:
         raise SystemExit(f"the training part has {len(loader)} batches of {size}; {WARM + steps} are needed")
-    memory = [batch for batch, _ in zip(loader, range(WARM + steps), strict=False)]
-    variants: dict[str, tuple[pl.LightningModule, Iterable[Batch]]] = {
+    batches = [batch for batch, _ in zip(loader, range(WARM + steps), strict=False)]
+    memory: DataLoader[Batch] = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+    variants: dict[str, tuple[pl.LightningModule, DataLoader[Batch]]] = {
         "data_path": (module, loader),
         "memory": (module, memory),
         "bare_encoders": (BareEncoders(module.network), memory),
