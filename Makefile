@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help demo install check test verify lock clean
+.PHONY: help demo install check test verify bench lock clean
 
 help:
 	@echo "make demo     install, then everything once on synthetic cases (about 12 minutes); goes on if stopped"
 	@echo "make test     install, then every test that CI runs (about 15 minutes on 2 cores once installed)"
 	@echo "make check    format, lint, types, layers (about a minute)"
 	@echo "make verify   check, and the statistical, load and fuzz suites at full size"
+	@echo "make bench    training, inference and scaling, as ratios in one run, into build/bench (on a quiet machine)"
 	@echo "make install  the package and its tools into .venv"
 	@echo "make lock     pin what is installed in .venv into constraints.txt"
 
@@ -24,8 +25,8 @@ demo: $(INSTALLED)
 	$(BIN)/agfnet demo --out demo
 
 check: $(INSTALLED)
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -40,6 +41,17 @@ test: check
 verify: check
 	$(SMALL) --cov --cov-report=
 	$(BIN)/python -m pytest -m full -rP --cov --cov-append --cov-report=term:skip-covered tests
+
+BENCH := build/bench
+ON_PHANTOM := -c configs/phantom.yaml data.table=$(BENCH)/phantom/parts.csv
+
+bench: $(INSTALLED)
+	$(BIN)/agfnet phantom $(BENCH)/phantom --cases 300 --balanced
+	$(BIN)/agfnet split $(BENCH)/phantom/cases.csv -o $(BENCH)/phantom/parts.csv
+	$(BIN)/python benchmarks/training.py $(ON_PHANTOM) | tee $(BENCH)/training.json
+	$(BIN)/agfnet train $(ON_PHANTOM) training.epochs=1 -o $(BENCH)/run --resume --profile
+	$(BIN)/python benchmarks/inference.py $(BENCH)/run $(BENCH)/phantom/parts.csv | tee $(BENCH)/inference.json
+	$(BIN)/python benchmarks/scaling.py -o $(BENCH)
 
 lock: $(INSTALLED)
 	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
