@@ -113,6 +113,7 @@ def test_a_comparison_in_pieces(plan_file, tmp_path, agfnet_command):
         comparison_table(plan, folder, draws=200)
 
 
+@pytest.mark.full
 def test_a_run_that_fails_is_named_and_the_others_are_done(plan_file, tmp_path, agfnet_command):
     tree = yaml.safe_load(plan_file.read_text())
     tree["claims"] = []

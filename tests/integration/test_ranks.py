@@ -92,6 +92,7 @@ def config(tree, tmp_path_factory):
     return write_config(tmp_path_factory.mktemp("ranks") / "c.yaml", tree)
 
 
+@pytest.mark.full
 def test_two_processes_one_killed_then_resumed(drawn, tree, config, tmp_path):
     """The first epoch is that of one process; a killed rank ends both, and the run goes on to its last epoch."""
     process = start("-c", config, "-o", tmp_path / "run", "--devices", 2)
