@@ -184,7 +184,7 @@ class TrainingConfig(Section):
         early_stopping: epochs without a better validation NLL after which training stops; None: the whole schedule.
         validate_every: epochs between two looks at the validation part.
         precision: "auto" takes bfloat16 where the processor has it.
-        compile: encoders and fusion through torch.compile; minutes at the start for faster steps.
+        compile: encoders through torch.compile; minutes at the start for faster steps.
         augmentation: strength; 0 turns it off, 1 is the recipe of each kind of image.
         clip: largest norm of the gradient.
         seed: of every random draw.

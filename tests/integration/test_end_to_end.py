@@ -171,6 +171,17 @@ def test_another_run_in_the_same_folder_is_refused(config, resumed):
 
 
 @pytest.mark.full
+def test_compiled_encoders_learn_the_same(config, tmp_path):
+    for name, compiled in (("plain", "false"), ("compiled", "true")):
+        done = command(
+            "train", "-c", config, "-o", tmp_path / name, "training.epochs=1", f"training.compile={compiled}"
+        )
+        assert done.returncode == 0, done.stderr
+    (plain,), (compiled,) = history(tmp_path / "plain"), history(tmp_path / "compiled")
+    assert compiled["train_loss"] == pytest.approx(plain["train_loss"], rel=1e-3)
+
+
+@pytest.mark.full
 def test_folds(drawn, config, tmp_path):
     done = command("train", "-c", config, "-o", tmp_path / "cv", "--folds", 2, "training.epochs=1")
     assert done.returncode == 0, done.stderr

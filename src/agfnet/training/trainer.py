@@ -103,13 +103,16 @@ class _DepthwiseInFloat32(pl.Callback):
 
 
 class _Compiled(pl.Callback):
-    """Compiles encoders and fusion when they are first called; parameters and names stay, and the rest as it is."""
+    """Compiles the encoders when they are first called; parameters and names stay, and the rest as it is.
+
+    Not the fusion: tracing the layout of its sequence takes longer than a training saves.
+    """
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         network = pl_module.network
         assert isinstance(network, AGFNet)  # noqa: S101
-        for part in (*network.encoders.values(), network.fusion):
-            part.compile()
+        for encoder in network.encoders.values():
+            encoder.compile(dynamic=True)  # as many images as there are views in the batch
 
 
 def check_compiler() -> None:
