@@ -100,7 +100,8 @@ def prepared(config: Config, cache: Path) -> tuple[LesionModule, CaseData]:
     network = build_network(config, task, pretrained=False)
     data = CaseData(config, task, view_specs(config, network), train, validation, config.data.cache or cache)
     warm(data.train, lambda *_: None, skip_bad=False)
-    module = LesionModule(network, config.training, config.reconstruction)
+    frl = config.reconstruction.model_copy(update={"start": 0.0})  # in every measured step
+    module = LesionModule(network, config.training, frl)
     return module.to(memory_format=torch.channels_last), data
 
 

@@ -145,24 +145,24 @@ class ReconstructionConfig(Section):
         hide: share of the positions that are hidden.
         fill: what stands in hidden positions: "reconstruct" (FRL), or "mean", the mean of the visible ones, to see what
             hiding alone is worth.
-        policy: which positions: "part", any half of those with the most evidence for the true class (so that the other
-            half must carry it); "top", those with the most; "random"; "bottom", those with the least.
+        policy: which positions: "random"; "part", any half of those with the most evidence for the true class (so that
+            the other half must carry it); "top", those with the most; "bottom", those with the least.
         reconstruction: weight of the cosine loss of the hidden features.
         second_view: weight of the diagnosis loss on the completed maps.
         consistency: weight of the symmetric KL divergence of the second diagnosis from the first, which stays as it is.
         focus: weight of the agreement of the attention maps before and after.
-        start: share of the training after which FRL sets in.
+        start: share of the training after which FRL sets in: from the beginning it did harm (docs/results.md).
     """
 
     enabled: bool = True
-    hide: Annotated[float, Field(gt=0.0, lt=0.9)] = 0.15
+    hide: Annotated[float, Field(gt=0.0, lt=0.9)] = 0.3
     fill: Literal["reconstruct", "mean"] = "reconstruct"
-    policy: Literal["part", "top", "random", "bottom"] = "part"
+    policy: Literal["part", "top", "random", "bottom"] = "random"
     reconstruction: Weight = 0.5
     second_view: Weight = 0.5
     consistency: Weight = 0.5
     focus: Weight = 0.1
-    start: Fraction = 0.0
+    start: Fraction = 0.5
 
 
 class TrainingConfig(Section):
