@@ -151,7 +151,7 @@ class ReconstructionConfig(Section):
         second_view: weight of the diagnosis loss on the completed maps.
         consistency: weight of the symmetric KL divergence of the second diagnosis from the first, which stays as it is.
         focus: weight of the agreement of the attention maps before and after.
-        start: share of the training after which FRL sets in: from the beginning it did harm (docs/results.md).
+        start: share of the training after which FRL sets in: from the beginning NLL was worse (docs/results.md).
     """
 
     enabled: bool = True

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -17,8 +16,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from agfnet.prediction.bundle import read_bundle
 from drawn import small_config, write_config
+from runfolder import history, whole
 
 EPOCHS = 4
 AGFNET = [sys.executable, "-m", "agfnet"]
@@ -31,26 +30,6 @@ WITHOUT_TORCH = (
 
 def command(*arguments: object, **kwargs) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*AGFNET, *map(str, arguments)], capture_output=True, text=True, check=False, **kwargs)
-
-
-def history(folder: Path) -> list[dict[str, float]]:
-    path = folder / "history.json"
-    return json.loads(path.read_text()) if path.exists() else []
-
-
-def whole(folder: Path) -> None:
-    """Every file under its final name can be read to its end."""
-    for path in folder.rglob("*"):
-        if path.suffix == ".json":
-            json.loads(path.read_text())
-        elif path.suffix == ".ckpt":
-            torch.load(path, weights_only=True)
-        elif path.suffix == ".npy":
-            np.load(path)
-        elif path.suffix == ".safetensors":
-            load_file(path)
-        elif path.suffix == ".agf":
-            read_bundle(path)
 
 
 @pytest.fixture(scope="module")

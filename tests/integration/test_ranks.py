@@ -12,12 +12,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-import torch
 
 from agfnet.config import parse_config
 from agfnet.training.profile import PARTS
 from agfnet.training.run import train
 from drawn import small_config, write_config
+from runfolder import history, whole
 
 AGFNET = [sys.executable, "-m", "agfnet"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "agfnet"]
@@ -34,11 +34,6 @@ def finished(process: subprocess.Popen[str]) -> str:
     _, told = process.communicate(timeout=500)
     assert process.returncode == 0, told
     return told
-
-
-def history(folder: Path) -> list[dict[str, float]]:
-    path = folder / "history.json"
-    return json.loads(path.read_text()) if path.exists() else []
 
 
 def others(process: subprocess.Popen[str]) -> list[int]:
@@ -69,14 +64,6 @@ def killed(process: subprocess.Popen[str], folder: Path, rank: int) -> str:
         time.sleep(0.1)
     assert not alive(other)
     return told
-
-
-def whole(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.suffix == ".json":
-            json.loads(path.read_text())
-        elif path.suffix == ".ckpt":
-            torch.load(path, weights_only=True)
 
 
 @pytest.fixture(scope="module")
