@@ -4,7 +4,8 @@
     python benchmarks/trust.py RUN fresh/cases.csv --masks fresh/truth.csv --ultrasound FOLDER -o trust.json
 
 The run must be calibrated. `--ultrasound` is a folder of ultrasound images of another organ (such as BUSI: breast);
-without it that kind of wrong image is left out. Everyday pictures are crops of the two that scikit-learn brings along.
+without it that kind of wrong image is left out. Everyday pictures are crops of those in the folder `--pictures`, or
+else of the two that scikit-learn brings along.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ from agfnet.types import RESEARCH_USE, SYNTHETIC, Case
 PAIRS = {
     ("epidermal cyst", "lipoma"): "ultrasound",  # one surface
     ("naevus", "melanoma"): "clinical",  # early melanomas look alike in depth
-    ("naevus", "dermatofibroma"): "clinical",  # in part
+    ("naevus", "dermatofibroma"): None,  # alike in depth in part
 }
-"""Classes that one view alone separates by the phantom's design, and that view."""
+"""Classes that one view alone separates by the phantom's design, and that view; None: neither view alone."""
 Pixels = NDArray[np.uint8]
 
 
@@ -107,15 +108,18 @@ def lost_contact(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     return np.repeat(np.clip(lines + noise, 0, 255)[..., None], 3, axis=-1).astype(np.uint8)
 
 
-def everyday() -> Callable[[Pixels, np.random.Generator], Pixels]:
-    """Crops of scikit-learn's two sample pictures (a temple, a flower)."""
-    from sklearn.datasets import load_sample_images  # noqa: PLC0415 - only for this kind
+def everyday(folder: Path | None) -> Callable[[Pixels, np.random.Generator], Pixels]:
+    """Crops of a folder's pictures, or of scikit-learn's two (a temple, a flower)."""
+    if folder is None:
+        from sklearn.datasets import load_sample_images  # noqa: PLC0415 - only for this kind
 
-    pictures = load_sample_images().images
+        pictures = load_sample_images().images
+    else:
+        pictures = [read_image(path) for path in sorted(folder.iterdir())]
 
     def crop(_: Pixels, rng: np.random.Generator) -> Pixels:
         picture = pictures[rng.integers(len(pictures))]
-        side = int(rng.integers(120, 400))
+        side = min(int(rng.integers(120, 400)), *picture.shape[:2])
         top, left = (int(rng.integers(0, n - side + 1)) for n in picture.shape[:2])
         return picture[top : top + side, left : left + side]
 
@@ -123,15 +127,15 @@ def everyday() -> Callable[[Pixels, np.random.Generator], Pixels]:
 
 
 def wrong_images(
-    cases: Sequence[Case], folder: Path, ultrasound: Path | None, count: int, seed: int
+    cases: Sequence[Case], folder: Path, ultrasound: Path | None, pictures: Path | None, count: int, seed: int
 ) -> Iterator[tuple[str, list[Case]]]:
     """Each kind of wrong image, by name, in cases whose other view is right."""
     makers: list[tuple[str, str, Callable[[Pixels, np.random.Generator], Pixels]]] = [
         ("blank", "clinical", blank),
         ("blank", "ultrasound", blank),
         ("lost contact", "ultrasound", lost_contact),
-        ("everyday picture", "clinical", everyday()),
-        ("everyday picture", "ultrasound", everyday()),
+        ("everyday picture", "clinical", everyday(pictures)),
+        ("everyday picture", "ultrasound", everyday(pictures)),
     ]
     chosen = [case for case in cases if all(case.views.values())][:count]
     for kind, view, make in makers:
@@ -192,6 +196,7 @@ def main() -> None:
     parser.add_argument("table", type=Path)
     parser.add_argument("--masks", type=Path, required=True)
     parser.add_argument("--ultrasound", type=Path)
+    parser.add_argument("--pictures", type=Path)
     parser.add_argument("--wrong", type=int, default=200, help="wrong images of each kind")
     parser.add_argument("--resplits", type=int, default=200)
     parser.add_argument("--focus", type=int, default=500, help="cases whose maps are measured")
@@ -216,7 +221,7 @@ def main() -> None:
         "shares": shares(predictor, cases, 200),
     }
     with tempfile.TemporaryDirectory() as folder:
-        for kind, wrong in wrong_images(cases, Path(folder), given.ultrasound, given.wrong, given.seed):
+        for kind, wrong in wrong_images(cases, Path(folder), given.ultrasound, given.pictures, given.wrong, given.seed):
             made["wrong_images"][kind] = referrals(list(predictor.predict(wrong)))
     write_json(given.out, made)
     print(json.dumps(made, indent=2))

@@ -115,7 +115,7 @@ class Prediction:
         attention: modality -> (H, W) float in (0, 1), where maps were asked for.
         evidence: modality -> (K, H, W) float in logits, where maps were asked for.
         extra_probabilities: further label column -> (K',) float.
-        pooled: modality -> (C,) the encoder's pooled vector of the first image.
+        statistics: modality -> (2 C,) mean and log deviation of the encoder's channels, of the first image.
         diagnosis_set: places of the classes that cannot be ruled out; None from a bundle that is not calibrated.
         referred: why the case is handed back; empty where it is answered, None from a bundle that is not calibrated.
     """
@@ -128,6 +128,6 @@ class Prediction:
     attention: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     evidence: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     extra_probabilities: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
-    pooled: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    statistics: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     diagnosis_set: tuple[int, ...] | None = None
     referred: tuple[str, ...] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agfnet.cli import app
+from agfnet.evaluation.scorecard import scorecard
 from agfnet.metrics.calibration import ece, nll
 from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.ranking import macro_auc
@@ -93,12 +95,52 @@ def test_the_figures_are_those_of_the_saved_predictions(reported, facts, drawn):
         assert facts["referral"]["error_answered"]["value"] == pytest.approx(wrong[answered].mean())
 
 
-def test_the_page_shows_the_figures_of_the_json(reported, facts):
-    text = (reported / "report.html").read_text()
-    for own in facts["card"]["per_class"].values():
-        assert f"{100 * own['sensitivity']['value']:.1f} %" in text
-    for own in facts["missing_views"].values():
-        assert f"{100 * own['balanced_accuracy']['value']:.1f} %" in text
+def test_the_whole_scorecard_is_that_of_the_saved_predictions(reported, facts, drawn):
+    saved = pl.read_csv(reported / "predictions.csv").join(
+        pl.read_csv(drawn / "parts.csv").select("case_id", "patient_id", "label"), on="case_id", maintain_order="left"
+    )
+    card = facts["card"]
+    again = scorecard(
+        [card["classes"].index(name) for name in saved["label"]],
+        saved.select([f"p_{name}" for name in card["classes"]]).to_numpy(),
+        saved["patient_id"].to_list(),
+        card["classes"],
+        malignant=card["malignant"],
+        draws=card["draws"],
+        seed=card["seed"],
+    )
+    compared = {"metrics", "per_class", "confusion", "calibration", "risk_coverage"}
+    assert flat({key: again[key] for key in compared}) == pytest.approx(flat({key: card[key] for key in compared}))
+
+
+def flat(tree, path=""):
+    """Every number of a tree, by its path; -1 for what is not defined."""
+    if isinstance(tree, dict | list):
+        items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        return {name: value for key, own in items for name, value in flat(own, f"{path}/{key}").items()}
+    return {path: -1.0 if tree is None else tree} if tree is None or isinstance(tree, int | float) else {}
+
+
+NUMBER = re.compile(r"(?<![\w.:-])[+-]?\d+(?:\.\d+)?(?![\w.-]*[\w])")
+
+
+def printed(tree):
+    """Every way in which the page may print a number of the JSON, and every number inside its texts."""
+    found = set()
+    for value in flat(tree).values():
+        found |= {f"{value}", f"{value:.3f}", f"{value:+.2f}", f"{100 * value:.1f}", f"{100 * value:.0f}"}
+    return found | set(NUMBER.findall(json.dumps(tree, ensure_ascii=False)))
+
+
+def test_every_figure_of_the_page_is_in_the_json(reported, facts):
+    page = re.sub(r"<(style|svg|title).*?</\1>", " ", (reported / "report.html").read_text(), flags=re.DOTALL)
+    alts = " ".join(re.findall(r'alt="([^"]*)"', page))
+    text = unescape(re.sub(r"<[^>]+>", " ", page)) + " " + unescape(alts)
+    assert len(NUMBER.findall(text)) > 100
+    texts = {"2024", "12", "5", "15", "90", "0", "2", "95"}  # of the page's own words
+    numbers = set(NUMBER.findall(text)) - texts
+    assert numbers <= printed(facts)
+    assert not numbers <= printed({**facts, "missing_views": None})  # so it would be seen if one were not
     assert facts["bundle_sha256"] in text
 
 

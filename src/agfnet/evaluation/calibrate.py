@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize, minimize_scalar
 from scipy.stats import beta
 from sklearn.covariance import LedoitWolf
+from sklearn.preprocessing import StandardScaler
 
 from agfnet.metrics.calibration import nll
 from agfnet.metrics.patients import patient_index
@@ -192,25 +193,21 @@ def fit_certainty(labels: ArrayLike, probabilities: ArrayLike, *, risk: float, l
     return float(certainty[order][good[-1] - 1]) if good.size else math.nextafter(1.0, 2.0)
 
 
-def fit_reference(
-    pooled: NDArray[np.float32], labels: IntArray, held_out: NDArray[np.float32], *, false_refers: float
-) -> Reference:
+def fit_reference(statistics: NDArray[np.float32], held_out: NDArray[np.float32], *, false_refers: float) -> Reference:
     """What a view's training images look like, and how far held-out ones of the same kind lie.
 
     Args:
-        pooled: (n, C) pooled vectors of training cases.
-        labels: (n,) their classes.
-        held_out: (m, C) of calibration cases.
+        statistics: (n, D) of training images; see `channel_statistics`.
+        held_out: (m, D) of calibration cases.
         false_refers: share of ordinary images that may be called strange.
     """
-    means = np.stack([pooled[labels == k].mean(0) for k in np.unique(labels)])
-    centred = pooled - means[np.searchsorted(np.unique(labels), labels)]
-    precision = LedoitWolf(assume_centered=True).fit(centred.astype(np.float64)).precision_
-    whiten = np.linalg.cholesky(precision).T
-    reference = Reference(means.astype(np.float32), whiten.astype(np.float32), math.inf)
+    scaler = StandardScaler().fit(statistics.astype(np.float64))  # the covariance is shrunk towards that of a ball
+    precision = LedoitWolf(assume_centered=True).fit(scaler.transform(statistics)).precision_
+    whiten = np.linalg.cholesky(precision).T / scaler.scale_
+    reference = Reference(scaler.mean_.astype(np.float32), whiten.astype(np.float32), math.inf)
     distances = np.sort(reference.distance(held_out))
     limit = distances[min(len(distances) - 1, math.ceil((len(distances) + 1) * (1.0 - false_refers)) - 1)]
-    return Reference(reference.means, reference.whiten, float(limit))
+    return Reference(reference.mean, reference.whiten, float(limit))
 
 
 def fit_refer(

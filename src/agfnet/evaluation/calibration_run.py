@@ -34,7 +34,7 @@ from agfnet.prediction.calibration import tempered
 from agfnet.prediction.commands import predict_cases
 from agfnet.prediction.decision import Decision, write_decision
 from agfnet.prediction.predictor import Predictor
-from agfnet.prediction.refer import Reference, disagreement
+from agfnet.prediction.refer import disagreement
 from agfnet.types import RESEARCH_USE, AgfnetWarning, Case, ConfigError, Place, Prediction, TableError
 
 log = logging.getLogger("agfnet")
@@ -99,7 +99,10 @@ def calibrate(
     # Half a case more of each class, so that a class without a calibration case is rare, not impossible.
     prevalence = np.bincount(answers.labels, minlength=len(classes)) + 0.5
     prevalence /= prevalence.sum()
-    references = {view: _reference(view, learnt, asked, classes, false_refers=false_refers) for view in predictor.specs}
+    references = {
+        view: fit_reference(_statistics(view, learnt), _statistics(view, asked), false_refers=false_refers)
+        for view in predictor.specs
+    }
     calibrated = tempered(answers.probabilities, temperature)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", AgfnetWarning)
@@ -125,14 +128,12 @@ def calibrate(
         "false_refers": false_refers,
         "notes": notes,
     }
-    usual = fit_usual(
-        calibrated, {view: own.distance(_pooled(view, asked, classes)[0]) for view, own in references.items()}
-    )
+    usual = fit_usual(calibrated, {view: own.distance(_statistics(view, asked)) for view, own in references.items()})
     decision = Decision(temperature, tuple(prevalence.tolist()), conformal, rule, usual, facts)
     _write(run, decision)
     (run / FOLDER).mkdir(exist_ok=True)
     reasons = [
-        rule.reasons(p, gap, {view: float(references[view].distance(x)) for view, x in told.pooled.items()})
+        rule.reasons(p, gap, {view: float(references[view].distance(x)) for view, x in told.statistics.items()})
         for p, gap, (_, told) in zip(calibrated, apart, asked, strict=True)
     ]
     right = (calibrated.argmax(1) == answers.labels).tolist()
@@ -185,17 +186,12 @@ def _apart(cases: Sequence[Case], trained: Sequence[Case]) -> None:
 Asked = Sequence[tuple[Case, Prediction]]
 
 
-def _pooled(view: str, asked: Asked, classes: Sequence[str]) -> tuple[NDArray[np.float32], IntArray]:
-    """The pooled vectors of a view, of the cases that have it, and their classes."""
-    known = [(p.pooled[view], classes.index(str(case.label))) for case, p in asked if view in p.pooled]
+def _statistics(view: str, asked: Asked) -> NDArray[np.float32]:
+    """The statistics (n, D) of a view's images, of the cases that have it."""
+    known = [p.statistics[view] for _, p in asked if view in p.statistics]
     if not known:
         raise TableError(f"no case has a {view}; a calibration needs cases with every view.")
-    return np.stack([x for x, _ in known]), np.array([label for _, label in known])
-
-
-def _reference(view: str, learnt: Asked, held_out: Asked, classes: Sequence[str], *, false_refers: float) -> Reference:
-    pooled, labels = _pooled(view, learnt, classes)
-    return fit_reference(pooled, labels, _pooled(view, held_out, classes)[0], false_refers=false_refers)
+    return np.stack(known)
 
 
 def _as_before(temperature: Sequence[float], labels: IntArray, probabilities: NDArray[np.float64]) -> tuple[float, ...]:

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from agfnet.metrics.ranking import macro_auc, net_benefit, precision_recall_curv
 from agfnet.metrics.statistics import MetricSet, bootstrap
 from agfnet.metrics.weighting import FloatArray, weighted_mean
 from agfnet.prediction.commands import cases_of, predict_cases
+from agfnet.prediction.explanation import Explanation, explain
 from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.types import RESEARCH_USE, Case, Place
 
@@ -42,7 +44,7 @@ def report_facts(
     robustness: Path | None = None,
     draws: int = 2000,
     threads: int = 0,
-) -> tuple[dict[str, Any], Predictor, dict[str, Case]]:
+) -> tuple[dict[str, Any], dict[str, Explanation]]:
     """Ask a network about a table's cases and gather everything that a report shows.
 
     Args:
@@ -56,7 +58,7 @@ def report_facts(
         threads: of ONNX Runtime.
 
     Returns:
-        The facts (JSON), the predictor, and the cases by id.
+        The facts (JSON), and an explanation of each case that is shown, by its id.
     """
     predictor = Predictor(run, threads=threads)
     cases = chosen_part(cases_of(table, predictor), part, include_test=include_test, table=table)
@@ -67,6 +69,11 @@ def report_facts(
     answers = answers_of([(o.case, o.prediction) for o in outcomes], predictor.classes)
     kept = [o for o in outcomes if o.prediction is not None and o.case.label is not None]
     malignant = predictor.bundle.facts["malignant"]
+    shown = shown_cases(kept, answers, predictor.classes)
+    by_id = {case.case_id: case for case in cases}
+    explained = {own["case_id"]: explain(predictor, by_id[own["case_id"]]) for own in chain(*shown.values())}
+    for own in chain(*shown.values()):
+        own["shares"] = dict(explained[own["case_id"]].shares)
     told = {
         "notice": RESEARCH_USE,
         "card": card,
@@ -80,9 +87,9 @@ def report_facts(
         "calibration": dict(predictor.decision.facts) if predictor.decision else None,
         "missing_views": missing_views(predictor, cases, draws),
         "robustness": _robustness(robustness),
-        "shown": shown_cases(kept, answers),
+        "shown": shown,
     }
-    return told, predictor, {case.case_id: case for case in cases}
+    return told, explained
 
 
 def subgroup_columns(cases: Sequence[Case]) -> list[str]:
@@ -213,7 +220,7 @@ def _robustness(folder: Path | None) -> dict[str, Any] | None:
     return {key: made[key] for key in ("clean", "groups", "cases", "notes")}
 
 
-def shown_cases(kept: Sequence[Outcome], answers: Answers) -> dict[str, list[dict[str, Any]]]:
+def shown_cases(kept: Sequence[Outcome], answers: Answers, classes: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """The most confident errors, and right answers of every certainty: ids with what was said."""
     top = answers.probabilities.argmax(1)
     sure = answers.probabilities.max(1)
@@ -224,7 +231,12 @@ def shown_cases(kept: Sequence[Outcome], answers: Answers) -> dict[str, list[dic
     sample = ranked[np.unique(np.linspace(0, len(ranked) - 1, min(RIGHT, len(ranked))).round().astype(int))]
     return {
         kind: [
-            {"case_id": kept[i].case.case_id, "label": kept[i].case.label, "probability": float(sure[i])}
+            {
+                "case_id": kept[i].case.case_id,
+                "label": kept[i].case.label,
+                "said": classes[top[i]],
+                "probability": float(sure[i]),
+            }
             for i in chosen
         ]
         for kind, chosen in (("errors", errors), ("right", sample))

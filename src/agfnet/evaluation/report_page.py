@@ -19,9 +19,8 @@ from agfnet.evaluation.report import report_facts
 from agfnet.evaluation.report_figures import coverage_figure, decision_figure, precision_recall_figure, risk_figure
 from agfnet.evaluation.summary import TITLES
 from agfnet.files import write_json, write_text
-from agfnet.prediction.explanation import explain, explanation_sheet
-from agfnet.prediction.predictor import Predictor
-from agfnet.types import Case, Place
+from agfnet.prediction.explanation import Explanation, explanation_sheet
+from agfnet.types import Place
 
 PAGE, FACTS, CARD = "report.html", "report.json", "model_card.md"
 
@@ -42,22 +41,22 @@ def report(
     Returns:
         The page.
     """
-    facts, predictor, cases = report_facts(
+    facts, explained = report_facts(
         run, table, folder, part=part, include_test=include_test, robustness=robustness, draws=draws, threads=threads
     )
     write_json(folder / FACTS, facts)
-    write_text(folder / PAGE, report_page(facts, predictor, cases))
+    write_text(folder / PAGE, report_page(facts, explained))
     write_text(folder / CARD, model_card(facts))
     return folder / PAGE
 
 
-def report_page(facts: Mapping[str, Any], predictor: Predictor, cases: Mapping[str, Case]) -> str:
-    """The page, from the facts and the images of the cases that are shown."""
+def report_page(facts: Mapping[str, Any], explained: Mapping[str, Explanation]) -> str:
+    """The page, from the facts and the explanations of the cases that are shown."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"share": _share, "figure": _figure}
     template = files("agfnet.evaluation").joinpath("templates/report.html").read_text(encoding="utf-8")
     shown = {
-        kind: [_shown(predictor, cases[own["case_id"]], own) for own in entries]
+        kind: [_shown(own, explained[own["case_id"]], tuple(facts["card"]["classes"])) for own in entries]
         for kind, entries in facts["shown"].items()
     }
     return environment.from_string(template).render(
@@ -95,17 +94,13 @@ def _uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _shown(predictor: Predictor, case: Case, own: Mapping[str, Any]) -> dict[str, str]:
-    made = explain(predictor, case)
-    p = made.prediction
-    said = predictor.classes[int(p.probabilities.argmax())]
+def _shown(own: Mapping[str, Any], explained: Explanation, classes: tuple[str, ...]) -> dict[str, str]:
     stream = io.BytesIO()
-    explanation_sheet(made, predictor.classes, f"case {case.case_id}, diagnosis {case.label}").save(
-        stream, "JPEG", quality=80
-    )
-    shares = ", ".join(f"{view} {share:+.2f}" for view, share in made.shares.items())
+    title = f"case {own['case_id']}, diagnosis {own['label']}"
+    explanation_sheet(explained, classes, title).save(stream, "JPEG", quality=80)
+    shares = ", ".join(f"{view} {share:+.2f}" for view, share in own["shares"].items())
     caption = (
-        f"Case {case.case_id}, diagnosis {own['label']}: said {said} with {own['probability']:.0%}; "
+        f"Case {own['case_id']}, diagnosis {own['label']}: said {own['said']} with {own['probability']:.0%}; "
         f"shares in log-odds: {shares}."
     )
     alt = f"{caption} Each view beside the same view with the class evidence laid over it."

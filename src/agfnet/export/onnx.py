@@ -29,6 +29,11 @@ TOLERANCE = 1e-4
 """Largest difference between the graph and PyTorch: of a probability; of any other output where its largest value is
 at most 1, else relative to that value (evidence of a small sharp region reaches some tens of logits)."""
 
+DESCRIBED = STRIDES.index(16)
+"""The map whose channels tell an image that is unlike those of the training; see `Reference`."""
+LEAST_DEVIATION = 1e-2
+"""Of a channel: on a blank image it is the same everywhere."""
+
 
 class Graph(nn.Module):
     """The network with plain tensors in and out, as a graph needs it."""
@@ -39,9 +44,18 @@ class Graph(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Images of each modality, then presence (B, M), to the outputs that `output_names` lists."""
-        out = self.network(dict(zip(self.network.modalities, inputs[:-1], strict=True)), inputs[-1])
+        *images, present = inputs
+        pyramids = self.network.encode(dict(zip(self.network.modalities, images, strict=True)), present)
+        out = self.network.fuse(pyramids, present)
         maps = [m for view in out.attention for m in view]
-        return (out.logits, out.view_logits, out.weights, out.extra_logits, *maps, *out.evidence, *out.pooled)
+        statistics = [channel_statistics(p[DESCRIBED]) for p in pyramids]
+        return (out.logits, out.view_logits, out.weights, out.extra_logits, *maps, *out.evidence, *statistics)
+
+
+def channel_statistics(maps: Tensor) -> Tensor:
+    """(B, 2 C) mean and log deviation over the positions of each channel of an encoder's maps (B, C, H, W)."""
+    variance, mean = torch.var_mean(maps, dim=(2, 3), correction=0)
+    return torch.cat([mean, 0.5 * (variance + LEAST_DEVIATION**2).log()], dim=1)
 
 
 def output_names(network: AGFNet) -> list[str]:
@@ -55,7 +69,7 @@ def output_names(network: AGFNet) -> list[str]:
         "extra_logits",
         *maps,
         *(f"evidence_{m}" for m in network.modalities),
-        *(f"pooled_{m}" for m in network.modalities),
+        *(f"statistics_{m}" for m in network.modalities),
     ]
 
 

@@ -75,7 +75,7 @@ class _EncodersOnly(AGFNet):
     def fuse(self, pyramids: Sequence[Pyramid], present: Tensor) -> Output:  # noqa: ARG002
         """The pooled maps in the place of an output, so that nothing of the encoders is optimised away."""
         pooled = torch.cat([m.mean((2, 3)) for maps in pyramids for m in maps], dim=1)
-        return Output(pooled, pooled, pooled, pooled, pooled, pooled, [], [], pooled, [])
+        return Output(pooled, pooled, pooled, pooled, pooled, pooled, [], [], pooled)
 
 
 def part_costs(network: AGFNet, sizes: Mapping[str, tuple[int, int]]) -> list[Part]:

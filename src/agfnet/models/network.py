@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from agfnet.models.encoders import Encoder
 from agfnet.models.local_fusion import LocalPositions
 from agfnet.models.peers import build_fusion
-from agfnet.models.shapes import AttentionMap, Evidence, Images, Logits, Pooled, Presence, Pyramid, ViewLogits
+from agfnet.models.shapes import AttentionMap, Evidence, Images, Logits, Presence, Pyramid, ViewLogits
 
 
 class Output(NamedTuple):
@@ -33,7 +33,6 @@ class Output(NamedTuple):
             them; its mean over positions plus the head's bias is the view's local logit, which counts in
             `fused_logits`. Otherwise the view head on the coarsest map, whose mean plus bias is the view's logit.
         local_logits: (B, M, K) of the local head; (B, 0, K) for a fusion method without local features.
-        pooled: per view (B, C_m), the mean of the encoder's coarsest map: what tells a strange image.
     """
 
     logits: Logits
@@ -45,7 +44,6 @@ class Output(NamedTuple):
     attention: list[list[AttentionMap]]
     evidence: list[Evidence]
     local_logits: ViewLogits
-    pooled: list[Pooled]
 
 
 class AGFNet(nn.Module):
@@ -174,7 +172,6 @@ class AGFNet(nn.Module):
             attention=fused.attention,
             evidence=evidence,
             local_logits=local,
-            pooled=pooled,
         )
 
     def _view_evidence(self, pyramids: Sequence[Pyramid]) -> list[Evidence]:

@@ -18,7 +18,7 @@ from agfnet.data.preprocess import ViewSpec
 from agfnet.files import write_atomically
 from agfnet.types import BundleError
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 GRAPH = "model.onnx"
 PARTS = (GRAPH, "weights.safetensors", "config.yaml")

@@ -66,7 +66,7 @@ def write_decision(decision: Decision) -> dict[str, bytes]:
         "facts": dict(decision.facts),
     }
     stream = io.BytesIO()
-    arrays = {f"{view}.means": own.means for view, own in refer.references.items()}
+    arrays = {f"{view}.mean": own.mean for view, own in refer.references.items()}
     arrays |= {f"{view}.whiten": own.whiten for view, own in refer.references.items()}
     np.savez(stream, allow_pickle=False, **arrays)
     text = json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False)
@@ -80,7 +80,7 @@ def read_decision(bundle: Bundle) -> Decision | None:
     told = json.loads(bundle.parts[DECISION])
     with np.load(io.BytesIO(bundle.parts[REFERENCE]), allow_pickle=False) as arrays:
         references = {
-            view: Reference(arrays[f"{view}.means"], arrays[f"{view}.whiten"], limit)
+            view: Reference(arrays[f"{view}.mean"], arrays[f"{view}.whiten"], limit)
             for view, limit in told["refer"]["limits"].items()
         }
     conformal, refer = told["conformal"], told["refer"]

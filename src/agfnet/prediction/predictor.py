@@ -132,7 +132,7 @@ class Predictor:
         Returns:
             Name -> array of every output: logits (B, K) as log-probabilities, view_logits (B, M, K),
             weights (B, 1 + M), extra_logits, attention_<modality>_<stride> (B, 1, h, w), evidence_<modality>
-            (B, K, h, w), pooled_<modality> (B, C).
+            (B, K, h, w), statistics_<modality> (B, 2 C).
         """
         return dict(zip(self.outputs, self.session.run(None, {**images, "present": present}), strict=True))
 
@@ -249,14 +249,12 @@ class Predictor:
             start += len(values)
         probabilities = averaged(own["logits"])
         opinions = {m: averaged(own["view_logits"][:, place[m]]) for m in views}
-        pooled = {m: own[f"pooled_{m}"][0] for m in views}
+        statistics = {m: own[f"statistics_{m}"][0] for m in views}
         decided: dict[str, Any] = {}
         if self.decision is not None:
             probabilities = self.decision.calibrated(probabilities)
             inside = self.decision.conformal.sets(probabilities)
-            distances = {
-                m: float(r.distance(pooled[m])) for m, r in self.decision.refer.references.items() if m in pooled
-            }
+            distances = {m: float(self.decision.refer.references[m].distance(own)) for m, own in statistics.items()}
             decided = {
                 "diagnosis_set": tuple(np.flatnonzero(inside).tolist()),
                 "referred": self.decision.refer.reasons(
@@ -275,7 +273,7 @@ class Predictor:
             attention={m: own[name][0, 0] for m in views if (name := f"attention_{m}_{FINEST}") in own} if maps else {},
             evidence={m: own[f"evidence_{m}"][0] for m in views} if maps else {},
             extra_probabilities=extra,
-            pooled=pooled,
+            statistics=statistics,
             **decided,
         )
 

@@ -13,22 +13,25 @@ UNSURE, DISAGREE, STRANGE = "unsure", "views disagree", "unlike the training ima
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What a view's training images look like to its encoder: one Gaussian per class with a shared covariance.
+    """What a view's training images look like to its encoder half way up: one Gaussian of its channels' statistics.
+
+    Half way, since the last layers see what tells the classes apart and little else: a blank or a grey picture can lie
+    among the training images there (Lee et al. 2018, 1807.03888, take several layers for this).
 
     Attributes:
-        means: (K, C) mean pooled vector of each class.
-        whiten: (C, C), so that |whiten (x - mean)| is the Mahalanobis distance (Lee et al. 2018, 1807.03888).
+        mean: (D,) of the training images' statistics; see `channel_statistics`.
+        whiten: (D, D), so that |whiten (x - mean)| is the Mahalanobis distance.
         limit: distance above which an image is strange.
     """
 
-    means: NDArray[np.float32]
+    mean: NDArray[np.float32]
     whiten: NDArray[np.float32]
     limit: float
 
-    def distance(self, pooled: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Distance (...) of pooled vectors (..., C) to the nearest class."""
-        apart = pooled[..., None, :].astype(np.float64) - self.means
-        return np.asarray(np.linalg.norm(apart @ self.whiten.T.astype(np.float64), axis=-1).min(-1))
+    def distance(self, statistics: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Distance (...) of an image's statistics (..., D)."""
+        apart = statistics.astype(np.float64) - self.mean
+        return np.asarray(np.linalg.norm(apart @ self.whiten.T.astype(np.float64), axis=-1))
 
 
 @dataclass(frozen=True, slots=True)
