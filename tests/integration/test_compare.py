@@ -30,6 +30,7 @@ def plan_file(drawn, masks, tmp_path_factory):
             "mean": {"mean_of": ["photo", "scan"]},
         },
         "masks": str(masks),
+        "sample": 6,
         "claims": [
             {"says": "two views are better", "row": "full", "than": "photo", "point": 0.02},
             {"says": "and surer", "row": "full", "than": "photo", "figure": "nll_tempered"},
@@ -70,6 +71,9 @@ def test_a_comparison_in_pieces(plan_file, tmp_path, agfnet_command):
     assert done.exit_code == 0, done.stderr
     assert "complete; everything" in done.stdout
     assert first.stat().st_mtime_ns == stamp
+    told = json.loads(first.read_text())
+    assert len(told["sets"]["corrupted"]["cases"]) == len(told["focus"]["patients"]) == 6
+    assert set(told["sets"]["corrupted"]["cases"]) < set(told["sets"]["test"]["cases"])
 
     table = json.loads((folder / "table.json").read_text())
     assert set(table["rows"]) == {"full", "photo", "scan", "mean"}

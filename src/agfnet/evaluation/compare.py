@@ -30,7 +30,7 @@ from agfnet.files import write_json
 from agfnet.prediction.commands import predict_cases
 from agfnet.prediction.predictor import Change, Predictor
 from agfnet.training.run import parts, read_table
-from agfnet.types import AgfnetError, Case, ConfigError
+from agfnet.types import AgfnetError, Case, ConfigError, Place
 
 log = logging.getLogger("agfnet")
 RESULT = "result.json"
@@ -97,7 +97,7 @@ def run_folder(folder: Path, row: str, seed: int) -> Path:
 def _same_comparison(plan: ComparisonPlan, folder: Path) -> None:
     """Rows and seeds may be added to a comparison that was begun; what all rows share may not change."""
     tables = {"test": plan.test, "external": plan.external, "masks": plan.masks}
-    shared: dict[str, Any] = {"base": plan.base}
+    shared: dict[str, Any] = {"base": plan.base, "sample": plan.sample}
     shared |= {name: path and {"path": str(path), "sha256": table_sha256(path)} for name, path in tables.items()}
     shared = json.loads(json.dumps(shared, default=str))
     begun = folder / "comparison.json"
@@ -134,13 +134,23 @@ def _tested(config: Config, folder: Path, plan: ComparisonPlan, row: str) -> dic
         "classes": list(predictor.classes),
         "sets": {on: own.as_json() for on, own in answers.items()},
         "fitted": fitted.as_json(),
-        "focus": focus_of(predictor, cases, mask_files(plan.masks, list(predictor.specs)))
-        if focus and plan.masks
-        else {},
+        "focus": _focus(predictor, sampled(cases, plan), plan.masks) if focus and plan.masks else None,
         "parameters": parameter_count(folder),
         "forward_ms": forward_time(predictor),
         "training_minutes": facts["minutes"],
     }
+
+
+def _focus(predictor: Predictor, cases: Sequence[Case], masks: Place) -> dict[str, Any]:
+    """The energy of each view's maps inside the evidence, case by case, and whose cases they are."""
+    energy = focus_of(predictor, cases, mask_files(masks, list(predictor.specs)))
+    return {"patients": [case.patient_id for case in cases], "energy": energy}
+
+
+def sampled(cases: Sequence[Case], plan: ComparisonPlan) -> list[Case]:
+    """The same `plan.sample` test cases for every row, in the table's order."""
+    drawn = np.random.default_rng(0).permutation(len(cases))[: plan.sample]
+    return [cases[i] for i in np.sort(drawn)]
 
 
 def _test_cases(plan: ComparisonPlan, config: Config) -> list[Case]:
@@ -168,7 +178,7 @@ def _made(
         return [replace(case, views={view: case.views[view]}) for case in cases], None
     if on == CORRUPTED:
         kinds = {view: spec.kind for view, spec in predictor.specs.items()}
-        return cases, changer(Setting(tuple(kinds)), kinds, seed=0)
+        return sampled(cases, plan), changer(Setting(tuple(kinds)), kinds, seed=0)
     return cases, None
 
 

@@ -36,13 +36,15 @@ class Result:
     Attributes:
         sets: set of answers -> answers.
         fitted: on calibration (or validation) cases, which the temperature is fitted on.
-        focus: view -> map -> energy inside the evidence, one per test case, or None.
+        focus: view -> map -> energy inside the evidence, one per case, or None.
+        focus_patients: whose cases these are.
         costs: name in `COSTS` -> number.
     """
 
     sets: Mapping[str, Answers]
     fitted: Answers
     focus: Mapping[str, Mapping[str, Sequence[float | None]]]
+    focus_patients: Sequence[str]
     costs: Mapping[str, float]
 
 
@@ -50,7 +52,9 @@ def read_result(file: Path) -> Result:
     """The result that a run wrote."""
     told = json.loads(file.read_text(encoding="utf-8"))
     sets = {on: answers_from_json(own) for on, own in told["sets"].items()}
-    return Result(sets, answers_from_json(told["fitted"]), told["focus"], {cost: told[cost] for cost in COSTS})
+    focus = told["focus"] or {"patients": [], "energy": {}}
+    costs = {cost: told[cost] for cost in COSTS}
+    return Result(sets, answers_from_json(told["fitted"]), focus["energy"], focus["patients"], costs)
 
 
 def results_of(plan: ComparisonPlan, folder: Path, row: str) -> list[Result]:
@@ -69,7 +73,7 @@ def _mean(results: Sequence[Result]) -> Result:
     if len(results) == 1:
         return results[0]
     test, fitted = (_mean_answers(own) for own in ([r.sets[TEST] for r in results], [r.fitted for r in results]))
-    return Result({TEST: test}, fitted, {}, {cost: sum(r.costs[cost] for r in results) for cost in COSTS})
+    return Result({TEST: test}, fitted, {}, [], {cost: sum(r.costs[cost] for r in results) for cost in COSTS})
 
 
 def _mean_answers(answers: Sequence[Answers]) -> Answers:
@@ -134,10 +138,14 @@ def _judged(claim: Claim, results: Mapping[str, Sequence[Result]], draws: int) -
     told: dict[str, Any] = claim.model_dump()
     if any(row not in results for row, _, _ in claim.sides()):
         return told | {"holds": None}
-    answered = [results[row][0].sets[TEST if figure.startswith("focus/") else on] for row, figure, on in claim.sides()]
-    if not _same_cases(*answered):
+    if claim.figure.startswith("focus/"):
+        patients, others = (results[row][0].focus_patients for row, _, _ in claim.sides())
+        same = patients == others
+    else:
+        answered = [results[row][0].sets[on] for row, _, on in claim.sides()]
+        patients, same = answered[0].patients, _same_cases(*answered)
+    if not same:
         raise ConfigError(f"claim {claim.says!r}: its two sides were tested on different cases.")
-    patients = answered[0].patients
     first, second = (
         [_one_figure(r, figure, on, log=claim.relative) for r in results[row]] for row, figure, on in claim.sides()
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from agfnet.config import Config, PlaceField, Section, apply_overrides, parse_config, read_yaml, validated
+from agfnet.config import Config, PlaceField, Positive, Section, apply_overrides, parse_config, read_yaml, validated
 from agfnet.types import ConfigError
 
 
@@ -90,6 +90,8 @@ class ComparisonPlan(Section):
         test: a table of test cases; None: the validation part of the base's table.
         external: a table of cases of another site, for claims on `external`.
         masks: a table of the test cases' evidence masks (see `agfnet.evaluation.focus`), for claims on focus.
+        sample: corrupted images and focus, which take longest, are measured on so many of the test cases, drawn once;
+            None: on all.
         claims: what is to be confirmed or refuted; a row is tested on those sets that its claims name.
     """
 
@@ -100,6 +102,7 @@ class ComparisonPlan(Section):
     test: PlaceField | None = None
     external: PlaceField | None = None
     masks: PlaceField | None = None
+    sample: Positive | None = None
     claims: tuple[Claim, ...] = ()
 
     @model_validator(mode="after")
