@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import yaml
 
-from agfnet.evaluation.compare import all_runs, run_folder
+from agfnet.evaluation.compare import Run, all_runs, run_folder
 from agfnet.evaluation.comparison_table import comparison_table
 from agfnet.evaluation.plan import load_plan
 from agfnet.types import ConfigError
@@ -61,11 +61,12 @@ def plan_file(drawn, masks, tmp_path_factory):
 
 def test_a_comparison_in_pieces(plan_file, tmp_path, agfnet_command):
     plan, folder = load_plan(plan_file), tmp_path / "compared"
-    assert all_runs(plan) == [("full", 0), ("photo", 0), ("scan", 0), ("full", 1)]
+    runs = [("full", 0), ("photo", 0), ("scan", 0), ("full", 1)]
+    assert all_runs(plan) == [Run(row, seed, None) for row, seed in runs]
     done = agfnet_command("compare", "-c", plan_file, "-o", folder, "--minutes", "0.0001", "--draws", 200)
     assert done.exit_code == 0, done.stderr
     assert "not complete yet" in done.stdout
-    first = run_folder(folder, "full", 0) / "result.json"
+    first = run_folder(folder, Run("full", 0, None)) / "result.json"
     stamp = first.stat().st_mtime_ns
     done = agfnet_command("compare", "-c", plan_file, "-o", folder, "--draws", 200)
     assert done.exit_code == 0, done.stderr
@@ -103,18 +104,44 @@ def test_a_comparison_in_pieces(plan_file, tmp_path, agfnet_command):
     assert set(run["sets"]) == {"test", "corrupted", "only clinical"}
     assert run["sets"]["only clinical"]["cases"] == run["sets"]["test"]["cases"]
     assert run["sets"]["corrupted"]["probabilities"] != run["sets"]["test"]["probabilities"]
-    assert set(json.loads((run_folder(folder, "photo", 0) / "result.json").read_text())["sets"]) == {"test"}
+    assert set(json.loads((run_folder(folder, Run("photo", 0, None)) / "result.json").read_text())["sets"]) == {"test"}
     assert "| two views are better |" in (folder / "table.md").read_text()
     assert pl.read_csv(folder / "table.csv").height == 4
     assert (folder / "forest.png").exists()
     assert "validation part: a place to choose" in (folder / "table.md").read_text()
 
-    scan = run_folder(folder, "scan", 0) / "result.json"
+    scan = run_folder(folder, Run("scan", 0, None)) / "result.json"
     other = json.loads(scan.read_text())
     other["sets"]["test"]["cases"].reverse()
     scan.write_text(json.dumps(other))
     with pytest.raises(ConfigError, match="other cases"):
         comparison_table(plan, folder, draws=200)
+
+
+def test_folds_two_at_a_time(plan_file, tmp_path, agfnet_command, drawn):
+    tree = yaml.safe_load(plan_file.read_text())
+    tree |= {"folds": 2, "claims": tree["claims"][-1:], "rows": {row: tree["rows"][row] for row in ("full", "photo")}}
+    tree["rows"]["full"]["seeds"] = [0]
+    path, folder = tmp_path / "plan.yaml", tmp_path / "compared"
+    path.write_text(yaml.safe_dump(tree))
+    done = agfnet_command("compare", "-c", path, "-o", folder, "--row", "full", "--jobs", 2, "--draws", 200)
+    assert done.exit_code == 0, done.stderr
+    assert "not complete yet" in done.stdout
+    held = [json.loads((run_folder(folder, Run("full", 0, k)) / "result.json").read_text()) for k in (1, 2)]
+    parts = [set(told["sets"]["test"]["patients"]) for told in held]
+    assert not parts[0] & parts[1]
+    development = pl.read_csv(drawn / "parts.csv").filter(pl.col("split").is_in(["train", "validation"]))
+    assert sum(len(told["sets"]["test"]["cases"]) for told in held) == development.height
+    done = agfnet_command("compare", "-c", path, "-o", folder, "--jobs", 2, "--draws", 200)
+    assert done.exit_code == 0, done.stderr
+    table = json.loads((folder / "table.json").read_text())
+    assert table["cases"] == development.height
+    assert set(table["rows"]) == {"full", "photo"}
+    assert table["claims"][0]["holds"] in (True, False)
+    assert "2 folds by patient, pooled" in (folder / "table.md").read_text()
+    refused = agfnet_command("compare", "-c", path, "-o", folder, "--row", "fool")
+    assert refused.exit_code == 1
+    assert "no row ['fool']" in refused.stderr
 
 
 @pytest.mark.full
@@ -130,8 +157,8 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(plan_file, tmp_path, 
     done = agfnet_command("compare", "-c", path, "-o", tmp_path / "compared")
     assert done.exit_code == 1
     assert "full, seed 0" in done.stderr
-    assert (run_folder(tmp_path / "compared", "photo", 0) / "result.json").exists()
-    assert "the run failed" in (run_folder(tmp_path / "compared", "full", 0) / "train.log").read_text()
+    assert (run_folder(tmp_path / "compared", Run("photo", 0, None)) / "result.json").exists()
+    assert "the run failed" in (run_folder(tmp_path / "compared", Run("full", 0, None)) / "train.log").read_text()
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,8 @@ def compare(
     folder: Annotated[
         Path, typer.Option("--out", "-o", parser=here, help="Folder of the comparison; a begun one goes on.")
     ],
+    row: Annotated[list[str] | None, typer.Option(help="Run only this row for now; may be repeated.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; they share the processor's threads.")] = 1,
     minutes: Annotated[
         float | None, typer.Option(min=0.0, help="Begin no run after this time; 0 only makes the table.")
     ] = None,
@@ -84,7 +86,9 @@ def compare(
 
     Each run is a process of its own; called again, a comparison goes on where it was.
 
-    Example:  agfnet compare -c configs/compare-phantom.yaml -o runs/compare --minutes 120 seeds=[0]
+    Example:  agfnet compare -c configs/compare-phantom.yaml -o runs/compare --jobs 2 --minutes 120
+
+    Some rows first:  agfnet compare -c configs/compare-phantom.yaml -o runs/compare --row AGFnet --row MMTM
     """
     with errors_said():
         from agfnet.evaluation.compare import compare as run_all
@@ -93,7 +97,7 @@ def compare(
         from agfnet.evaluation.plan import load_plan
 
         plan = load_plan(config, overrides or [])
-        done = run_all(plan, folder, source=str(config), minutes=minutes)
+        done = run_all(plan, folder, source=str(config), rows=row or (), jobs=jobs, minutes=minutes)
         table = comparison_table(plan, folder, draws=draws)
         write_comparison(table, folder, comparison_notes(plan, complete=done))
         told = "\n".join([comparison_markdown(table), *claims_markdown(table)])

@@ -9,19 +9,23 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import os
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
+import torch
 
 from agfnet.config import Config, parse_config
 from agfnet.data.table import read_cases, table_sha256
 from agfnet.evaluation.answers import Answers, answers_of, whole
-from agfnet.evaluation.evaluate import chosen_part
-from agfnet.evaluation.experiment import train_and_export
+from agfnet.evaluation.experiment import fold_parts, sharing_images, train_and_export
 from agfnet.evaluation.focus import focus_of, mask_files
 from agfnet.evaluation.plan import CORRUPTED, EXTERNAL, ONLY, ComparisonPlan
 from agfnet.evaluation.robustness import Setting, changer
@@ -36,68 +40,113 @@ log = logging.getLogger("agfnet")
 RESULT = "result.json"
 
 
-def compare(plan: ComparisonPlan, folder: Path, *, source: str = "the plan", minutes: float | None = None) -> bool:
-    """Train and test what is not there yet, one process after the other.
+class Run(NamedTuple):
+    """One training of a comparison; `fold` counts from 1 and is None without folds."""
+
+    row: str
+    seed: int
+    fold: int | None
+
+    def __str__(self) -> str:
+        """For logs."""
+        return f"{self.row}, seed {self.seed}" + ("" if self.fold is None else f", fold {self.fold}")
+
+
+def compare(
+    plan: ComparisonPlan,
+    folder: Path,
+    *,
+    source: str = "the plan",
+    rows: Sequence[str] = (),
+    jobs: int = 1,
+    minutes: float | None = None,
+) -> bool:
+    """Train and test what is not there yet, each run in a process of its own.
 
     Args:
         plan: what to run.
         folder: holds a folder for each run, `RESULT` in each that is done.
         source: named in errors.
+        rows: run these alone for now; empty: all.
+        jobs: runs at a time, which share the processor's threads; two of one thread do more than one of two.
         minutes: begin no run after this time; None: until all is done.
 
     Returns:
         Whether every run of the plan is done.
 
     Raises:
-        ConfigError: the folder holds a comparison with another base or other test cases.
+        ConfigError: the folder holds a comparison with another base or other test cases, or a row is not known.
         AgfnetError: a run failed; its log tells why, and the others are still done.
     """
+    unknown = [row for row in rows if row not in plan.rows]
+    if unknown:
+        raise ConfigError(f"{source}: has no row {unknown}; its rows are {list(plan.rows)}.")
     _same_comparison(plan, folder)
-    began = time.monotonic()
-    taken: list[float] = []
-    failed: list[str] = []
-    todo = [(row, seed) for row, seed in all_runs(plan) if not (run_folder(folder, row, seed) / RESULT).exists()]
-    for i, (row, seed) in enumerate(todo):
-        if minutes is not None and time.monotonic() - began > 60.0 * minutes:
-            log.info("time is up: %d of %d runs are still to be done; call again to go on", len(todo) - i, len(todo))
-            break
-        left = f", about {np.mean(taken) * (len(todo) - i) / 60.0:.0f} min left" if taken else ""
-        log.info("run %d of %d: %s, seed %d%s", i + 1, len(todo), row, seed, left)
-        started = time.monotonic()
-        config = plan.config(row, seed, source)
-        process = multiprocessing.get_context("spawn").Process(
-            target=_one_run, args=(config.model_dump(mode="json"), run_folder(folder, row, seed), plan, row)
-        )
-        process.start()
-        try:
-            process.join()
-        finally:
-            process.terminate()  # of a comparison that is stopped; a run that has ended does not mind
-        taken.append(time.monotonic() - started)
-        if process.exitcode != 0:
-            log.warning("%s, seed %d: failed; see %s", row, seed, run_folder(folder, row, seed) / "train.log")
-            failed.append(f"{row}, seed {seed}")
+    trained = {part for row in rows or plan.rows for part in plan.rows[row].mean_of or (row,)}
+    todo = deque(run for run in all_runs(plan) if run.row in trained and not _done(folder, run))
+    count, began = len(todo), time.monotonic()
+    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
+    running: dict[int, tuple[SpawnProcess, Run]] = {}
+    failed: list[Run] = []
+    try:
+        while todo or running:
+            while todo and len(running) < jobs:
+                passed = (time.monotonic() - began) / 60.0
+                if minutes is not None and passed > minutes:
+                    log.info("time is up: %d of %d runs are still to be done; call again to go on", len(todo), count)
+                    todo.clear()
+                    break
+                run, ended = todo.popleft(), count - len(todo) - len(running)
+                left = f", about {passed / (ended - 1) * (count - ended + 1):.0f} min left" if ended > 1 else ""
+                log.info("run %d of %d: %s%s", count - len(todo), count, run, left)
+                config = sharing_images(plan.config(run.row, run.seed, source), folder)
+                process = multiprocessing.get_context("spawn").Process(
+                    target=_one_run, args=(config.model_dump(mode="json"), folder, plan, run, threads)
+                )
+                process.start()
+                running[process.sentinel] = process, run
+            for sentinel in wait(list(running)) if running else ():
+                process, run = running.pop(cast("int", sentinel))
+                process.join()
+                if process.exitcode != 0:
+                    log.warning("%s: failed; see %s", run, run_folder(folder, run) / "train.log")
+                    failed.append(run)
+    finally:
+        for process, _ in running.values():  # of a comparison that is stopped
+            process.terminate()
     if failed:
-        raise AgfnetError(f"runs failed: {'; '.join(failed)}. Read train.log in their folders; call again to go on.")
-    return all((run_folder(folder, row, seed) / RESULT).exists() for row, seed in all_runs(plan))
+        raise AgfnetError(f"runs failed: {'; '.join(map(str, failed))}. Read their train.log; call again to go on.")
+    return all(_done(folder, run) for run in all_runs(plan))
 
 
-def all_runs(plan: ComparisonPlan) -> list[tuple[str, int]]:
-    """(row, seed) of every training, seed by seed, so that a part of a comparison has all rows."""
+def all_runs(plan: ComparisonPlan) -> list[Run]:
+    """Every training, seed by seed, so that a part of a comparison has all rows."""
     rows = [row for row, own in plan.rows.items() if not own.mean_of]
     seeds = sorted({seed for row in rows for seed in plan.seeds_of(row)})
-    return [(row, seed) for seed in seeds for row in rows if seed in plan.seeds_of(row)]
+    return [
+        Run(row, seed, fold) for seed in seeds for row in rows if seed in plan.seeds_of(row) for fold in folds_of(plan)
+    ]
 
 
-def run_folder(folder: Path, row: str, seed: int) -> Path:
+def folds_of(plan: ComparisonPlan) -> list[int | None]:
+    """The folds of every row and seed; [None] without folds."""
+    return [None] if plan.folds is None else list(range(1, plan.folds + 1))
+
+
+def run_folder(folder: Path, run: Run) -> Path:
     """Where a run lies."""
-    return folder / "runs" / row.replace(" ", "-") / f"seed-{seed}"
+    own = folder / "runs" / run.row.replace(" ", "-") / f"seed-{run.seed}"
+    return own if run.fold is None else own / f"fold-{run.fold}"
+
+
+def _done(folder: Path, run: Run) -> bool:
+    return (run_folder(folder, run) / RESULT).exists()
 
 
 def _same_comparison(plan: ComparisonPlan, folder: Path) -> None:
     """Rows and seeds may be added to a comparison that was begun; what all rows share may not change."""
     tables = {"test": plan.test, "external": plan.external, "masks": plan.masks}
-    shared: dict[str, Any] = {"base": plan.base, "sample": plan.sample}
+    shared: dict[str, Any] = {"base": plan.base, "sample": plan.sample, "folds": plan.folds}
     shared |= {name: path and {"path": str(path), "sha256": table_sha256(path)} for name, path in tables.items()}
     shared = json.loads(json.dumps(shared, default=str))
     begun = folder / "comparison.json"
@@ -106,29 +155,40 @@ def _same_comparison(plan: ComparisonPlan, folder: Path) -> None:
     write_json(begun, shared)
 
 
-def _one_run(tree: Mapping[str, Any], folder: Path, plan: ComparisonPlan, row: str) -> None:
+def _one_run(tree: Mapping[str, Any], comparison: Path, plan: ComparisonPlan, run: Run, threads: int) -> None:
     """In a process of its own: train, test the exported file, write the result."""
+    folder = run_folder(comparison, run)
     folder.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logging.basicConfig(handlers=[handler], force=True)
     log.setLevel(logging.INFO)
+    if threads:
+        torch.set_num_threads(threads)
     try:
         config = parse_config(tree, "the plan")
-        train_and_export(config, folder, parts(config, read_table(config)), resume=True)
-        write_json(folder / RESULT, _tested(config, folder, plan, row))
+        if plan.folds is None or run.fold is None:
+            split, task = parts(config, read_table(config)), None
+        else:
+            splits, task = fold_parts(config, plan.folds, seed=0)
+            split = splits[run.fold - 1]
+        train_and_export(config, folder, split, resume=True, task=task)
+        held = [case for case in split[1] if case.label is not None]
+        write_json(folder / RESULT, _tested(config, folder, plan, run.row, held, threads))
     except BaseException:
         log.exception("the run failed")
         raise
 
 
-def _tested(config: Config, folder: Path, plan: ComparisonPlan, row: str) -> dict[str, Any]:
-    """Everything that the plan asks of a row's exported file."""
-    predictor = Predictor(folder)
+def _tested(
+    config: Config, folder: Path, plan: ComparisonPlan, row: str, held: Sequence[Case], threads: int
+) -> dict[str, Any]:
+    """Everything that the plan asks of a row's exported file; `held` are the cases that it was validated on."""
+    predictor = Predictor(folder, threads=threads)
     facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     sets, focus = plan.needed(row)
-    cases = _test_cases(plan, config)
-    fitted = _asked(predictor, [case for case in _calibration_cases(config) if any(case.views.values())])
+    cases = _test_cases(plan, config, held)
+    fitted = _asked(predictor, _fitted_on(config, held))
     answers = {on: _asked(predictor, *_made(on, cases, predictor, plan)) for on in sets}
     return {
         "classes": list(predictor.classes),
@@ -153,17 +213,18 @@ def sampled(cases: Sequence[Case], plan: ComparisonPlan) -> list[Case]:
     return [cases[i] for i in np.sort(drawn)]
 
 
-def _test_cases(plan: ComparisonPlan, config: Config) -> list[Case]:
-    """The labelled test cases, with every view of the plan's base."""
+def _test_cases(plan: ComparisonPlan, config: Config, held: Sequence[Case]) -> list[Case]:
+    """The labelled test cases, or those held out, with every view of the plan's base."""
     table = plan.test or config.data.table
     cases = [case for case in read_cases(table, views=list(plan.base["data"]["views"])) if case.label is not None]
-    return cases if plan.test else chosen_part(cases, "validation", include_test=False, table=table)
+    wanted = {case.case_id for case in (cases if plan.test else held)}
+    return [case for case in cases if case.case_id in wanted]
 
 
-def _calibration_cases(config: Config) -> list[Case]:
-    """The labelled cases of the training table that a temperature is fitted on: calibration, else validation."""
-    cases = [case for case in read_table(config) if case.label is not None]
-    return [case for case in cases if case.split == "calibration"] or parts(config, cases)[1]
+def _fitted_on(config: Config, held: Sequence[Case]) -> list[Case]:
+    """The labelled cases that a temperature is fitted on: those of the calibration part, else those held out."""
+    calibration = [case for case in read_table(config) if case.label is not None and case.split == "calibration"]
+    return [case for case in calibration or held if any(case.views.values())]
 
 
 def _made(

@@ -14,7 +14,7 @@ import numpy as np
 from agfnet.data.table import read_cases
 from agfnet.evaluation.answers import Answers, answers_from_json
 from agfnet.evaluation.calibrate import fit_temperature
-from agfnet.evaluation.compare import RESULT, run_folder
+from agfnet.evaluation.compare import RESULT, Run, folds_of, run_folder
 from agfnet.evaluation.plan import FIGURES, LOWER_IS_BETTER, TEST, Claim, ComparisonPlan
 from agfnet.metrics.calibration import brier, nll
 from agfnet.metrics.classification import accuracy, balanced_accuracy
@@ -58,14 +58,43 @@ def read_result(file: Path) -> Result:
 
 
 def results_of(plan: ComparisonPlan, folder: Path, row: str) -> list[Result]:
-    """The results of the finished runs of a row, by seed; a mean of rows is made of its parts'."""
+    """The results of a row by seed, those that are finished in every fold; a mean of rows is made of its parts'."""
     own = plan.rows[row]
     made = []
     for seed in plan.seeds_of(row):
-        files = [run_folder(folder, part, seed) / RESULT for part in own.mean_of or (row,)]
-        if all(file.exists() for file in files):
-            made.append(_mean([read_result(file) for file in files]))
+        files = [
+            [run_folder(folder, Run(part, seed, fold)) / RESULT for fold in folds_of(plan)]
+            for part in own.mean_of or (row,)
+        ]
+        if all(file.exists() for folds in files for file in folds):
+            made.append(_mean([_pooled([read_result(file) for file in folds]) for folds in files]))
     return made
+
+
+def _pooled(folds: Sequence[Result]) -> Result:
+    """The answers of all folds one after the other; costs are the mean of a fold. One alone stays as it is."""
+    if len(folds) == 1:
+        return folds[0]
+    first = folds[0]
+    return Result(
+        {on: _joined([r.sets[on] for r in folds]) for on in first.sets},
+        _joined([r.fitted for r in folds]),
+        {
+            view: {heat: [v for r in folds for v in r.focus[view][heat]] for heat in maps}
+            for view, maps in first.focus.items()
+        },
+        [patient for r in folds for patient in r.focus_patients],
+        {cost: float(np.mean([r.costs[cost] for r in folds])) for cost in COSTS},
+    )
+
+
+def _joined(answers: Sequence[Answers]) -> Answers:
+    return Answers(
+        [case for own in answers for case in own.cases],
+        [patient for own in answers for patient in own.patients],
+        np.concatenate([own.labels for own in answers]),
+        np.concatenate([own.probabilities for own in answers]),
+    )
 
 
 def _mean(results: Sequence[Result]) -> Result:
@@ -210,7 +239,8 @@ def _one_figure(result: Result, figure: str, on: str, *, log: bool) -> MetricSet
 def comparison_notes(plan: ComparisonPlan, *, complete: bool) -> list[str]:
     """What a reader of the table must know."""
     table = plan.test or place(plan.base["data"]["table"])
-    notes = [f"Cases: {table}{'' if plan.test else ', validation part: a place to choose, not to confirm'}."]
+    held = "validation part" if plan.folds is None else f"{plan.folds} folds by patient, pooled"
+    notes = [f"Cases: {table}{'' if plan.test else f', {held}: a place to choose, not to confirm'}."]
     if plan.test is None:
         notes.append("Temperatures may have been fitted on these very cases: figures after scaling are optimistic.")
     if not complete:

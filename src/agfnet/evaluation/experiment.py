@@ -48,21 +48,39 @@ def run_folds(
     The cases are those of the training and validation parts (all, where the table has no `split`); test and
     calibration cases are never among them.
     """
-    wanted = {*config.data.train, *config.data.validation}
-    cases = [c for c in read_table(config) if c.split is None or c.split in wanted]
-    held_out = patient_folds(cases, folds, config.training.seed)
-    task = task_of(config, cases, cases)
-    if config.data.cache is None:  # every fold has the same images
-        config = config.model_copy(update={"data": config.data.model_copy(update={"cache": folder / "cache"})})
+    config = sharing_images(config, folder)
+    splits, task = fold_parts(config, folds, config.training.seed)
     pooled: list[Outcome] = []
-    for k, rows in enumerate(held_out):
-        log.info("fold %d of %d", k + 1, folds)
-        held = set(rows.tolist())
-        split = [c for i, c in enumerate(cases) if i not in held], [cases[i] for i in sorted(held)]
-        pooled += _run(config, folder / f"fold-{k + 1}", split, resume=resume, machine=machine, task=task)
+    for k, split in enumerate(splits, start=1):
+        log.info("fold %d of %d", k, folds)
+        pooled += _run(config, folder / f"fold-{k}", split, resume=resume, machine=machine, task=task)
     if not first_process():
         return {}
     return _scored(pooled, folder / "fold-1", folder / "pooled", config, f"{folds} folds, pooled")
+
+
+def fold_parts(config: Config, folds: int, seed: int) -> tuple[list[tuple[list[Case], list[Case]]], Task]:
+    """The cases to train on and those held out, fold by fold, by patient; and the classes of all of them.
+
+    The cases are those of the training and validation parts (all, where the table has no `split`).
+
+    Raises:
+        TableError: a class has fewer patients than there are folds.
+    """
+    wanted = {*config.data.train, *config.data.validation}
+    cases = [c for c in read_table(config) if c.split is None or c.split in wanted]
+    splits = []
+    for rows in patient_folds(cases, folds, seed):
+        held = set(rows.tolist())
+        splits.append(([c for i, c in enumerate(cases) if i not in held], [cases[i] for i in sorted(held)]))
+    return splits, task_of(config, cases, cases)
+
+
+def sharing_images(config: Config, folder: Path) -> Config:
+    """The configuration with its decoded images in `folder`, where it names no other place: for several runs."""
+    if config.data.cache is not None:
+        return config
+    return config.model_copy(update={"data": config.data.model_copy(update={"cache": folder / "cache"})})
 
 
 def train_and_export(

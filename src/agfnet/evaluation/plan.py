@@ -87,6 +87,8 @@ class ComparisonPlan(Section):
         rows: name -> row.
         reference: the row that the others are compared with.
         seeds: of every row that names none.
+        folds: cross-validate by patient over the training and validation parts, the same folds for every row and
+            seed; all held-out cases are tested together, so there is no `test`.
         test: a table of test cases; None: the validation part of the base's table.
         external: a table of cases of another site, for claims on `external`.
         masks: a table of the test cases' evidence masks (see `agfnet.evaluation.focus`), for claims on focus.
@@ -99,6 +101,7 @@ class ComparisonPlan(Section):
     rows: Annotated[dict[str, RowPlan], Field(min_length=2)]
     reference: str
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    folds: Annotated[int, Field(ge=2)] | None = None
     test: PlaceField | None = None
     external: PlaceField | None = None
     masks: PlaceField | None = None
@@ -112,6 +115,8 @@ class ComparisonPlan(Section):
                 raise ValueError(f"{name!r} is not one of the rows {list(self.rows)}")
             if self.rows[name].mean_of:
                 raise ValueError(f"row {name!r} is a mean of others; name a trained one")
+        if self.folds is not None and (self.test, self.external) != (None, None):
+            raise ValueError("with `folds` the held-out cases are the test cases; leave `test` and `external` out")
         for claim in self.claims:
             for row, figure, on in claim.sides():
                 if row not in self.rows:
