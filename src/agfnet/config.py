@@ -150,7 +150,7 @@ class ReconstructionConfig(Section):
         reconstruction: weight of the cosine loss of the hidden features.
         second_view: weight of the diagnosis loss on the completed maps.
         consistency: weight of the symmetric KL divergence of the second diagnosis from the first, which stays as it is.
-        focus: weight of the agreement of the attention maps before and after.
+        focus: weight of the divergence of the attention maps from the evidence that stands (see `focus_loss`).
         start: share of the training after which FRL sets in: from the beginning NLL was worse (docs/results.md).
     """
 
@@ -161,7 +161,7 @@ class ReconstructionConfig(Section):
     reconstruction: Weight = 0.5
     second_view: Weight = 0.5
     consistency: Weight = 0.5
-    focus: Weight = 0.1
+    focus: Weight = 2.0
     start: Fraction = 0.5
 
 

@@ -173,6 +173,8 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(plan_file, tmp_path, 
         ({"claims": [{"says": "a", "row": "full", "than": "scan", "figure": "f1"}]}, "'f1' is none of"),
         ({"claims": [{"says": "a", "row": "full", "than": "scan", "cases": "external"}]}, "table under `external`"),
         ({"claims": [{"says": "a", "row": "full", "than": "scan", "cases": "elsewhere"}]}, "'elsewhere' is not test"),
+        ({"folds": 5, "test": "cases.csv"}, "held-out cases are the test cases"),
+        ({"folds": 1}, "greater than or equal to 2"),
     ],
 )
 def test_plans_that_do_not_fit(plan_file, tmp_path, change, said):

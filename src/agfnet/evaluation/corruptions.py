@@ -2,8 +2,8 @@
 
 A corruption acts on the image as it is read, before it is fitted to the network's input; lengths are in units of the
 shorter side / 224, so that a severity means the same at any resolution. The strengths are this project's own; they
-were set by eye on images of both kinds, not on any network's figures. Some kinds (light, contrast, gain, noise) also
-occur in training augmentation, in weaker form; hair, occlusion, JPEG, blur, shadow, haze, attenuation and lost contact
+were set by eye on images of both kinds, not on any network's figures. Light, contrast, gain, noise, blur, attenuation
+and shadow also occur in training augmentation, in weaker or simpler form; hair, occlusion, JPEG, haze and lost contact
 do not.
 """
 

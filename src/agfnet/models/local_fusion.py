@@ -372,12 +372,14 @@ class LocalFusion(nn.Module):
     def _top_down(lateral: nn.Module, pyramid: Pyramid) -> Pyramid:
         """Lateral convolutions, each plus the (upsampled) coarsest one: multi-scale fusion.
 
-        Finer maps enter through 2 x 2 patches: their detail goes into channels, at a quarter of the positions.
+        Finer maps enter through 2 x 2 patches: their detail goes into channels, at a quarter of the positions. The
+        finest stays by itself: with what the coarsest has seen of the whole image its positions would not need to be
+        local, and attention and evidence settled beside the lesion (docs/results.md).
         """
         padded = [F.pad(x, (0, -x.shape[3] % PATCH, 0, -x.shape[2] % PATCH)) for x in pyramid[:-1]]
         maps = [conv(x) for conv, x in zip(lateral, [*padded, pyramid[-1]], strict=True)]  # type: ignore[call-overload]
         coarsest = maps[-1]
-        for s, x in enumerate(maps[:-1]):
+        for s, x in enumerate(maps[1:-1], start=1):
             same = x.shape[2:] == coarsest.shape[2:]
             maps[s] = x + (coarsest if same else F.interpolate(coarsest, size=x.shape[2:]))
         return maps

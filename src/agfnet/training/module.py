@@ -119,7 +119,7 @@ class LesionModule(pl.LightningModule):
             "second": frl.second_view * self.loss(second, label, batch.extra, present),
             "reconstruction": frl.reconstruction * completed.loss,
             "consistency": frl.consistency * consistency_loss(first.logits.detach(), second.logits),
-            "focus": frl.focus * focus_loss(first, second, evidence, present),
+            "focus": frl.focus * focus_loss(first, second, label, present),
         }
 
     def on_after_backward(self) -> None:

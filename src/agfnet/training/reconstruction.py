@@ -189,23 +189,28 @@ def consistency_loss(first: Tensor, second: Tensor) -> Tensor:
     return 0.5 * ((p.exp() - q.exp()) * (p - q)).sum(-1).mean()
 
 
-def focus_loss(before: Output, after: Output, evidence: Sequence[Tensor], present: Presence) -> Tensor:
-    """Mean difference of the attention maps inside the evidence region of each present view.
+def focus_loss(before: Output, after: Output, label: Tensor, present: Presence) -> Tensor:
+    """How far the attention maps are from the evidence that stands: KL divergence in nats, mean over maps and views.
 
-    The region is where a position's evidence for the class is above its map's mean; the maps from before the
-    reconstruction are the target and get no gradient.
+    The evidence that stands is the product of the positive parts of a position's evidence for the case's class before
+    and after the reconstruction; it gets no gradient. A map without any does not count.
 
     Args:
-        before: the network's output on the original maps.
+        before: the network's output on the original maps; its attention is what is corrected.
         after: its output on the completed maps.
-        evidence: per view (B, h, w), see `class_evidence`.
+        label: (B,), see `class_evidence`.
         present: (B, M).
     """
-    terms = [before.logits.new_zeros(())]
-    for i, (old, new) in enumerate(zip(before.attention, after.attention, strict=True)):
-        region = (evidence[i] > evidence[i].mean((1, 2), keepdim=True)) & present[:, i, None, None]
-        for a, b in zip(old, new, strict=True):
-            weight = at_scale(region, a.shape).float()
-            difference = (b.float() - a.detach().float()).abs() * weight
-            terms.append(difference.sum() / weight.sum().clamp(min=1.0))
-    return torch.stack(terms).sum() / max(1, len(terms) - 1)
+    terms = []
+    for i, maps in enumerate(before.attention):
+        for attention in maps:
+            grid = attention.shape[2], attention.shape[3]
+            stands = [class_evidence(o.evidence[i], label, grid).float().relu() for o in (before, after)]
+            target = (stands[0] * stands[1]).flatten(1)
+            total = target.sum(1)
+            share = attention.float().flatten(1)
+            share = share / share.sum(1, keepdim=True)
+            far = F.kl_div(share.log(), target / total.clamp(min=1e-9)[:, None], reduction="none").sum(1)
+            weight = ((total > 0.0) & present[:, i]).float()
+            terms.append((far * weight).sum() / weight.sum().clamp(min=1.0))
+    return torch.stack(terms).mean() if terms else before.logits.new_zeros(())

@@ -55,14 +55,69 @@ def test_left_right_flips_happen_to_ultrasound():
     assert signs == {-1.0, 1.0}
 
 
+def still(**changes: object) -> augment.Draw:
+    """A draw that changes nothing but what is named."""
+    nothing: dict[str, object] = {
+        "affine": np.eye(2, 3, dtype=np.float32), "colour": np.eye(3, 4, dtype=np.float32), "gamma": 1.0,
+        "shade": (0.0, 0.0), "depth_gain": 0.0, "shadow": (0.0, 0.0, 0.0, 0.0), "blur": (0.0, 0.0),
+        "speckle": 0.0, "noise_seed": 0, "box": (0.0, 0.0, 0.0, 0.0),
+    }  # fmt: skip
+    return augment.Draw(**{**nothing, **changes})
+
+
+def changed(image: np.ndarray, **changes: object) -> np.ndarray:
+    """One image (H, W, 3) under one change, as (H, W) in [0, 1]."""
+    spec = ViewSpec("ultrasound", image.shape[:2])
+    return augment.apply(torch.from_numpy(image)[None], [still(**changes)], spec)[0, 0].numpy()
+
+
+def test_depth_gain_and_shade():
+    grey = np.full((65, 97, 3), 102, np.uint8)
+    deep = changed(grey, depth_gain=0.2)
+    assert deep[0] == pytest.approx(0.2, abs=1e-5)
+    assert deep[32] == pytest.approx(0.4, abs=1e-5)
+    assert deep[-1] == pytest.approx(0.6, abs=1e-5)
+    lit = changed(grey, shade=(0.5, 0.0))
+    assert lit[:, 0] == pytest.approx(0.2, abs=1e-5)
+    assert lit[:, -1] == pytest.approx(0.6, abs=1e-5)
+
+
+def test_a_shadow_falls_straight_down_from_its_top():
+    shaded = changed(np.full((80, 100, 3), 204, np.uint8), shadow=(0.3, 0.1, 0.25, 0.4))
+    dark = np.zeros((80, 100), bool)
+    dark[20:, 30:40] = True
+    assert shaded[dark] == pytest.approx(0.4, abs=1e-5)
+    assert shaded[~dark] == pytest.approx(0.8, abs=1e-5)
+
+
+def test_a_blur_is_wider_across_than_along_and_a_faint_one_is_none():
+    point = np.zeros((65, 65, 3), np.uint8)
+    point[32, 32] = 255
+    wide = changed(point, blur=(3 / 65, 1 / 65))
+    wide = wide - wide.min()
+    place = np.arange(65) - 32
+    across, along = (float((wide.sum(axis) * place**2).sum() / wide.sum()) ** 0.5 for axis in (0, 1))
+    assert across == pytest.approx(2.6, abs=0.3)  # the kernel ends at two deviations
+    assert along == pytest.approx(0.88, abs=0.1)
+    assert np.array_equal(changed(point, blur=(0.2 / 65, 0.0)), changed(point))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_effect_belongs_to_its_kind_of_image(kind):
+    draws = [drawn(kind, seed) for seed in range(60)]
+    scan = kind == "ultrasound"
+    assert any(d.depth_gain for d in draws) == any(d.shadow[1] for d in draws) == scan
+    assert any(d.shade[0] for d in draws) != scan
+    if scan:
+        assert all(d.blur[0] >= d.blur[1] for d in draws)
+        assert 2 < sum(d.shadow[1] > 0 for d in draws) < 20
+
+
 def test_rotation_keeps_the_aspect():
     """A quarter turn maps a horizontal bar to a vertical one of the same length in pixels."""
     image = np.zeros((120, 180, 3), np.uint8)
     image[55:65, 60:120] = 255
-    quarter = augment.Draw(
-        affine=np.array([[0, -120 / 180, 0], [180 / 120, 0, 0]], np.float32),
-        colour=np.eye(3, 4, dtype=np.float32), gamma=1.0, speckle=0.0, noise_seed=0, box=(0, 0, 0, 0),
-    )  # fmt: skip
+    quarter = still(affine=np.array([[0, -120 / 180, 0], [180 / 120, 0, 0]], np.float32))
     out = augment.apply(torch.from_numpy(image)[None], [quarter], ViewSpec("photo", (120, 180)))[0, 0] > 0.5
     assert abs(int(out.any(1).sum()) - 60) <= 2
     assert abs(int(out.any(0).sum()) - 10) <= 2

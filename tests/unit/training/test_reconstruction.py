@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from agfnet.models.network import Output
 from agfnet.training.reconstruction import (
     FeatureReconstruction,
     at_scale,
@@ -10,6 +11,7 @@ from agfnet.training.reconstruction import (
     choose_hidden,
     class_evidence,
     consistency_loss,
+    focus_loss,
 )
 
 CHANNELS = {"a": (4, 6, 8), "b": (4, 6, 8)}
@@ -155,3 +157,36 @@ def test_blanked_cells_hold_the_mean_of_the_visible_ones():
                 here = mask[case, channel]
                 mean = before[case, channel][~here].mean()
                 assert torch.allclose(after[case, channel][here], mean, atol=1e-5)
+
+
+def told(evidence: torch.Tensor, attention: torch.Tensor) -> Output:
+    """What `focus_loss` reads of an output with one view and one scale."""
+    nothing = torch.zeros(len(evidence), 0)
+    return Output(nothing, nothing, nothing, nothing, nothing, nothing, [[attention]], [evidence], nothing)
+
+
+def test_focus_is_right_where_attention_is_where_evidence_stands():
+    """Evidence of the true class that the reconstruction does not bear out does not count."""
+    before, after = torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 2)
+    before[0, 1] = torch.tensor([[4.0, 4.0], [-3.0, 0.0]])
+    after[0, 1] = torch.tensor([[4.0, 0.0], [-3.0, 5.0]])
+    label, present = torch.tensor([1]), torch.ones(1, 1, dtype=torch.bool)
+    losses = []
+    for place in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        attention = torch.full((1, 1, 2, 2), 1e-6)
+        attention[0, 0, place[0], place[1]] = 0.5  # how bright a map is does not matter, where it is does
+        losses.append(float(focus_loss(told(before, attention), told(after, attention), label, present)))
+    assert losses[0] == pytest.approx(0.0, abs=1e-4)
+    assert min(losses[1:]) > 5.0
+
+
+def test_focus_corrects_the_attention_alone_and_only_of_present_views():
+    evidence = torch.randn(3, 4, 4, 4, requires_grad=True)
+    attention = torch.rand(3, 1, 2, 2, requires_grad=True)
+    output = told(evidence, attention)
+    present = torch.tensor([[True], [False], [True]])
+    focus_loss(output, output, torch.tensor([0, 1, -1]), present).backward()
+    assert evidence.grad is None
+    assert (attention.grad.flatten(1).abs().sum(1) > 0).tolist() == [True, False, True]
+    flat = told(torch.zeros(3, 4, 4, 4), attention)  # no evidence anywhere
+    assert focus_loss(flat, flat, torch.tensor([0, 1, 2]), present).item() == 0.0
