@@ -26,9 +26,11 @@ from agfnet.files import write_json
 from agfnet.models.network import AGFNet
 from agfnet.prediction.predictor import open_session
 
-SIDES = (128, 160, 192, 224, 288)
-PAIRS = (2, 4, 8, 16, 32)
+SIDES = (160, 224, 288, 352, 416)
+PAIRS = (8, 16, 32, 64)
 VIEWS = (1, 2, 3, 4)
+"""Sizes that are trained with. Below them, what a step costs whatever its size (in the convolutions' backward, mostly)
+hides how cost grows."""
 SIDE, BATCH = 160, 8
 """Of the axes that do not change them."""
 

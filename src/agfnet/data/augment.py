@@ -175,16 +175,18 @@ def apply(images: Tensor, draws: Sequence[Draw], spec: ViewSpec) -> Tensor:
         (B, 3, H, W) float32 in [0, 1].
     """
     height, width = spec.size
-    x = images.permute(0, 3, 1, 2).float() / 255.0
+    x = images.permute(0, 3, 1, 2).float().div_(255.0)
     affine = torch.from_numpy(np.stack([d.affine for d in draws]))
     grid = F.affine_grid(affine, [len(x), 3, height, width], align_corners=False)
     fill = torch.tensor(spec.padding, dtype=x.dtype)[:, None, None] / 255.0
-    mirror = RECIPES[spec.kind].mirror
-    x = F.grid_sample(x - fill, grid, padding_mode="reflection" if mirror else "zeros", align_corners=False) + fill
+    if RECIPES[spec.kind].mirror:
+        x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+    else:
+        x = F.grid_sample(x.sub_(fill), grid, padding_mode="zeros", align_corners=False).add_(fill)
     colour = torch.from_numpy(np.stack([d.colour for d in draws]))
-    x = torch.einsum("bij,bjhw->bihw", colour[..., :3], x) + colour[..., 3, None, None]
+    x = torch.einsum("bij,bjhw->bihw", colour[..., :3], x).add_(colour[..., 3, None, None])
     gamma = torch.tensor([d.gamma for d in draws])[:, None, None, None]
-    x = x.clamp_(1e-4, 1.0) ** gamma
+    x.clamp_(1e-4, 1.0).pow_(gamma)
     down, across = torch.linspace(-1.0, 1.0, height)[:, None], torch.linspace(-1.0, 1.0, width)
     for i, d in enumerate(draws):
         x[i] *= 1.0 + d.shade[0] * across + d.shade[1] * down

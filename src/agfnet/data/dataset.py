@@ -155,7 +155,7 @@ class CaseDataset(Dataset[Item]):
             if self.training:
                 x = augment.apply(torch.from_numpy(frames), [item.draws[modality] for item in items], spec)
                 mean, std = torch.tensor(spec.mean)[:, None, None], torch.tensor(spec.std)[:, None, None]
-                x = (x - mean) / std
+                x = x.sub_(mean).div_(std)
             else:
                 x = torch.from_numpy(normalise(frames, spec))
             images[modality] = (x * present[:, i, None, None, None]).contiguous(memory_format=torch.channels_last)

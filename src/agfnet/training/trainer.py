@@ -30,6 +30,7 @@ ADVICE = (
     ".*sync_dist=True.*",
     ".*`broadcast_buffers` is deprecated.*",
     ".*Grad strides do not match bucket view strides.*",
+    ".*find_unused_parameters=True was specified.*",
 )
 """Warnings that ask for what was decided otherwise, or is done already."""
 
