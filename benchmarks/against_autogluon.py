@@ -34,12 +34,13 @@ import torch
 from training import WARM, cases_a_second, prepared
 
 from agfnet.config import Config, load_config
+from agfnet.data.table import own_cases
 from agfnet.evaluation.experiment import train_and_export
 from agfnet.models.encoders import package_weights
 from agfnet.prediction.bundle import read_bundle
 from agfnet.prediction.predictor import Predictor
 from agfnet.training.precision import bfloat16_pays
-from agfnet.training.run import parts, read_table
+from agfnet.training.run import parts
 from agfnet.types import Case
 
 TRAINING_TARGET, PREDICTION_TARGET = 1.6, 4.0
@@ -97,7 +98,7 @@ def measured(config: Config, python: Path, folder: Path, rounds: int, steps: int
     sides = {side for view in config.data.views.values() for side in view.size}
     if len(sides) != 1 or not isinstance(config.model.encoder, str):
         raise SystemExit("AutoGluon takes one square size and one encoder for all views")
-    train, validation = parts(config, read_table(config))
+    train, validation = parts(config, own_cases(config.data))
     whole = [case for case in (*train, *validation) if all(case.views.values())]
     needed = (WARM + steps) * size
     if len(train) < needed or len(whole) < pairs:

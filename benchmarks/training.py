@@ -26,11 +26,12 @@ from torch.utils.data import DataLoader
 
 from agfnet.config import Config, load_config
 from agfnet.data.dataset import Batch, warm
+from agfnet.data.table import own_cases
 from agfnet.models.network import AGFNet
 from agfnet.training.build import CaseData, build_network, task_of, view_specs
 from agfnet.training.module import LesionModule
 from agfnet.training.precision import bfloat16_pays, keep_freed_memory
-from agfnet.training.run import parts, read_table
+from agfnet.training.run import parts
 from agfnet.training.trainer import ADVICE
 
 WARM = 2
@@ -95,7 +96,7 @@ def cases_a_second(
 
 def prepared(config: Config, cache: Path) -> tuple[LesionModule, CaseData]:
     """The module and its data, decoded."""
-    train, validation = parts(config, read_table(config))
+    train, validation = parts(config, own_cases(config.data))
     task = task_of(config, train, validation)
     network = build_network(config, task, pretrained=False)
     data = CaseData(config, task, view_specs(config, network), train, validation, config.data.cache or cache)

@@ -173,7 +173,7 @@ class TrainingConfig(Section):
         batch_size: cases a step, over all devices.
         learning_rate: peak rate of the fusion and heads.
         encoder_rate: factor on it for the encoders.
-        weight_decay: AdamW's, on weight matrices only.
+        weight_decay: AdamW's, not on biases, norms and depth-wise kernels.
         warmup: share of the steps over which the rate rises, before the cosine fall.
         ema: decay of the averaged weights, a step; 0 keeps the raw weights.
         class_weights: "none", "sqrt" (inverse square root of class frequency) or "balanced" (inverse frequency).

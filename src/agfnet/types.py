@@ -116,7 +116,7 @@ class Prediction:
         evidence: modality -> (K, H, W) float in logits, where maps were asked for.
         extra_probabilities: further label column -> (K',) float.
         statistics: modality -> (2 C,) mean and log deviation of the encoder's channels, of the first image.
-        diagnosis_set: places of the classes that cannot be ruled out; None from a bundle that is not calibrated.
+        diagnosis_set: places of its classes, see `Conformal`; None from a bundle that is not calibrated.
         referred: why the case is handed back; empty where it is answered, None from a bundle that is not calibrated.
     """
 

@@ -98,3 +98,22 @@ def test_the_images_of_another_patient_id_are_still_known(copied, drawn, tmp_pat
     done = agfnet_command("calibrate", copied, tmp_path / "renamed.csv")
     assert done.exit_code == 1
     assert "image was trained on" in done.stderr.replace("\n", " ")
+
+
+def test_parts_that_were_made_anew_since_the_training(trained, drawn, tmp_path, agfnet_command):
+    """Which cases were trained on is no longer known from the table, so nothing may be fitted on it."""
+    run, table = tmp_path / "run", tmp_path / "parts.csv"
+    shutil.copytree(trained, run)
+    frame = pl.read_csv(drawn / "parts.csv").with_columns(
+        *[(pl.lit(f"{drawn}/") + pl.col(view)).alias(view) for view in ("clinical", "ultrasound")]
+    )
+    config = (run / "config.yaml").read_text().replace(str(drawn / "parts.csv"), str(table))
+    (run / "config.yaml").write_text(config)
+    moved = frame.with_columns(pl.col("split").replace({"train": "calibration", "calibration": "train"}))
+    moved.write_csv(table)
+    done = agfnet_command("calibrate", run)
+    assert done.exit_code == 1
+    assert "the parts were made anew since" in done.stderr.replace("\n", " ")
+    more = frame.filter(pl.col("split") == "calibration").with_columns(pl.col("case_id", "patient_id") + "x")
+    pl.concat([frame, more]).write_csv(table)  # further calibration cases do no harm
+    assert agfnet_command("calibrate", run, "--threads", 1).exit_code == 0

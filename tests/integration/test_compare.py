@@ -139,6 +139,14 @@ def test_folds_two_at_a_time(plan_file, tmp_path, agfnet_command, drawn):
     assert set(table["rows"]) == {"full", "photo"}
     assert table["claims"][0]["holds"] in (True, False)
     assert "2 folds by patient, pooled" in (folder / "table.md").read_text()
+    fold = run_folder(folder, Run("full", 0, 1))
+    asked = agfnet_command("evaluate", fold, drawn / "parts.csv", "-o", tmp_path / "asked")
+    assert asked.exit_code == 1
+    assert "trained on some of these cases" in asked.stderr.replace("\n", " ")
+    tested = agfnet_command("evaluate", fold, drawn / "parts.csv", "-o", tmp_path / "asked", "--include-test")
+    assert tested.exit_code == 0, tested.stderr
+    fitted = agfnet_command("calibrate", fold)
+    assert "a run of --folds" in fitted.stderr.replace("\n", " ")
     refused = agfnet_command("compare", "-c", path, "-o", folder, "--row", "fool")
     assert refused.exit_code == 1
     assert "no row ['fool']" in refused.stderr
@@ -190,4 +198,18 @@ def test_what_all_rows_share_may_not_change(plan_file, tmp_path, agfnet_command)
     (folder / "comparison.json").write_text("{}")
     done = agfnet_command("compare", "-c", plan_file, "-o", folder, "--minutes", 0)
     assert done.exit_code == 1
-    assert "another base or other test cases" in done.stderr
+    assert "another base, table or other test cases" in done.stderr
+
+
+def test_a_row_that_was_begun_may_not_change(plan_file, tmp_path, agfnet_command):
+    folder, path = tmp_path / "compared", tmp_path / "plan.yaml"
+    tree = yaml.safe_load(plan_file.read_text())
+    agfnet_command("compare", "-c", plan_file, "-o", folder, "--minutes", 0)
+    changed = tree | {"rows": tree["rows"] | {"photo": tree["rows"]["photo"] | {"change": ["model.dropout=0.1"]}}}
+    path.write_text(yaml.safe_dump(changed))
+    done = agfnet_command("compare", "-c", path, "-o", folder, "--minutes", 0)
+    assert done.exit_code == 1
+    assert "row 'photo' was begun with other settings" in done.stderr.replace("\n", " ")
+    more = tree | {"rows": tree["rows"] | {"more": {"change": ["model.dropout=0.1"]}}}
+    path.write_text(yaml.safe_dump(more))
+    assert "has no finished run yet" in agfnet_command("compare", "-c", path, "-o", folder, "--minutes", 0).stderr

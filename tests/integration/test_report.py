@@ -88,11 +88,19 @@ def test_the_figures_are_those_of_the_saved_predictions(reported, facts, drawn):
         assert facts["card"]["metrics"][name]["value"] == pytest.approx(float(score(y, p)), abs=1e-9)
     inside = [label in sets.split(";") for label, sets in zip(saved["label"], saved["diagnosis_set"], strict=True)]
     assert facts["sets"]["coverage"]["value"] == pytest.approx(np.mean(inside))
+
     answered = (saved["referred"] == "no").to_numpy()
     assert facts["referral"]["answered"]["value"] == pytest.approx(answered.mean())
     wrong = p.argmax(1) != y
     if answered.any():
         assert facts["referral"]["error_answered"]["value"] == pytest.approx(wrong[answered].mean())
+
+
+def test_the_part_is_said_also_where_none_was_named(calibrated, tmp_path, agfnet_command, facts):
+    assert facts["card"]["part"] == "train"
+    done = agfnet_command("report", calibrated, "-o", tmp_path, "--draws", 100, "--threads", 1)
+    assert done.exit_code == 0, done.stderr
+    assert ", part validation)" in (tmp_path / "model_card.md").read_text()
 
 
 def test_the_whole_scorecard_is_that_of_the_saved_predictions(reported, facts, drawn):

@@ -76,7 +76,7 @@ def split(
     ],
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
     fractions: Annotated[
-        str, typer.Option(help="Shares of train, validation, calibration and test.")
+        str, typer.Option(help="Shares of train, validation, calibration and test; 0 leaves a part out.")
     ] = "0.6,0.15,0.1,0.15",
 ) -> None:
     """Split by patient into train, validation, calibration and test, stratified by diagnosis.

@@ -78,7 +78,7 @@ def serve(
 
     Examples:  agfnet serve model.agf
 
-    agfnet serve model.agf --host 0.0.0.0 --tokens tokens.txt --audit /var/lib/agfnet/audit.sqlite
+    agfnet serve model.agf --public-key public.pem --tokens tokens.txt --audit /var/lib/agfnet/audit.sqlite
     """
     with errors_said():
         from agfnet.prediction.bundle import read_bundle

@@ -52,7 +52,11 @@ def predict(
     workers: Annotated[int | None, typer.Option(min=1, help="With --engine ray: processes; otherwise all fit.")] = None,
     address: Annotated[str | None, typer.Option(help="With --engine ray: of a cluster, or auto.")] = None,
     prevalence: Annotated[
-        str | None, typer.Option(help="Shares of the classes among your patients, CLASS=SHARE by commas.")
+        str | None,
+        typer.Option(
+            help="Shares of all classes among your patients, CLASS=SHARE by commas: re-weights the probabilities of a "
+            "calibrated bundle; diagnosis sets and referral stay as calibrated."
+        ),
     ] = None,
     skip_bad: SkipOpt = False,
     threads: ThreadsOpt = 0,
@@ -147,6 +151,7 @@ def calibrate(
     risk: Annotated[float, typer.Option(min=0.001, max=0.5, help="Wanted share of errors among answered cases.")] = 0.1,
     seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
     threads: ThreadsOpt = 0,
+    data_root: RootOpt = None,
 ) -> None:
     """Fit temperature, diagnosis sets and the rule that refers on cases that were not trained on; write the bundle.
 
@@ -157,7 +162,9 @@ def calibrate(
         from agfnet.evaluation.calibration_run import calibration_markdown
         from agfnet.prediction.bundle import read_bundle
 
-        made = fit(run, table=table, part=part, coverage=coverage, risk=risk, seed=seed, threads=threads)
+        made = fit(
+            run, table=table, data_root=data_root, part=part, coverage=coverage, risk=risk, seed=seed, threads=threads
+        )
         out.print(escape(calibration_markdown(made, read_bundle(run).classes)), highlight=False, soft_wrap=True)
         out.print(f"the bundle in {run} is calibrated; pictures are in {run / 'calibration'}", highlight=False)
 
@@ -198,6 +205,8 @@ def explain(
         written = explain_cases(predictor, asked[:cases], folder, also=also)
         for path in written:
             out.print(str(path), highlight=False, soft_wrap=True)
+        if len(asked) > cases:
+            err.print(f"the first {cases} of {len(asked)} cases are explained; --cases takes more", highlight=False)
 
 
 @app.command()
@@ -213,18 +222,20 @@ def report(
     robustness: Annotated[Path | None, typer.Option(help="Folder that `agfnet robustness` has written.")] = None,
     draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = 2000,
     threads: ThreadsOpt = 0,
+    data_root: RootOpt = None,
 ) -> None:
     """One self-contained HTML page on a network, with every figure as JSON beside it, and a model card.
 
     Example:  agfnet report runs/first -o report
     """
     with errors_said():
-        from agfnet.evaluation.evaluate import own_table
+        from agfnet.evaluation.evaluate import data_of
         from agfnet.evaluation.report_page import report as write
 
+        cases, root = data_of(source, table, data_root)
         page = write(
-            source, table or own_table(source), folder, part=part, include_test=include_test, robustness=robustness,
-            draws=draws, threads=threads,
+            source, cases, folder, part=part, include_test=include_test, robustness=robustness, draws=draws,
+            threads=threads, data_root=root,
         )  # fmt: skip
         out.print(f"{page}: open it in a browser; it needs nothing else", highlight=False, soft_wrap=True)
 
@@ -241,6 +252,7 @@ def robustness(
     seed: Annotated[int, typer.Option(min=0, help="Of every corruption.")] = 0,
     draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = 1000,
     threads: ThreadsOpt = 0,
+    data_root: RootOpt = None,
 ) -> None:
     """How well an exported network holds when its images get worse: 15 corruptions, 5 severities, each view and all.
 
@@ -249,14 +261,15 @@ def robustness(
     Example:  agfnet robustness runs/first -o robustness --cases 500
     """
     with errors_said():
-        from agfnet.evaluation.evaluate import own_table
+        from agfnet.evaluation.evaluate import data_of
         from agfnet.evaluation.robustness import robustness as ask
         from agfnet.evaluation.robustness_report import robustness_markdown, write_robustness
 
+        asked, root = data_of(source, table, data_root)
         with bar("settings") as progress:
             made = ask(
-                source, table or own_table(source), folder, part=part, include_test=include_test, limit=cases,
-                seed=seed, draws=draws, threads=threads, progress=progress,
+                source, asked, folder, part=part, include_test=include_test, limit=cases,
+                seed=seed, draws=draws, threads=threads, data_root=root, progress=progress,
             )  # fmt: skip
         write_robustness(made, folder)
         out.print(escape(robustness_markdown(made)), highlight=False, soft_wrap=True)
@@ -282,20 +295,22 @@ def focus(
     cases: Annotated[int | None, typer.Option(min=2, help="At most the first so many cases.")] = None,
     draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = 2000,
     threads: ThreadsOpt = 0,
+    data_root: RootOpt = None,
 ) -> None:
     """Where a network looks, measured against evidence masks, beside what maps score that do not look.
 
     Example:  agfnet focus runs/first --masks phantom/truth.csv -o focus
     """
     with errors_said():
-        from agfnet.evaluation.evaluate import own_table
+        from agfnet.evaluation.evaluate import data_of
         from agfnet.evaluation.focus import focus as measure
         from agfnet.evaluation.focus import focus_markdown
         from agfnet.files import write_json, write_text
 
+        asked, root = data_of(source, table, data_root)
         made = measure(
-            source, table or own_table(source), masks, part=part, include_test=include_test, limit=cases,
-            draws=draws, threads=threads,
+            source, asked, masks, part=part, include_test=include_test, limit=cases, draws=draws, threads=threads,
+            data_root=root,
         )  # fmt: skip
         write_json(folder / "focus.json", made)
         write_text(folder / "focus.md", focus_markdown(made))
@@ -314,6 +329,7 @@ def faithfulness(
     cases: Annotated[int, typer.Option(min=2, help="At most the first so many cases.")] = 100,
     draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = 2000,
     threads: ThreadsOpt = 0,
+    data_root: RootOpt = None,
 ) -> None:
     """Whether the class-evidence maps are true: deletion, insertion, occlusion, gradients, randomised weights.
 
@@ -322,14 +338,15 @@ def faithfulness(
     Example:  agfnet faithfulness runs/first --part validation -o faithfulness
     """
     with errors_said():
-        from agfnet.evaluation.evaluate import own_table
+        from agfnet.evaluation.evaluate import data_of
         from agfnet.evaluation.faithfulness import faithfulness as measure
         from agfnet.evaluation.faithfulness import faithfulness_markdown
         from agfnet.files import write_json, write_text
 
+        asked, root = data_of(source, table, data_root)
         made = measure(
-            source, table or own_table(source), part=part, include_test=include_test, limit=cases, draws=draws,
-            threads=threads,
+            source, asked, part=part, include_test=include_test, limit=cases, draws=draws, threads=threads,
+            data_root=root,
         )  # fmt: skip
         write_json(folder / "faithfulness.json", made)
         write_text(folder / "faithfulness.md", faithfulness_markdown(made))

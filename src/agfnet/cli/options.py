@@ -53,7 +53,10 @@ AskedTableArg = Annotated[
         help="Cases, .csv or .parquet, local or by URL; without labels too. With --engine also a folder of Parquet.",
     ),
 ]
-PartOpt = Annotated[str | None, typer.Option(help="Only cases of this part (column `split`).")]
+PartOpt = Annotated[
+    str | None,
+    typer.Option(help="Only cases of this part (column `split`); otherwise validation, or test with --include-test."),
+]
 TestOpt = Annotated[bool, typer.Option("--include-test", help="Also use test cases. Once, at the end.")]
 ViewOpt = Annotated[
     list[str] | None, typer.Option(metavar="MODALITY=FILE", help="One case from files; may be repeated.")
@@ -78,7 +81,9 @@ def names(value: str | None) -> tuple[str, ...] | None:
 
 
 @app.callback()
-def main(*, quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say warnings only.")] = False) -> None:
+def main(
+    *, quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors only.")] = False
+) -> None:
     """Set up what is said, and let a polite kill stop a command as Ctrl-C does."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     handler: logging.Handler = logging.StreamHandler()  # lines that a pipe or a file keeps whole

@@ -32,9 +32,9 @@ def train(
 ) -> None:
     """Train, export, and evaluate the exported file on the validation part.
 
-    Example:  agfnet train -c configs/derm7pt.yaml -o runs/first training.epochs=20 data.table=cases.csv
+    Example:  agfnet train -c my.yaml -o runs/first training.epochs=20 data.table=parts.csv
 
-    Example:  agfnet train -c configs/derm7pt.yaml -o runs/first --devices 4
+    Example:  agfnet train -c my.yaml -o runs/first --devices 4
 
     Several nodes: docs/scale.md.
     """

@@ -125,12 +125,14 @@ def fit(
     else:
         scale = min(height / h, width / w)
     new_h, new_w = max(1, round(h * scale)), max(1, round(w * scale))
-    image = Image.fromarray(pixels)
-    if (new_h, new_w) != (h, w):
-        image = image.resize((new_w, new_h), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    top = 0 if spec.kind == "ultrasound" else (height - new_h) // 2
+    left, top = (width - new_w) // 2, 0 if spec.kind == "ultrasound" else (height - new_h) // 2
+    # Only what the frame shows is resampled: a wrong scale must not make an image that no memory holds.
+    seen_w, seen_h = min(new_w, width), min(new_h, height)
+    x, y = max(0, -left) * w / new_w, max(0, -top) * h / new_h
+    box = (x, y, x + seen_w * w / new_w, y + seen_h * h / new_h)
+    image = Image.fromarray(pixels).resize((seen_w, seen_h), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
     frame = Image.new("RGB", (width, height), spec.padding)
-    frame.paste(image, ((width - new_w) // 2, top))
+    frame.paste(image, (max(0, left), max(0, top)))
     return np.asarray(frame)
 
 

@@ -8,10 +8,13 @@ where the caller names it so.
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 import polars as pl
 
+from agfnet.config import DataConfig
 from agfnet.data.imagefile import MM_PER_PIXEL_RANGE
 from agfnet.data.images import IMAGE_SUFFIXES
 from agfnet.data.locate import locate_images
@@ -19,8 +22,18 @@ from agfnet.data.tablefile import Fault, RawTable, load_table, table_sha256, wri
 from agfnet.places import place
 from agfnet.types import Case, Place, TableError
 
-__all__ = ["KNOWN_VIEWS", "PARTS", "infer_views", "read_cases", "table_sha256", "write_table"]
+__all__ = [
+    "KNOWN_VIEWS",
+    "PARTS",
+    "cases_sha256",
+    "infer_views",
+    "own_cases",
+    "read_cases",
+    "table_sha256",
+    "write_table",
+]
 
+log = logging.getLogger("agfnet")
 PARTS = ("train", "validation", "calibration", "test")
 KNOWN_VIEWS = ("clinical", "ultrasound", "dermoscopy")
 RESERVED = ("case_id", "patient_id", "label", "split", "site", "reference_standard")
@@ -62,6 +75,23 @@ def read_cases(
     if faults:
         raise table_error(path, faults)
     return as_cases(raw, views, tuple(extra_labels), images)
+
+
+def own_cases(data: DataConfig) -> list[Case]:
+    """The cases of a configuration's table that have an image of one of its views."""
+    every = read_cases(data.table, views=list(data.views), extra_labels=data.extra_labels, data_root=data.data_root)
+    cases = [case for case in every if any(case.views.values())]
+    if len(cases) < len(every):
+        without = f"no image of {' or '.join(data.views)}"
+        log.warning(
+            "%s: %d of %d cases have %s; they are left out", data.table, len(every) - len(cases), len(every), without
+        )
+    return cases
+
+
+def cases_sha256(*parts: Sequence[Case]) -> str:
+    """SHA-256 of the ids of cases, part by part, in their order: whether two tables have the same parts."""
+    return hashlib.sha256(repr([[case.case_id for case in part] for part in parts]).encode()).hexdigest()
 
 
 def infer_views(frame: pl.DataFrame) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from agfnet.files import write_atomically
 from agfnet.places import local, place
 from agfnet.types import Place, TableError
 
@@ -113,18 +113,11 @@ def write_table(frame: pl.DataFrame, path: str | Path) -> None:
     if kind is None:
         message = f"{path}: a table is written as .csv or .parquet. Choose a name with one of these endings."
         raise TableError(message)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        if kind == "CSV":
-            frame.write_csv(temporary)
-        else:
-            frame.write_parquet(temporary)
-        temporary.replace(path)
+        write_atomically(path, frame.write_csv if kind == "CSV" else frame.write_parquet)
     except OSError as error:
         message = f"{path}: the table cannot be written ({error}). Choose a folder that may be written to."
         raise TableError(message) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def table_sha256(path: str | Place) -> str:

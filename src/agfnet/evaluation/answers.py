@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 from agfnet.prediction.predictor import Outcome
 from agfnet.types import Case, ImageError, Prediction, TableError
+
+log = logging.getLogger("agfnet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +61,23 @@ def answers_from_json(tree: Mapping[str, Any]) -> Answers:
     return Answers(tree["cases"], tree["patients"], np.array(tree["labels"]), np.array(tree["probabilities"]))
 
 
-def whole(outcomes: Iterable[Outcome]) -> Iterator[tuple[Case, Prediction]]:
+def whole(outcomes: Iterable[Outcome], *, skip_bad: bool = False) -> Iterator[tuple[Case, Prediction]]:
     """Every case with its prediction, for what needs all of them.
 
+    Args:
+        outcomes: of the cases.
+        skip_bad: leave out, with a warning, those that could not be read.
+
     Raises:
-        ImageError: a case could not be read.
+        ImageError: a case could not be read and `skip_bad` is off.
     """
     for outcome in outcomes:
-        if outcome.prediction is None:
+        if outcome.prediction is not None:
+            yield outcome.case, outcome.prediction
+        elif skip_bad:
+            log.warning("left out: %s", outcome.error)
+        else:
             raise ImageError(f"{outcome.error} Correct the table, or leave the row out.")
-        yield outcome.case, outcome.prediction
 
 
 def answers_of(predicted: Iterable[tuple[Case, Prediction | None]], classes: Sequence[str]) -> Answers:

@@ -213,15 +213,22 @@ def fit_reference(statistics: NDArray[np.float32], held_out: NDArray[np.float32]
 def fit_refer(
     labels: ArrayLike,
     probabilities: ArrayLike,
+    patients: Sequence[str],
     disagreements: ArrayLike,
     references: Mapping[str, Reference],
     *,
     risk: float,
     false_refers: float,
+    seed: int = 0,
 ) -> ReferRule:
-    """The rule that refers: certainty for the wanted risk, and the disagreement that few ordinary cases exceed."""
+    """The rule that refers: certainty for the wanted risk, and the disagreement that few ordinary cases exceed.
+
+    The certainty is fitted on one case a patient: its confidence is that of cases that do not depend on each other.
+    """
+    y, p = check_cases(labels, probabilities)
+    one = one_case_each(patients, seed)
     apart = np.quantile(np.asarray(disagreements, np.float64), 1.0 - false_refers, method="higher")
-    return ReferRule(risk, fit_certainty(labels, probabilities, risk=risk), float(apart), references)
+    return ReferRule(risk, fit_certainty(y[one], p[one], risk=risk), float(apart), references)
 
 
 def fit_usual(probabilities: NDArray[np.float64], distances: Mapping[str, NDArray[np.float64]]) -> Usual:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agfnet.config import load_config
-from agfnet.data.table import read_cases, table_sha256
+from agfnet.config import Config, load_config
+from agfnet.data.table import cases_sha256, own_cases, read_cases, table_sha256
 from agfnet.evaluation.answers import answers_of, whole
 from agfnet.evaluation.calibrate import (
     choose_temperature,
@@ -48,6 +49,7 @@ def calibrate(
     run: Path,
     *,
     table: Place | None = None,
+    data_root: Place | None = None,
     part: str = "calibration",
     coverage: float = 0.9,
     risk: float = 0.1,
@@ -61,6 +63,7 @@ def calibrate(
     Args:
         run: a finished run folder.
         table: the calibration cases; None: the run's own table.
+        data_root: the folder that every image of `table` must lie in; the run's own table has the run's.
         part: only cases of this part.
         coverage: chosen coverage of the diagnosis sets.
         risk: wanted share of errors among the answered cases.
@@ -73,24 +76,27 @@ def calibrate(
         What was fitted and how the same cases fare before and after; also in `calibration/` of the run.
 
     Raises:
-        ConfigError: the folder holds no finished run, or calibration cases were trained on.
+        ConfigError: the folder holds no finished run, its table has other training cases than it was trained on, or
+            calibration cases were trained on.
         TableError: no labelled calibration case.
     """
     if not (run / BUNDLE).is_file():
         raise ConfigError(f"{run}: holds no exported run. Train first; then calibrate.")
     config = load_config(run / "config.yaml")
-    table = table or config.data.table
     predictor = Predictor(run, threads=threads, calibrated=False)
     views = list(predictor.specs)
-    cases = [c for c in read_cases(table, views=views) if c.split == part and c.label is not None]
+    own = own_cases(config.data)
+    trained = _trained(run, config, own)
+    given = own if table is None else read_cases(table, views=views, data_root=data_root)
+    table = table or config.data.table
+    cases = [c for c in given if c.split == part and c.label is not None]
     if not cases:
         raise TableError(f"{table}: no labelled case has split {part}. Make the part with `agfnet split`.")
-    trained = [c for c in read_cases(config.data.table, views=views) if c.split in config.data.train]
     _apart(cases, trained)
     log.info("asking about %d calibration cases", len(cases))
-    asked = list(whole(predict_cases(predictor, cases)))
+    asked = list(whole(predict_cases(predictor, cases), skip_bad=config.data.skip_bad))
     log.info("asking about %d training cases, for what their images look like", len(trained))
-    learnt = list(whole(predict_cases(predictor, trained)))
+    learnt = list(whole(predict_cases(predictor, trained), skip_bad=config.data.skip_bad))
 
     answers = answers_of(asked, predictor.classes)
     classes = predictor.classes
@@ -111,7 +117,9 @@ def calibrate(
         notes.append(_named(str(warning.message), classes))
         log.warning("%s", notes[-1])
     apart = [disagreement(list(p.view_probabilities.values())) for _, p in asked]
-    rule = fit_refer(answers.labels, calibrated, apart, references, risk=risk, false_refers=false_refers)
+    rule = fit_refer(
+        answers.labels, calibrated, answers.patients, apart, references, risk=risk, false_refers=false_refers, seed=seed
+    )
     if rule.certainty > 1.0:
         notes.append(
             f"These {len(answers)} cases do not show an error of at most {risk:.0%} with 95 % confidence: every "
@@ -164,6 +172,19 @@ def calibrate(
     write_json(run / FOLDER / "calibration.json", made)
     write_text(run / FOLDER / "calibration.md", calibration_markdown(made, classes))
     return made
+
+
+def _trained(run: Path, config: Config, cases: Sequence[Case]) -> list[Case]:
+    """The training cases, if the table still says what it did when the run was trained."""
+    facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    trained, validation = ([c for c in cases if c.split in of] for of in (config.data.train, config.data.validation))
+    if cases_sha256(trained, validation) != facts["cases_sha256"]:
+        raise ConfigError(
+            f"{config.data.table}: its training and validation cases are not those of {run}: the parts were made anew "
+            "since, or it is a run of --folds. Restore the table, or train again; give further calibration cases as a "
+            "table of their own."
+        )
+    return trained
 
 
 def _apart(cases: Sequence[Case], trained: Sequence[Case]) -> None:

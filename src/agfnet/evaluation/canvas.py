@@ -7,8 +7,8 @@ white; past eight lines the dashes differ too.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from agfnet.files import write_atomically
 from agfnet.types import RESEARCH_USE
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D00")
@@ -70,10 +71,4 @@ def save(figure: Figure, path: str | Path) -> None:
         path: where the PNG goes.
     """
     figure.text(0.5, 0.09 / figure.get_figheight(), RESEARCH_USE, ha="center", va="bottom", fontsize=8.5, color=GREY)
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(Path(path), partial(figure.savefig, format="png", metadata={"Software": None}))

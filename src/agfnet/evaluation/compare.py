@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from agfnet.config import Config, parse_config
-from agfnet.data.table import read_cases, table_sha256
+from agfnet.data.table import own_cases, read_cases, table_sha256
 from agfnet.evaluation.answers import Answers, answers_of, whole
 from agfnet.evaluation.experiment import fold_parts, sharing_images, train_and_export
 from agfnet.evaluation.focus import focus_of, mask_files
@@ -31,9 +31,10 @@ from agfnet.evaluation.plan import CORRUPTED, EXTERNAL, ONLY, ComparisonPlan
 from agfnet.evaluation.robustness import Setting, changer
 from agfnet.export.summary import forward_time, parameter_count
 from agfnet.files import write_json
+from agfnet.places import place
 from agfnet.prediction.commands import predict_cases
 from agfnet.prediction.predictor import Change, Predictor
-from agfnet.training.run import parts, read_table
+from agfnet.training.run import parts
 from agfnet.types import AgfnetError, Case, ConfigError, Place
 
 log = logging.getLogger("agfnet")
@@ -75,7 +76,8 @@ def compare(
         Whether every run of the plan is done.
 
     Raises:
-        ConfigError: the folder holds a comparison with another base or other test cases, or a row is not known.
+        ConfigError: a row is not known, or the folder holds a comparison with another base, another table, other test
+            cases or other settings of a row.
         AgfnetError: a run failed; its log tells why, and the others are still done.
     """
     unknown = [row for row in rows if row not in plan.rows]
@@ -83,7 +85,7 @@ def compare(
         raise ConfigError(f"{source}: has no row {unknown}; its rows are {list(plan.rows)}.")
     _same_comparison(plan, folder)
     trained = {part for row in rows or plan.rows for part in plan.rows[row].mean_of or (row,)}
-    todo = deque(run for run in all_runs(plan) if run.row in trained and not _done(folder, run))
+    todo = deque(run for run in all_runs(plan) if run.row in trained and not _done(folder, run, plan))
     count, began = len(todo), time.monotonic()
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
     running: dict[int, tuple[SpawnProcess, Run]] = {}
@@ -116,7 +118,7 @@ def compare(
             process.terminate()
     if failed:
         raise AgfnetError(f"runs failed: {'; '.join(map(str, failed))}. Read their train.log; call again to go on.")
-    return all(_done(folder, run) for run in all_runs(plan))
+    return all(_done(folder, run, plan) for run in all_runs(plan))
 
 
 def all_runs(plan: ComparisonPlan) -> list[Run]:
@@ -139,20 +141,35 @@ def run_folder(folder: Path, run: Run) -> Path:
     return own if run.fold is None else own / f"fold-{run.fold}"
 
 
-def _done(folder: Path, run: Run) -> bool:
-    return (run_folder(folder, run) / RESULT).exists()
+def _done(folder: Path, run: Run, plan: ComparisonPlan) -> bool:
+    """Whether a run has its result, on every set that the claims ask for."""
+    result = run_folder(folder, run) / RESULT
+    return (
+        result.exists() and {*plan.needed(run.row)[0]} <= json.loads(result.read_text(encoding="utf-8"))["sets"].keys()
+    )
 
 
 def _same_comparison(plan: ComparisonPlan, folder: Path) -> None:
-    """Rows and seeds may be added to a comparison that was begun; what all rows share may not change."""
-    tables = {"test": plan.test, "external": plan.external, "masks": plan.masks}
+    """Rows, seeds and claims may be added to a comparison that was begun; what was begun may not change."""
+    table = place(plan.base["data"]["table"])
+    tables = {"table": table, "test": plan.test, "external": plan.external, "masks": plan.masks}
     shared: dict[str, Any] = {"base": plan.base, "sample": plan.sample, "folds": plan.folds}
     shared |= {name: path and {"path": str(path), "sha256": table_sha256(path)} for name, path in tables.items()}
     shared = json.loads(json.dumps(shared, default=str))
+    rows = {name: row.model_dump(mode="json", exclude={"seeds"}) for name, row in plan.rows.items()}
     begun = folder / "comparison.json"
-    if begun.exists() and json.loads(begun.read_text(encoding="utf-8")) != shared:
-        raise ConfigError(f"{folder}: holds a comparison with another base or other test cases; choose another folder.")
-    write_json(begun, shared)
+    if begun.exists():
+        before = json.loads(begun.read_text(encoding="utf-8"))
+        known = before.pop("rows", {})
+        if before != shared:
+            raise ConfigError(
+                f"{folder}: holds a comparison with another base, table or other test cases; choose another folder."
+            )
+        changed = [name for name in rows if known.get(name, rows[name]) != rows[name]]
+        if changed:
+            raise ConfigError(f"{folder}: row {changed[0]!r} was begun with other settings; give it another name.")
+        rows = known | rows
+    write_json(begun, shared | {"rows": rows})
 
 
 def _one_run(tree: Mapping[str, Any], comparison: Path, plan: ComparisonPlan, run: Run, threads: int) -> None:
@@ -168,7 +185,7 @@ def _one_run(tree: Mapping[str, Any], comparison: Path, plan: ComparisonPlan, ru
     try:
         config = parse_config(tree, "the plan")
         if plan.folds is None or run.fold is None:
-            split, task = parts(config, read_table(config)), None
+            split, task = parts(config, own_cases(config.data)), None
         else:
             splits, task = fold_parts(config, plan.folds, seed=0)
             split = splits[run.fold - 1]
@@ -214,17 +231,22 @@ def sampled(cases: Sequence[Case], plan: ComparisonPlan) -> list[Case]:
 
 
 def _test_cases(plan: ComparisonPlan, config: Config, held: Sequence[Case]) -> list[Case]:
-    """The labelled test cases, or those held out, with every view of the plan's base."""
+    """The labelled test cases, or those held out, that every row can answer; with every view of the plan's base."""
     table = plan.test or config.data.table
-    cases = [case for case in read_cases(table, views=list(plan.base["data"]["views"])) if case.label is not None]
+    root = None if plan.test else config.data.data_root
+    every = read_cases(table, views=list(plan.base["data"]["views"]), data_root=root)
+    needs = [row.views for row in plan.rows.values() if row.views is not None]
+    cases = [
+        case for case in every if case.label is not None and all(any(map(case.views.get, views)) for views in needs)
+    ]
     wanted = {case.case_id for case in (cases if plan.test else held)}
     return [case for case in cases if case.case_id in wanted]
 
 
 def _fitted_on(config: Config, held: Sequence[Case]) -> list[Case]:
     """The labelled cases that a temperature is fitted on: those of the calibration part, else those held out."""
-    calibration = [case for case in read_table(config) if case.label is not None and case.split == "calibration"]
-    return [case for case in calibration or held if any(case.views.values())]
+    calibration = [case for case in own_cases(config.data) if case.label is not None and case.split == "calibration"]
+    return calibration or list(held)
 
 
 def _made(
@@ -236,7 +258,7 @@ def _made(
         return [case for case in external if case.label is not None], None
     if on.startswith(ONLY):
         view = on.removeprefix(ONLY)
-        return [replace(case, views={view: case.views[view]}) for case in cases], None
+        return [replace(case, views={view: case.views[view]}) for case in cases if case.views.get(view)], None
     if on == CORRUPTED:
         kinds = {view: spec.kind for view, spec in predictor.specs.items()}
         return sampled(cases, plan), changer(Setting(tuple(kinds)), kinds, seed=0)

@@ -183,7 +183,9 @@ def _judged(claim: Claim, results: Mapping[str, Sequence[Result]], draws: int) -
     values = [float(bootstrap(side, patients, draws=1)["figure"].value) for side in (first, second)]
     if claim.relative:
         values = [math.exp(v) for v in values]
-        apart = replace(apart, **{end: np.expm1(getattr(apart, end)) for end in ("value", "low", "high")})
+        # Of logarithms: a/b - 1 where more is better, 1 - a/b where less is, b being the other row's figure.
+        sign = -1.0 if claim.figure in LOWER_IS_BETTER else 1.0
+        apart = replace(apart, **{e: sign * np.expm1(sign * getattr(apart, e)) for e in ("value", "low", "high")})
     reached = claim.point is None or bool(apart.value >= claim.point)
     sure = claim.bound is None or bool(apart.low > claim.bound)
     seeds = [len(results[row]) for row, _, _ in claim.sides()]

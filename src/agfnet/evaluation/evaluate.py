@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import Any
 
 import polars as pl
 
-from agfnet.data.table import table_sha256, write_table
+from agfnet.config import load_config
+from agfnet.data.table import cases_sha256, table_sha256, write_table
 from agfnet.evaluation.answers import answers_of
 from agfnet.evaluation.figures import confusion_figure, reliability_figure, roc_figure
 from agfnet.evaluation.scorecard import scorecard
 from agfnet.evaluation.summary import summary_markdown
 from agfnet.files import write_json, write_text
-from agfnet.places import place
 from agfnet.prediction.commands import cases_of, predict_cases
 from agfnet.prediction.output import outcome_table
 from agfnet.prediction.predictor import Outcome, Predictor
@@ -45,16 +44,47 @@ def chosen_part(cases: Sequence[Case], part: str | None, *, include_test: bool, 
     return kept
 
 
-def own_table(source: Path) -> Place:
-    """The table that a run was trained from.
+def chosen_cases(
+    predictor: Predictor, table: Place, part: str | None, *, include_test: bool, data_root: Place | None = None
+) -> list[Case]:
+    """The cases of one part of a table, with the views that the network knows; see `cases_of` and `chosen_part`.
 
     Raises:
-        ConfigError: the source is no run folder.
+        TableError: the network is of a fold of this table, and was trained on some of the cases.
     """
-    facts = source / "run.json"
-    if not facts.is_file():
+    cases = cases_of(table, predictor, data_root=data_root)
+    chosen = chosen_part(cases, part, include_test=include_test, table=table)
+    facts, data = predictor.bundle.facts["run"], predictor.bundle.config.data
+    seen = [case for case in cases if any(case.views.values())]
+    split = cases_sha256(*([c for c in seen if c.split in own] for own in (data.train, data.validation)))
+    fold = table_sha256(table) == facts["table_sha256"] and facts.get("cases_sha256", split) != split
+    if fold and any(c.split is None or c.split in {*data.train, *data.validation} for c in chosen):
+        raise TableError(
+            f"{table}: the network is of a run of --folds, which was trained on some of these cases. The folds' "
+            "figures on cases held out are in `pooled`; give cases that no fold has seen."
+        )
+    return chosen
+
+
+def data_of(source: Path, table: Place | None, data_root: Place | None) -> tuple[Place, Place | None]:
+    """Table and data root as they were given; without a table, those that a run was trained with.
+
+    Raises:
+        ConfigError: no table, and the source is no run folder.
+    """
+    if table is not None:
+        return table, data_root
+    config = source / "config.yaml"
+    if not config.is_file():
         raise ConfigError(f"{source}: is no run folder, so its table is not known; name a TABLE.")
-    return place(json.loads(facts.read_text(encoding="utf-8"))["table"])
+    data = load_config(config).data
+    return data.table, data_root or data.data_root
+
+
+def table_facts(table: Place, cases: Sequence[Case], *, include_test: bool) -> dict[str, Any]:
+    """What a scorecard says of the cases that it is of."""
+    part = ", ".join(sorted({case.split for case in cases if case.split is not None})) or None
+    return {"table": str(table), "table_sha256": table_sha256(table), "part": part, "include_test": include_test}
 
 
 def evaluate_outcomes(
@@ -94,7 +124,7 @@ def evaluate_outcomes(
         draws=draws,
         subgroups={name: [_attribute(o.case, name) for o in kept] for name in subgroups} or None,
     )
-    card["notes"] += notes
+    card["notes"] += [*notes, *(predictor.decision.facts["notes"] if predictor.decision else ())]
     if any(o.case.reference_standard == SYNTHETIC_STANDARD for o in kept):
         card["notes"].insert(0, SYNTHETIC)
     card |= {
@@ -130,17 +160,12 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a run or bundle on a table; see `evaluate_outcomes` for what is written and raised."""
     predictor = Predictor(source, threads=threads)
-    cases = chosen_part(cases_of(table, predictor, data_root=data_root), part, include_test=include_test, table=table)
+    cases = chosen_cases(predictor, table, part, include_test=include_test, data_root=data_root)
     missing = [s for s in subgroups if all(_attribute(c, s) is None for c in cases)]
     if missing:
         raise TableError(f"{table}: no value in a column {', '.join(missing)} for --subgroup.")
     outcomes = predict_cases(predictor, cases)
-    facts = {
-        "table": str(table),
-        "table_sha256": table_sha256(table),
-        "part": part,
-        "include_test": include_test,
-    }
+    facts = table_facts(table, cases, include_test=include_test)
     return evaluate_outcomes(
         outcomes, predictor, folder, skip_bad=skip_bad, subgroups=subgroups, draws=draws, facts=facts
     )

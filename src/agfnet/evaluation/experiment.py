@@ -10,6 +10,7 @@ from typing import Any
 
 from agfnet.config import Config
 from agfnet.data.split import patient_folds
+from agfnet.data.table import own_cases
 from agfnet.evaluation.evaluate import evaluate_outcomes
 from agfnet.evaluation.figures import training_curves
 from agfnet.export.onnx import export_run
@@ -18,7 +19,7 @@ from agfnet.prediction.commands import predict_cases
 from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.training.build import Task, task_of
 from agfnet.training.ranks import ALONE, Machine, first_process
-from agfnet.training.run import parts, read_table, train
+from agfnet.training.run import parts, train
 from agfnet.types import Case
 
 log = logging.getLogger("agfnet")
@@ -33,7 +34,7 @@ def run(config: Config, folder: Path, *, resume: bool = False, machine: Machine 
         The scorecard of the validation part (`FOLDER/validation/`); empty in all processes but the first, which
         writes everything.
     """
-    cases = parts(config, read_table(config))
+    cases = parts(config, own_cases(config.data))
     outcomes = _run(config, folder, cases, resume=resume, machine=machine)
     if not first_process():
         return {}
@@ -68,7 +69,7 @@ def fold_parts(config: Config, folds: int, seed: int) -> tuple[list[tuple[list[C
         TableError: a class has fewer patients than there are folds.
     """
     wanted = {*config.data.train, *config.data.validation}
-    cases = [c for c in read_table(config) if c.split is None or c.split in wanted]
+    cases = [c for c in own_cases(config.data) if c.split is None or c.split in wanted]
     splits = []
     for rows in patient_folds(cases, folds, seed):
         held = set(rows.tolist())

@@ -24,11 +24,10 @@ from PIL import Image, ImageFilter
 from scipy.stats import rankdata
 
 from agfnet.data.preprocess import normalise
-from agfnet.evaluation.evaluate import chosen_part
+from agfnet.evaluation.evaluate import chosen_cases
 from agfnet.evaluation.focus import randomised
 from agfnet.metrics.statistics import MetricSet, bootstrap
 from agfnet.metrics.weighting import FloatArray, weighted_mean
-from agfnet.prediction.commands import cases_of
 from agfnet.prediction.predictor import Look, Predictor
 from agfnet.types import RESEARCH_USE, SYNTHETIC, SYNTHETIC_STANDARD, Case, Place, Prediction
 
@@ -237,6 +236,7 @@ def faithfulness(
     limit: int | None = 100,
     draws: int = 2000,
     threads: int = 0,
+    data_root: Place | None = None,
 ) -> dict[str, Any]:
     """The checks of an exported network on a table's cases.
 
@@ -248,12 +248,13 @@ def faithfulness(
         limit: at most the first so many cases.
         draws: of the bootstrap over patients.
         threads: of ONNX Runtime.
+        data_root: the folder that every image must lie in.
 
     Returns:
         `views`: view -> `cases` and `checks`: name -> {value, low, high}; `notes`; `bundle_sha256`.
     """
     predictor = Predictor(source, threads=threads)
-    cases = chosen_part(cases_of(table, predictor), part, include_test=include_test, table=table)[:limit]
+    cases = chosen_cases(predictor, table, part, include_test=include_test, data_root=data_root)[:limit]
     found = faithfulness_of(predictor, cases, folder=source if source.is_dir() else None)
     patients = [case.patient_id for case in cases]
     views = {}

@@ -24,12 +24,11 @@ from agfnet.data.images import read_image
 from agfnet.data.preprocess import ViewSpec, fit
 from agfnet.data.tablefile import load_table
 from agfnet.evaluation.answers import whole
-from agfnet.evaluation.evaluate import chosen_part
+from agfnet.evaluation.evaluate import chosen_cases
 from agfnet.metrics.statistics import MetricSet, bootstrap
 from agfnet.metrics.weighting import FloatArray, weighted_mean
 from agfnet.places import joined
 from agfnet.prediction.bundle import GRAPH, Bundle
-from agfnet.prediction.commands import cases_of
 from agfnet.prediction.overlay import positive_part
 from agfnet.prediction.predictor import Predictor
 from agfnet.types import RESEARCH_USE, SYNTHETIC, SYNTHETIC_STANDARD, Case, Place, Prediction, TableError
@@ -188,6 +187,7 @@ def focus(
     limit: int | None = None,
     draws: int = 2000,
     threads: int = 0,
+    data_root: Place | None = None,
 ) -> dict[str, Any]:
     """Focus of an exported network on a table's cases.
 
@@ -200,6 +200,7 @@ def focus(
         limit: at most the first so many cases.
         draws: of the bootstrap.
         threads: of ONNX Runtime.
+        data_root: the folder that every image must lie in.
 
     Returns:
         See `focus_figures`; with `notes`.
@@ -208,7 +209,7 @@ def focus(
         TableError: no case has a mask.
     """
     predictor = Predictor(source, threads=threads)
-    cases = chosen_part(cases_of(table, predictor), part, include_test=include_test, table=table)[:limit]
+    cases = chosen_cases(predictor, table, part, include_test=include_test, data_root=data_root)[:limit]
     found = focus_of(predictor, cases, mask_files(masks, list(predictor.specs)))
     made = focus_figures(found, [case.patient_id for case in cases], draws=draws)
     if not made:

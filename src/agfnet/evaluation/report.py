@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agfnet.data.table import table_sha256
 from agfnet.evaluation.answers import Answers, answers_of, whole
-from agfnet.evaluation.evaluate import chosen_part, evaluate_outcomes
+from agfnet.evaluation.evaluate import chosen_cases, evaluate_outcomes, table_facts
 from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.ranking import macro_auc, net_benefit, precision_recall_curve
 from agfnet.metrics.statistics import MetricSet, bootstrap
 from agfnet.metrics.weighting import FloatArray, weighted_mean
-from agfnet.prediction.commands import cases_of, predict_cases
+from agfnet.prediction.commands import predict_cases
 from agfnet.prediction.explanation import Explanation, explain
 from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.types import RESEARCH_USE, Case, Place
@@ -44,6 +43,7 @@ def report_facts(
     robustness: Path | None = None,
     draws: int = 2000,
     threads: int = 0,
+    data_root: Place | None = None,
 ) -> tuple[dict[str, Any], dict[str, Explanation]]:
     """Ask a network about a table's cases and gather everything that a report shows.
 
@@ -56,15 +56,16 @@ def report_facts(
         robustness: folder that `agfnet robustness` has written; None: the report says that it was not measured.
         draws: of the bootstraps.
         threads: of ONNX Runtime.
+        data_root: the folder that every image must lie in.
 
     Returns:
         The facts (JSON), and an explanation of each case that is shown, by its id.
     """
     predictor = Predictor(run, threads=threads)
-    cases = chosen_part(cases_of(table, predictor), part, include_test=include_test, table=table)
+    cases = chosen_cases(predictor, table, part, include_test=include_test, data_root=data_root)
     outcomes = predict_cases(predictor, cases)
     subgroups = subgroup_columns(cases)
-    facts = {"table": str(table), "table_sha256": table_sha256(table), "part": part, "include_test": include_test}
+    facts = table_facts(table, cases, include_test=include_test)
     card = evaluate_outcomes(outcomes, predictor, folder, subgroups=subgroups, draws=draws, facts=facts)
     answers = answers_of([(o.case, o.prediction) for o in outcomes], predictor.classes)
     kept = [o for o in outcomes if o.prediction is not None and o.case.label is not None]

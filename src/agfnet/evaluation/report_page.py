@@ -35,6 +35,7 @@ def report(
     robustness: Path | None = None,
     draws: int = 2000,
     threads: int = 0,
+    data_root: Place | None = None,
 ) -> Path:
     """Write `report.html`, `report.json`, `model_card.md` and the scorecard's files; see `report_facts`.
 
@@ -42,8 +43,9 @@ def report(
         The page.
     """
     facts, explained = report_facts(
-        run, table, folder, part=part, include_test=include_test, robustness=robustness, draws=draws, threads=threads
-    )
+        run, table, folder, part=part, include_test=include_test, robustness=robustness, draws=draws, threads=threads,
+        data_root=data_root,
+    )  # fmt: skip
     write_json(folder / FACTS, facts)
     write_text(folder / PAGE, report_page(facts, explained))
     write_text(folder / CARD, model_card(facts))
@@ -128,6 +130,7 @@ def _figure(entry: Mapping[str, float | None]) -> str:
 def model_card(facts: Mapping[str, Any]) -> str:
     """A model card (Mitchell et al. 2019, 1810.03993) in Markdown, from the facts of a report."""
     card, run, cohort = facts["card"], facts["run"], facts["cohort"]
+    part = f", part {card['part']}" if card["part"] else ""
     lines = [
         "# Model card",
         "",
@@ -154,7 +157,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
         "",
         "## Evaluation",
         "",
-        f"{card['n_cases']} cases of {card['n_patients']} patients ({card['table']}, part {card['part']}).",
+        f"{card['n_cases']} cases of {card['n_patients']} patients ({card['table']}{part}).",
         "",
         "| Figure | Value (95 % interval) |",
         "|---|---|",

@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from agfnet.data.table import table_sha256
 from agfnet.evaluation.answers import Answers, answers_from_json, whole
 from agfnet.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from agfnet.evaluation.evaluate import chosen_part
+from agfnet.evaluation.evaluate import chosen_cases
 from agfnet.files import write_json
 from agfnet.metrics.calibration import brier, ece, nll
 from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.statistics import MetricSet, bootstrap, paired_difference
 from agfnet.metrics.weighting import FloatArray
-from agfnet.prediction.commands import cases_of
 from agfnet.prediction.predictor import Change, Predictor
 from agfnet.types import SYNTHETIC, SYNTHETIC_STANDARD, Case, ConfigError, Place
 
@@ -111,6 +110,7 @@ def robustness(
     seed: int = 0,
     draws: int = 1000,
     threads: int = 0,
+    data_root: Place | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Ask a network again and again about the same cases while their images get worse.
@@ -127,6 +127,7 @@ def robustness(
         seed: of the draw of cases and of every corruption.
         draws: of the bootstrap.
         threads: of ONNX Runtime.
+        data_root: the folder that every image must lie in.
         progress: called with settings done and all.
 
     Returns:
@@ -138,7 +139,7 @@ def robustness(
     """
     predictor = Predictor(source, threads=threads)
     kinds = {view: spec.kind for view, spec in predictor.specs.items()}
-    cases = chosen_part(cases_of(table, predictor), part, include_test=include_test, table=table)
+    cases = chosen_cases(predictor, table, part, include_test=include_test, data_root=data_root)
     cases = [case for case in cases if case.label is not None]
     if limit is not None and limit < len(cases):
         kept = np.sort(np.random.default_rng(seed).permutation(len(cases))[:limit])

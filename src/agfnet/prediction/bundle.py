@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from agfnet.config import Config, parse_config
 from agfnet.data.preprocess import ViewSpec
 from agfnet.files import write_atomically
 from agfnet.types import BundleError
@@ -53,6 +56,11 @@ class Bundle:
     def graph(self) -> bytes:
         """The ONNX model."""
         return self.parts[GRAPH]
+
+    @property
+    def config(self) -> Config:
+        """What the run was trained with."""
+        return parse_config(yaml.safe_load(self.parts["config.yaml"]), "the bundle's config.yaml")
 
     @property
     def classes(self) -> tuple[str, ...]:

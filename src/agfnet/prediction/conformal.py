@@ -1,4 +1,4 @@
-"""Conformal prediction sets: classes that cannot be ruled out at a chosen coverage. Fitting is in `evaluation`.
+"""Conformal prediction sets: classes among which the true one is, at a chosen coverage. Fitting is in `evaluation`.
 
 The score of a class is 1 - p (least ambiguous sets, Sadinle et al. 2019); split conformal prediction (Vovk et al. 2005;
 class-conditional: Mondrian). The promise holds for cases that are exchangeable with the calibration cases.

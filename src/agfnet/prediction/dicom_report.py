@@ -188,7 +188,7 @@ def _evaluations(explanation: Explanation, classes: Sequence[str]) -> list[sr.Qu
     p = explanation.prediction
     likeliest = coded("likeliest", "K", "Likeliest diagnosis")
     found = [sr.QualitativeEvaluation(likeliest, coded(classes[int(p.probabilities.argmax())]))]
-    remaining = coded("diagnosis set", "K", "Diagnosis that cannot be ruled out")
+    remaining = coded("diagnosis set", "K", "Diagnosis in the set")
     found += [sr.QualitativeEvaluation(remaining, coded(classes[k])) for k in p.diagnosis_set or ()]
     if p.referred is not None:
         answer = codes.SCT.Yes if p.referred else codes.SCT.No

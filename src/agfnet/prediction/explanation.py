@@ -134,7 +134,7 @@ def explanation_sheet(explanation: Explanation, classes: tuple[str, ...], headin
     lines = [heading] if heading else []
     lines.append(f"{classes[top]}: {p.probabilities[top]:.0%}")
     if p.diagnosis_set is not None and p.referred is not None:
-        lines.append("cannot be ruled out: " + ", ".join(classes[k] for k in p.diagnosis_set))
+        lines.append("diagnosis set: " + ", ".join(classes[k] for k in p.diagnosis_set))
         lines.append(f"refer: {'; '.join(p.referred)}" if p.referred else "answered")
     rows = []
     for view in p.views_present:

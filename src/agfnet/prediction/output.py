@@ -20,7 +20,7 @@ def outcome_table(
 
     Columns: case_id; prediction (top class) and probability; p_<class>; views_present; views_missing (a prediction
     from fewer views than the network knows says so here); for each view <view>_prediction, <view>_p_<class> and
-    weight_<view>; weight_fused; <further label>_prediction; diagnosis_set (classes that cannot be ruled out, by ;),
+    weight_<view>; weight_fused; <further label>_prediction; diagnosis_set (see `Conformal`; by ;),
     referred (yes or no) and refer_reasons, of a calibrated bundle; error; notice.
     """
     views = tuple(views)

@@ -210,11 +210,11 @@ class Predictor:
         the bundle says so, once per flip; `conclude` averages the log-probabilities.
         """
         flipped = {
-            modality: [np.flip(frame.pixels, flip) for frame in own for flip in self._flips(modality)]
-            for modality, own in frames.items()
+            m: [normalise(np.flip(frame.pixels, flip), self.specs[m]) for frame in own for flip in self._flips(m)]
+            for m, own in frames.items()
         }
         count = math.lcm(*map(len, flipped.values()))  # so that every image and flip of a view counts alike
-        return [{m: normalise(own[i % len(own)], self.specs[m]) for m, own in flipped.items()} for i in range(count)]
+        return [{m: own[i % len(own)] for m, own in flipped.items()} for i in range(count)]
 
     def _flips(self, modality: str) -> tuple[tuple[int, ...], ...]:
         flips = self.specs[modality].flips
@@ -236,7 +236,7 @@ class Predictor:
 
         Args:
             views: the views that were there.
-            own: the outputs, one row a look, the first of the first images unflipped: maps are those of this look.
+            own: the outputs, one row a look, in the order of `looks`: maps are those of the first images unflipped.
             case_id: the case.
             maps: also give attention and class-evidence maps.
         """
@@ -249,12 +249,14 @@ class Predictor:
             start += len(values)
         probabilities = averaged(own["logits"])
         opinions = {m: averaged(own["view_logits"][:, place[m]]) for m in views}
-        statistics = {m: own[f"statistics_{m}"][0] for m in views}
+        # Of a view's looks every so many is at an unflipped image: one strange image among several is strange.
+        statistics = {m: own[f"statistics_{m}"][:: len(self._flips(m))] for m in views}
         decided: dict[str, Any] = {}
         if self.decision is not None:
             probabilities = self.decision.calibrated(probabilities)
             inside = self.decision.conformal.sets(probabilities)
-            distances = {m: float(self.decision.refer.references[m].distance(own)) for m, own in statistics.items()}
+            references = self.decision.refer.references
+            distances = {m: float(references[m].distance(images).max()) for m, images in statistics.items()}
             decided = {
                 "diagnosis_set": tuple(np.flatnonzero(inside).tolist()),
                 "referred": self.decision.refer.reasons(
@@ -273,7 +275,7 @@ class Predictor:
             attention={m: own[name][0, 0] for m in views if (name := f"attention_{m}_{FINEST}") in own} if maps else {},
             evidence={m: own[f"evidence_{m}"][0] for m in views} if maps else {},
             extra_probabilities=extra,
-            statistics=statistics,
+            statistics={m: images[0] for m, images in statistics.items()},
             **decided,
         )
 

@@ -22,6 +22,8 @@ OPEN = ("/", "/healthz")
 """Paths that tell nothing of the model: they need no token."""
 PAGE = "/page/"
 _ASKING = ("/v1/predict", "/v1/explain")
+SMALL_BODY = 2**16
+"""Bytes that any other path takes."""
 _LOOPBACK = {"localhost", "127.0.0.1", "[::1]"}
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -78,8 +80,10 @@ class Guard:
 
         try:
             self._admit(scope)
-            with self.door.entered() if scope["path"] in _ASKING else nullcontext():
-                body = await self._body(Headers(scope=scope), receive)
+            asking = scope["path"] in _ASKING
+            with self.door.entered() if asking else nullcontext():
+                most = self.settings.max_body if asking else SMALL_BODY
+                body = await self._body(Headers(scope=scope), receive, most)
                 await self.app(scope, _replay(body, receive), guarded)
         except Problem as problem:
             await _answer(problem, guarded)
@@ -122,11 +126,11 @@ class Guard:
         if method not in ("GET", "HEAD") and (other or headers.get("sec-fetch-site") == "cross-site"):
             raise Problem(403, "forbidden", "A page of another site may not ask this service.")
 
-    async def _body(self, headers: Headers, receive: Receive) -> bytes:
-        """The whole body, if it is not too large and comes in time."""
+    async def _body(self, headers: Headers, receive: Receive, most: int) -> bytes:
+        """The whole body, if it has no more than `most` bytes and comes in time."""
         stated = headers.get("content-length", "")
-        if stated.isascii() and stated.isdigit() and int(stated[:20]) > self.settings.max_body:
-            raise self._too_large()
+        if stated.isascii() and stated.isdigit() and int(stated[:20]) > most:
+            raise _too_large(most)
         chunks, size = [], 0
         try:
             async with asyncio.timeout(self.settings.body_timeout):
@@ -136,16 +140,16 @@ class Guard:
                         raise Problem(400, "malformed-body", "The request broke off.")
                     chunks.append(message.get("body", b""))
                     size += len(chunks[-1])
-                    if size > self.settings.max_body:
-                        raise self._too_large()
+                    if size > most:
+                        raise _too_large(most)
                     if not message.get("more_body", False):
                         return b"".join(chunks)
         except TimeoutError:
             raise Problem(408, "timeout", "The request took too long to arrive.") from None
 
-    def _too_large(self) -> Problem:
-        most = self.settings.max_body / 2**20
-        return Problem(413, "oversized-body", f"The request is over {most:.0f} MiB. Send smaller images.")
+
+def _too_large(most: int) -> Problem:
+    return Problem(413, "oversized-body", f"The request is over {most / 2**20:.2g} MiB. Send smaller images.")
 
 
 def _name(host: str) -> str:

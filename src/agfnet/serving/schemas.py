@@ -56,7 +56,9 @@ class Answer(Record):
     probability: float
     probabilities: dict[str, float]
     calibrated: bool
-    diagnosis_set: list[str] | None = Field(description="The diagnoses that cannot be ruled out.")
+    diagnosis_set: list[str] | None = Field(
+        description="Holds the true diagnosis at the stated coverage; others are not excluded."
+    )
     coverage: float | None = Field(description="Of the diagnosis sets.")
     referred: bool | None = Field(description="The case is handed back: do not go by the prediction.")
     reasons: list[Reason]

@@ -186,5 +186,5 @@ class LesionModule(pl.LightningModule):
 
 
 def decays(parameter: nn.Parameter) -> bool:
-    """Weight decay is for weight matrices and kernels."""
+    """Weight decay is for matrices and kernels over channels: not for biases, norms and depth-wise kernels."""
     return parameter.ndim >= 2 and 1 not in parameter.shape[:2]

@@ -17,6 +17,8 @@ from agfnet.models.encoders import STRIDES
 from agfnet.models.network import Output
 from agfnet.models.shapes import Presence, Pyramid
 
+RATIOS = tuple(STRIDES[-1] // stride for stride in STRIDES)
+"""Sides of a position of the coarsest map, in positions of each map."""
 Policy = Literal["part", "top", "random", "bottom"]
 
 
@@ -57,11 +59,10 @@ def choose_hidden(evidence: Tensor, fraction: float, policy: Policy) -> Tensor:
     return hidden.view(evidence.shape)
 
 
-def at_scale(hidden: Tensor, shape: Sequence[int]) -> Tensor:
-    """Positions of the coarsest map, (B, h, w), as positions (B, 1, H, W) of a finer one; odd sides are cut."""
-    ratio = -(-shape[-2] // hidden.shape[1])
-    finer = hidden.repeat_interleave(ratio, 1).repeat_interleave(ratio, 2)
-    return finer[:, None, : shape[-2], : shape[-1]]
+def at_scales(hidden: Tensor, maps: Pyramid) -> list[Tensor]:
+    """Positions of the coarsest map, (B, h, w), as positions (B, 1, H, W) of each of its maps; odd sides are cut."""
+    finer = [hidden.repeat_interleave(ratio, 1).repeat_interleave(ratio, 2) for ratio in RATIOS]
+    return [f[:, None, : m.shape[-2], : m.shape[-1]] for f, m in zip(finer, maps, strict=True)]
 
 
 class Completed(NamedTuple):
@@ -91,7 +92,6 @@ class FeatureReconstruction(nn.Module):
     def __init__(self, channels: Mapping[str, Sequence[int]], *, width: int = 128, heads: int = 4) -> None:
         super().__init__()
         self.heads = heads
-        self.ratios = tuple(STRIDES[-1] // s for s in STRIDES)
         self.channels = {m: tuple(cs) for m, cs in channels.items()}
         self.enter = nn.ModuleDict({m: nn.Conv2d(cs[-1], width, 1) for m, cs in channels.items()})
         self.hidden_token = nn.Parameter(torch.randn(width) * 0.02)
@@ -105,7 +105,7 @@ class FeatureReconstruction(nn.Module):
         )
         self.leave = nn.ModuleDict(
             {
-                m: nn.Conv2d(width, sum(c * r * r for c, r in zip(cs, self.ratios, strict=True)), 1)
+                m: nn.Conv2d(width, sum(c * r * r for c, r in zip(cs, RATIOS, strict=True)), 1)
                 for m, cs in channels.items()
             }
         )
@@ -131,7 +131,7 @@ class FeatureReconstruction(nn.Module):
         for i, (modality, maps) in enumerate(zip(self.leave, pyramids, strict=True)):
             grid = pieces[i].transpose(1, 2).unflatten(2, maps[-1].shape[2:])
             written = self._write(modality, grid, maps)
-            masks = [at_scale(hidden[i], m.shape) for m in maps]
+            masks = at_scales(hidden[i], maps)
             completed.append([torch.where(k, w, m) for k, w, m in zip(masks, written, maps, strict=True)])
             losses += [
                 _hidden_loss(w, m.detach(), k & present[:, i, None, None, None])
@@ -149,12 +149,10 @@ class FeatureReconstruction(nn.Module):
     def _write(self, modality: str, grid: Tensor, maps: Pyramid) -> Pyramid:
         """Decoded cells (B, D, h, w) to features at every scale, cut to the maps' sizes."""
         channels = self.channels[modality]
-        pieces = self.leave[modality](grid).split(
-            [c * r * r for c, r in zip(channels, self.ratios, strict=True)], dim=1
-        )
+        pieces = self.leave[modality](grid).split([c * r * r for c, r in zip(channels, RATIOS, strict=True)], dim=1)
         return [
             F.pixel_shuffle(p, r)[..., : m.shape[2], : m.shape[3]].to(m.dtype)
-            for p, r, m in zip(pieces, self.ratios, maps, strict=True)
+            for p, r, m in zip(pieces, RATIOS, maps, strict=True)
         ]
 
 
@@ -167,7 +165,7 @@ def blank(pyramids: Sequence[Pyramid], hidden: Sequence[Tensor]) -> list[Pyramid
     """
     blanked = []
     for maps, cells in zip(pyramids, hidden, strict=True):
-        masks = [at_scale(cells, m.shape) for m in maps]
+        masks = at_scales(cells, maps)
         means = [
             (m * ~k).sum((2, 3), keepdim=True) / (~k).sum((2, 3), keepdim=True).clamp(min=1)
             for m, k in zip(maps, masks, strict=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import platform
@@ -21,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from agfnet.config import Config, load_config, save_config
 from agfnet.data.dataset import warm
-from agfnet.data.table import read_cases, table_sha256, write_table
+from agfnet.data.table import cases_sha256, own_cases, table_sha256, write_table
 from agfnet.files import write_atomically, write_json
 from agfnet.models.network import AGFNet
 from agfnet.training.build import CaseData, Task, build_network, task_of, view_specs
@@ -102,7 +101,7 @@ def train(
         RankError: another process of the training ended.
     """
     if cases is None:
-        cases = parts(config, read_table(config))
+        cases = parts(config, own_cases(config.data))
     machine.check(config.training.batch_size, sum(case.label is not None for case in cases[1]))
     if config.training.compile:
         check_compiler()
@@ -161,12 +160,6 @@ def train(
     return weights
 
 
-def read_table(config: Config) -> list[Case]:
-    """The cases of the configuration's table."""
-    data = config.data
-    return read_cases(data.table, views=list(data.views), extra_labels=data.extra_labels, data_root=data.data_root)
-
-
 def load_run(folder: Path) -> tuple[Config, Task, AGFNet, dict[str, Any]]:
     """Configuration, classes, trained network (evaluation mode) and facts of a finished run.
 
@@ -188,8 +181,8 @@ def _begin(
 ) -> dict[str, Any]:
     """Check or lay out the folder; a run that has finished no epoch yet may be started anew."""
     table_hash = table_sha256(config.data.table)
-    case_hash = hashlib.sha256(repr([[c.case_id for c in part] for part in cases]).encode()).hexdigest()
-    if (folder / CHECKPOINTS / "last.ckpt").exists():
+    case_hash = cases_sha256(*cases)
+    if (folder / CHECKPOINTS / "last.ckpt").exists() or (folder / WEIGHTS).exists():
         if not resume:
             raise ConfigError(f"{folder}: already holds a run. Go on with --resume, or choose another folder.")
         facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))

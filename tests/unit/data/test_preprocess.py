@@ -74,3 +74,14 @@ def test_reading_to_scale_does_not_shrink_the_pixels(tmp_path):
 def test_a_wrong_unit_is_said():
     with pytest.raises(ImageError, match="Check the unit"):
         fit(np.zeros((40, 40, 3), np.uint8), SCAN, mm_per_pixel=50.0)
+
+
+@pytest.mark.parametrize("kind", ["photo", "ultrasound"])
+def test_what_the_frame_cuts_off_is_not_resampled(kind):
+    """The same, to one grey level, as when all of it is; and what would become 96,000 pixels wide is done at once."""
+    spec = ViewSpec(kind, (64, 70), mm_per_pixel=0.1)
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 61, 3), np.uint8)
+    whole = np.asarray(Image.fromarray(pixels).resize((213, 175), Image.Resampling.BICUBIC)).astype(int)
+    top = 0 if kind == "ultrasound" else 56
+    assert np.abs(fit(pixels, spec, mm_per_pixel=0.35) - whole[top : top + 64, 72:142]).max() <= 1
+    assert fit(np.zeros((6000, 6000, 3), np.uint8), spec, mm_per_pixel=1.6).shape == (64, 70, 3)

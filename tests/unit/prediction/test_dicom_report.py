@@ -122,7 +122,7 @@ def test_the_report_says_what_was_found(tmp_path):
     for name, p in zip(CLASSES, ("0.7", "0.2", "0.1"), strict=True):
         assert ("NUM", f"Probability of {name}"[:64], p) in found
     assert ("CODE", "Likeliest diagnosis", CLASSES[0]) in found
-    remaining = [value for _, name, value in found if name == "Diagnosis that cannot be ruled out"]
+    remaining = [value for _, name, value in found if name == "Diagnosis in the set"]
     assert remaining == list(CLASSES[:2])
     assert ("CODE", "Referred to a clinician", "Yes") in found
     assert ("TEXT", "Reason for referral", "the views disagree") in found
@@ -140,7 +140,7 @@ def test_an_uncalibrated_bundle_gives_no_set_and_says_so(tmp_path):
     report, _ = written(tmp_path, made=explanation(diagnosis_set=None, referred=None))
     names = [name for _, name, _ in items(report)]
     assert "Calibration" in names
-    assert "Diagnosis that cannot be ruled out" not in names
+    assert "Diagnosis in the set" not in names
     assert "Referred to a clinician" not in names
 
 

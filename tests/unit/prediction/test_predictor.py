@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from agfnet.data.images import read_image
 from agfnet.data.preprocess import fit, normalise
@@ -136,3 +138,33 @@ def test_every_image_of_every_view_counts_alike(predictor, cases):
     scan = only(predictor, replace(cases[0], views={"clinical": (), "ultrasound": tuple(scans)})).prediction
     expected = scan.view_probabilities["ultrasound"]
     assert both.view_probabilities["ultrasound"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_one_strange_image_among_several_is_noticed(calibrated, drawn, tmp_path):
+    """The distance is that of the strangest image of a view, wherever it stands; a flipped look counts for none."""
+    predictor = Predictor(calibrated, threads=1)
+    limits = dict.fromkeys(predictor.specs, math.inf) | {"clinical": 0.0}
+    references = {m: replace(r, limit=limits[m]) for m, r in predictor.decision.refer.references.items()}
+    case = next(c for c in read_cases(drawn / "parts.csv") if c.views["clinical"])
+    blank = tmp_path / "blank.png"
+    Image.new("RGB", (96, 72), (255, 255, 255)).save(blank)
+
+    def distance(*images):
+        own = predictor.ask(predictor.looks(predictor.frames(replace(case, views={"clinical": images}))))
+        least, most = 0.0, 1e9
+        while most - least > 1e-6 * most:  # the distance is the limit at which the answer changes
+            limit = (least + most) / 2
+            rule = replace(
+                predictor.decision.refer,
+                references=references | {"clinical": replace(references["clinical"], limit=limit)},
+            )
+            predictor.decision = replace(predictor.decision, refer=rule)
+            said = predictor.conclude(("clinical",), own).referred
+            least, most = (limit, most) if any("unlike" in reason for reason in said) else (least, limit)
+        return most
+
+    (photo,) = case.views["clinical"]
+    ordinary, strange = distance(photo), distance(blank)
+    assert strange > 2 * ordinary
+    assert distance(photo, blank) == pytest.approx(strange, rel=1e-3)
+    assert distance(blank, photo, photo) == pytest.approx(strange, rel=1e-3)

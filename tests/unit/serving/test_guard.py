@@ -75,3 +75,10 @@ def test_a_fault_tells_nothing_and_leaves_its_place(caplog):
     assert (status, json.loads(body)["code"]) == (500, "internal")
     assert b"detail" not in body
     assert "a detail of this machine" in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/page/app.js", "/v1/feedback"])
+def test_a_path_that_takes_no_images_takes_no_large_body(path):
+    """Also where no token is asked for: nobody may fill the memory."""
+    assert ask([part(bytes(2**15), more=False)], path=path)[0] == 200
+    assert ask([part(bytes(2**15), more=True)] * 3, path=path)[0] == 413

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from agfnet.models.network import Output
+from agfnet.models.network import AGFNet, Output
 from agfnet.training.reconstruction import (
     FeatureReconstruction,
-    at_scale,
+    at_scales,
     blank,
     choose_hidden,
     class_evidence,
@@ -71,10 +71,11 @@ def test_class_evidence_is_of_the_true_class_and_has_no_gradient():
 
 def test_a_hidden_cell_covers_its_finer_positions():
     hidden = torch.tensor([[[True, False], [False, False]]])
-    finer = at_scale(hidden, (3, 4))
-    assert finer.shape == (1, 1, 3, 4)
-    assert finer[0, 0, :2, :2].all()
-    assert finer.sum() == 4
+    finer = at_scales(hidden, [torch.zeros(1, 1, 5, 8), torch.zeros(1, 1, 3, 4), torch.zeros(1, 1, 2, 2)])
+    for ratio, own, shape in zip((4, 2, 1), finer, ((5, 8), (3, 4), (2, 2)), strict=True):
+        assert own.shape == (1, 1, *shape)
+        assert own[0, 0, :ratio, :ratio].all()
+        assert own.sum() == ratio**2
 
 
 def test_only_hidden_positions_are_rewritten_at_every_scale():
@@ -84,9 +85,8 @@ def test_only_hidden_positions_are_rewritten_at_every_scale():
     hidden = [torch.rand(2, 3, 4) < 0.4, torch.rand(2, 2, 5) < 0.4]
     done = decoder(maps, hidden, torch.ones(2, 2, dtype=torch.bool))
     for old, new, mask in zip(maps, done.pyramids, hidden, strict=True):
-        for a, b in zip(old, new, strict=True):
-            changed = (a != b).any(1, keepdim=True)
-            assert torch.equal(changed, at_scale(mask, a.shape))
+        for a, b, cells in zip(old, new, at_scales(mask, old), strict=True):
+            assert torch.equal((a != b).any(1, keepdim=True), cells)
 
 
 def test_what_is_hidden_cannot_leak_into_its_reconstruction():
@@ -97,7 +97,7 @@ def test_what_is_hidden_cannot_leak_into_its_reconstruction():
     other, none = pyramid(2, 2), torch.zeros(2, 2, 2, dtype=torch.bool)
     present = torch.ones(2, 2, dtype=torch.bool)
     first = decoder([maps, other], [mask, none], present).pyramids[0]
-    changed = [torch.where(at_scale(mask, m.shape), torch.randn_like(m), m) for m in maps]
+    changed = [torch.where(k, torch.randn_like(m), m) for k, m in zip(at_scales(mask, maps), maps, strict=True)]
     second = decoder([changed, other], [mask, none], present).pyramids[0]
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a, b)
@@ -149,8 +149,8 @@ def test_blanked_cells_hold_the_mean_of_the_visible_ones():
     maps = pyramid(3, 4)
     hidden = choose_hidden(torch.randn(2, 3, 4), 0.3, "top")
     (blanked,) = blank([maps], [hidden])
-    for before, after in zip(maps, blanked, strict=True):
-        mask = at_scale(hidden, before.shape).expand_as(before)
+    for before, after, cells in zip(maps, blanked, at_scales(hidden, maps), strict=True):
+        mask = cells.expand_as(before)
         assert torch.equal(after[~mask], before[~mask])
         for case in range(2):
             for channel in range(before.shape[1]):
@@ -190,3 +190,16 @@ def test_focus_corrects_the_attention_alone_and_only_of_present_views():
     assert (attention.grad.flatten(1).abs().sum(1) > 0).tolist() == [True, False, True]
     flat = told(torch.zeros(3, 4, 4, 4), attention)  # no evidence anywhere
     assert focus_loss(flat, flat, torch.tensor([0, 1, 2]), present).item() == 0.0
+
+
+@pytest.mark.parametrize("size", [(72, 128), (65, 66)])
+def test_sides_that_the_strides_do_not_divide(size):
+    """Finer maps are then not a whole number of times as large."""
+    network = AGFNet(3, ["a", "b"], "test_efficientnet", fusion_options={"width": 32})
+    images = {m: torch.randn(2, 3, *size) for m in "ab"}
+    pyramids = network.encode(images, torch.ones(2, 2, dtype=torch.bool))
+    decoder = FeatureReconstruction(network.channels, width=16, heads=2)
+    hidden = [choose_hidden(torch.randn(2, *maps[-1].shape[2:]), 0.3, "random") for maps in pyramids]
+    done = decoder(pyramids, hidden, torch.ones(2, 2, dtype=torch.bool))
+    for maps, own in zip(pyramids, done.pyramids, strict=True):
+        assert [m.shape for m in maps] == [m.shape for m in own]

@@ -2,19 +2,21 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import polars as pl
 import pytest
 import torch
 
 from agfnet.config import parse_config
+from agfnet.data.table import own_cases
 from agfnet.evaluation.experiment import CHOSEN, run
 from agfnet.models.network import AGFNet
 from agfnet.prediction.bundle import read_bundle
 from agfnet.training.build import task_of
 from agfnet.training.callbacks import ramped_average
 from agfnet.training.losses import DiagnosisLoss, class_weights
-from agfnet.training.run import WEIGHTS, load_run, parts, read_table, train
+from agfnet.training.run import WEIGHTS, load_run, parts, train
 from agfnet.types import BundleError, ConfigError, ImageError, TableError
 from drawn import small_config
 
@@ -86,7 +88,7 @@ def test_or_is_left_out_counted_and_listed(drawn, with_a_broken_image, tmp_path)
     train(config, tmp_path / "run")
     assert pl.read_csv(tmp_path / "run" / "bad_cases.csv")["case_id"].to_list() == [case]
     counted = json.loads((tmp_path / "run" / "run.json").read_text())["cases"]["train"]["cases"]
-    assert counted == len(parts(config, read_table(config))[0]) - 1
+    assert counted == len(parts(config, own_cases(config.data))[0]) - 1
 
 
 def test_a_changed_table_is_not_resumed(drawn, tmp_path):
@@ -122,7 +124,7 @@ def test_classes_that_do_not_fit(drawn, changes, said):
     tree["data"] |= changes
     config = parse_config(tree, "test")
     with pytest.raises((TableError, ConfigError), match=said):
-        task_of(config, *parts(config, read_table(config)))
+        task_of(config, *parts(config, own_cases(config.data)))
 
 
 def test_class_weights():
@@ -158,7 +160,7 @@ def test_weights_are_the_averaged_ones_also_after_a_kill_at_the_very_end(drawn, 
 
 def test_other_cases_are_not_resumed(drawn, tmp_path):
     config = config_of(drawn, epochs=1)
-    chosen = parts(config, read_table(config))
+    chosen = parts(config, own_cases(config.data))
     train(config, tmp_path / "run", cases=chosen)
     with pytest.raises(ConfigError, match="on other cases"):
         train(config, tmp_path / "run", cases=(chosen[0][1:], chosen[1]), resume=True)
@@ -197,3 +199,22 @@ def test_sizes_that_an_encoder_does_not_take_are_said_first(drawn, tmp_path):
 def test_figures_of_a_chosen_epoch_say_so(drawn, tmp_path):
     config = config_of(drawn, epochs=1, early_stopping=3)
     assert CHOSEN in run(config, tmp_path / "run")["notes"]
+
+
+def test_a_finished_run_without_its_checkpoints_is_still_that_run(drawn, tmp_path):
+    config = config_of(drawn, epochs=1)
+    train(config, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(ConfigError, match="already holds a run"):
+        train(config_of(drawn, epochs=2), tmp_path / "run")
+    with pytest.raises(ConfigError, match="another configuration"):
+        train(config_of(drawn, epochs=2), tmp_path / "run", resume=True)
+
+
+def test_cases_without_any_of_the_views_are_left_out(drawn, caplog):
+    tree = small_config(drawn / "parts.csv")
+    del tree["data"]["views"]["clinical"]
+    table = pl.read_csv(drawn / "parts.csv")
+    cases = own_cases(parse_config(tree, "test").data)
+    assert [c.case_id for c in cases] == table.filter(pl.col("ultrasound").is_not_null())["case_id"].to_list()
+    assert f"{table['ultrasound'].null_count()} of {len(table)} cases have no image of ultrasound" in caplog.text
