@@ -91,6 +91,7 @@ def test_a_comparison_in_pieces(plan_file, tmp_path, agfnet_command):
     assert table["rows"]["mean"]["parameters"] == sum(parts)
     told = {claim["says"]: claim for claim in table["claims"]}
     assert all(claim["holds"] in (True, False) for claim in told.values())
+    assert all(claim["p"] <= claim["holm_p"] <= 1.0 for claim in told.values())
     better = told["two views are better"]
     values = [table["rows"][row]["figures"]["balanced_accuracy"]["value"] for row in ("full", "photo")]
     assert better["values"] == pytest.approx(values)

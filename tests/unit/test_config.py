@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from agfnet.config import load_config, save_config
+from agfnet.config import load_config, parse_config, save_config
 from agfnet.evaluation.plan import load_plan
 from agfnet.types import ConfigError
 from drawn import small_config, write_config
@@ -72,3 +73,18 @@ def test_files_that_are_no_configuration(tmp_path):
     (tmp_path / "bad.yaml").write_text("a: [\n")
     with pytest.raises(ConfigError, match="is not YAML"):
         load_config(tmp_path / "bad.yaml")
+
+
+def test_the_documented_keys_and_defaults_are_the_real_ones():
+    """docs/config.md against the configuration itself."""
+    text = (Path(__file__).parents[2] / "docs" / "config.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| `((?:data|model|reconstruction|training|prediction)\.\w+)` \| ([^|]+) \|", text, re.MULTILINE
+    )
+    assert len(rows) >= 15
+    whole = parse_config({"data": {"table": "t.csv", "views": {"clinical": {"kind": "photo"}}}}, "test")
+    for key, told in rows:
+        section, name = key.split(".")
+        value = getattr(getattr(whole, section), name)
+        if told.strip("` ") not in {"needed", "labels of the training part, sorted"}:
+            assert told.strip("` ") == ("none" if value is None or value == () else str(value).lower()), key

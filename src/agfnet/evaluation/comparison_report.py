@@ -109,10 +109,13 @@ def claims_markdown(table: Mapping[str, Any]) -> list[str]:
     if not table["claims"]:
         return []
     lines = [
-        "A gain is positive where the first row does better; in brackets its 95 % interval over patients and seeds.",
+        (
+            "A gain is positive where the first row does better; in brackets its 95 % interval (patients, seeds). "
+            "A claim holds, or does not, by itself; p is that of no difference, corrected for all claims (Holm)."
+        ),
         "",
-        "| Claim | Figure | First | Second | Gain | Wanted | Holds |",
-        "|---|---|---|---|---|---|---|",
+        "| Claim | Figure | First | Second | Gain | Wanted | Holds | p |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for claim in table["claims"]:
         figure = f"{claim['figure'].replace('_', ' ')}, {claim['cases']}"
@@ -120,13 +123,13 @@ def claims_markdown(table: Mapping[str, Any]) -> list[str]:
         if claim["than_cases"] or claim["than_figure"]:
             second += f" ({claim['than_figure'] or claim['than_cases']})"
         if claim["holds"] is None:
-            lines.append(f"| {claim['says']} | {figure} | {first} | {second} | – | {_wanted(claim)} | not run yet |")
+            lines.append(f"| {claim['says']} | {figure} | {first} | {second} | – | {_wanted(claim)} | not run yet | |")
             continue
         values = [_figure(claim, value) for value in claim["values"]]
         gain = "{value} ({low} to {high})".format(**{e: _gain(claim, v) for e, v in claim["gain"].items()})
         lines.append(
             f"| {claim['says']} | {figure} | {first}: {values[0]} | {second}: {values[1]} | {gain} | {_wanted(claim)} "
-            f"| {'yes' if claim['holds'] else '**no**'} |"
+            f"| {'yes' if claim['holds'] else '**no**'} | {claim['holm_p']:.3f} |"
         )
     return [*lines, ""]
 

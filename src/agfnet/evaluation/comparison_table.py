@@ -120,7 +120,8 @@ def comparison_table(plan: ComparisonPlan, folder: Path, *, draws: int = 2000) -
         `reference`, `cases`, `patients`, `draws`; `rows`: name -> seeds; per figure its mean over seeds with interval
         and the difference "row minus reference" with interval and p; the Holm-adjusted p of balanced accuracy;
         parameters, forward and training time; `claims`: see `Claim`, with `values` of both sides, the `gain` with its
-        interval and `holds`. Rows without a finished run are left out.
+        interval, `holds`, the p of no difference and, over all claims, the Holm-adjusted one. Rows without a finished
+        run are left out.
 
     Raises:
         ConfigError: the reference has no finished run, or runs were tested on different cases.
@@ -152,13 +153,18 @@ def comparison_table(plan: ComparisonPlan, folder: Path, *, draws: int = 2000) -
         adjusted = holm([rows[row]["difference"]["balanced_accuracy"]["p"] for row in others])
         for row, p in zip(others, adjusted, strict=True):
             rows[row]["holm_p"] = float(p)
+    claims = [_judged(claim, results, draws) for claim in plan.claims]
+    told = [claim for claim in claims if claim["holds"] is not None]
+    if told:
+        for claim, p in zip(told, holm([claim["p"] for claim in told]), strict=True):
+            claim["holm_p"] = float(p)
     return {
         "reference": plan.reference,
         "cases": len(first),
         "patients": len(set(first.patients)),
         "draws": draws,
         "rows": rows,
-        "claims": [_judged(claim, results, draws) for claim in plan.claims],
+        "claims": claims,
     }
 
 

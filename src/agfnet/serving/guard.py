@@ -149,7 +149,8 @@ class Guard:
 
 
 def _too_large(most: int) -> Problem:
-    return Problem(413, "oversized-body", f"The request is over {most / 2**20:.2g} MiB. Send smaller images.")
+    size = f"{most >> 20} MiB" if most >= 2**20 else f"{most >> 10} KiB"
+    return Problem(413, "oversized-body", f"The request is over {size}. Send less, such as smaller images.")
 
 
 def _name(host: str) -> str:
