@@ -28,7 +28,7 @@ from agfnet.evaluation.answers import Answers, answers_of, whole
 from agfnet.evaluation.calibrate import fit_conformal
 from agfnet.evaluation.focus import focus_figures, focus_of, mask_files
 from agfnet.files import write_json
-from agfnet.metrics.calibration import ece
+from agfnet.metrics.calibration import ece, simulate_calibrated
 from agfnet.metrics.patients import patient_index
 from agfnet.prediction.explanation import questions, shapley
 from agfnet.prediction.predictor import Outcome, Predictor
@@ -46,13 +46,9 @@ Pixels = NDArray[np.uint8]
 
 def calibration(answers: Answers, seed: int) -> dict[str, float]:
     """ECE, and what a perfectly calibrated model scores on as many cases with the same probabilities."""
-    rng = np.random.default_rng(seed)
-    p = answers.probabilities
-    steps = p.cumsum(1)
-    drawn = [(rng.uniform(size=len(p))[:, None] > steps).sum(1).clip(max=p.shape[1] - 1) for _ in range(200)]
-    ideal = [float(ece(labels, p)) for labels in drawn]
-    value = float(ece(answers.labels, p))
-    return {"ece": value, "ece_if_calibrated": float(np.mean(ideal)), "above": value - float(np.mean(ideal))}
+    value = float(ece(answers.labels, answers.probabilities))
+    ideal = float(simulate_calibrated(answers.probabilities, draws=200, seed=seed)["ece"].mean())
+    return {"ece": value, "ece_if_calibrated": ideal, "above": value - ideal}
 
 
 def coverage(answers: Answers, resplits: int, seed: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 
 from agfnet.data.table import read_cases
 from agfnet.prediction.calibration import reweighted
+from agfnet.prediction.explanation import explain, log_odds
 from agfnet.prediction.predictor import Predictor
 from agfnet.types import ConfigError
 
@@ -59,6 +60,9 @@ def test_another_prevalence_is_stated(copied, drawn):
     expected = reweighted(p.probabilities, np.array(plain.decision.prevalence), np.array(list(stated.values())))
     assert np.allclose(q.probabilities, expected)
     assert q.diagnosis_set == p.diagnosis_set
+    # Before any view is seen, the stated shares hold: they are no view's doing.
+    told = explain(other, case[0])
+    assert told.baseline == pytest.approx(log_odds(stated[other.classes[int(q.probabilities.argmax())]]))
     for wrong in ({"cyst": 1.0}, {"cyst": 0.5, "lipoma": 0.5, "naevus": 0.5}):
         with pytest.raises(ConfigError, match="prevalence needs a share"):
             Predictor(copied, prevalence=wrong)

@@ -28,6 +28,7 @@ from agfnet.evaluation.calibrate import (
 )
 from agfnet.evaluation.figures import reliability_figure
 from agfnet.evaluation.scorecard import scorecard
+from agfnet.evaluation.summary import figure_text
 from agfnet.files import write_json, write_text
 from agfnet.metrics.weighting import IntArray
 from agfnet.prediction.bundle import BUNDLE, PARTS, read_bundle, write_bundle
@@ -255,7 +256,7 @@ def calibration_markdown(made: Mapping[str, Any], classes: Sequence[str]) -> str
         "|---|---|---|",
     ]
     for figure in ("nll", "brier", "ece", "classwise_ece"):
-        cells = [_cell(made[name][figure]) for name in ("before", "after")]
+        cells = [figure_text(made[name][figure]) for name in ("before", "after")]
         lines.append(f"| {figure.replace('_', ' ')} | {cells[0]} | {cells[1]} |")
     lines.append(
         f"| ece of a calibrated model of this size | {made['before']['ece_if_calibrated']:.3f} "
@@ -279,9 +280,3 @@ def calibration_markdown(made: Mapping[str, Any], classes: Sequence[str]) -> str
 
 def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
-
-
-def _cell(entry: Mapping[str, float | None]) -> str:
-    if entry["low"] is None or entry["high"] is None:
-        return f"{entry['value']:.3f}"
-    return f"{entry['value']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"

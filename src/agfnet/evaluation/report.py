@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from agfnet.evaluation.answers import Answers, answers_of, whole
 from agfnet.evaluation.evaluate import chosen_cases, evaluate_outcomes, table_facts
+from agfnet.evaluation.scorecard import thinned
 from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.ranking import macro_auc, net_benefit, precision_recall_curve
 from agfnet.metrics.statistics import MetricSet, bootstrap
@@ -25,7 +26,6 @@ from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.types import RESEARCH_USE, Case, Place
 
 log = logging.getLogger("agfnet")
-CURVE_POINTS = 200
 SUBGROUP_VALUES = 12
 """A free column with more values than this is no subgroup."""
 ERRORS, RIGHT = 12, 6
@@ -120,17 +120,12 @@ def _counts(values: Sequence[str | None]) -> dict[str, int]:
     return {value: known.count(value) for value in sorted(set(known))}
 
 
-def _thinned(values: NDArray[np.float64]) -> list[float]:
-    places = np.unique(np.linspace(0, len(values) - 1, min(len(values), CURVE_POINTS)).round().astype(int))
-    return [float(v) for v in values[places]]
-
-
 def _precision_recall(answers: Answers, k: int) -> dict[str, Any]:
     positive = answers.labels == k
     if not positive.any():
         return {"precision": [], "recall": [], "prevalence": 0.0}
     precision, recall = precision_recall_curve(positive, answers.probabilities[:, k])
-    return {"precision": _thinned(precision), "recall": _thinned(recall), "prevalence": float(positive.mean())}
+    return {**thinned({"precision": precision, "recall": recall}), "prevalence": float(positive.mean())}
 
 
 def decision_curve(answers: Answers, malignant: Sequence[int]) -> dict[str, list[float]]:

@@ -17,7 +17,7 @@ from agfnet.evaluation.checklist import checklist
 from agfnet.evaluation.figures import confusion_figure, reliability_figure, roc_figure
 from agfnet.evaluation.report import report_facts
 from agfnet.evaluation.report_figures import coverage_figure, decision_figure, precision_recall_figure, risk_figure
-from agfnet.evaluation.summary import TITLES
+from agfnet.evaluation.summary import TITLES, figure_text
 from agfnet.files import write_json, write_text
 from agfnet.prediction.explanation import Explanation, explanation_sheet
 from agfnet.types import Place
@@ -55,7 +55,7 @@ def report(
 def report_page(facts: Mapping[str, Any], explained: Mapping[str, Explanation]) -> str:
     """The page, from the facts and the explanations of the cases that are shown."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"share": _share, "figure": _figure}
+    environment.filters |= {"share": _share, "figure": figure_text}
     template = files("agfnet.evaluation").joinpath("templates/report.html").read_text(encoding="utf-8")
     shown = {
         kind: [_shown(own, explained[own["case_id"]], tuple(facts["card"]["classes"])) for own in entries]
@@ -118,15 +118,6 @@ def _share(entry: Mapping[str, float | None] | None) -> str:
     return f"{100 * entry['value']:.1f} % ({100 * entry['low']:.1f} to {100 * entry['high']:.1f})"
 
 
-def _figure(entry: Mapping[str, float | None]) -> str:
-    """A number with its interval."""
-    if entry["value"] is None:
-        return "not defined"
-    if entry["low"] is None or entry["high"] is None:
-        return f"{entry['value']:.3f}"
-    return f"{entry['value']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"
-
-
 def model_card(facts: Mapping[str, Any]) -> str:
     """A model card (Mitchell et al. 2019, 1810.03993) in Markdown, from the facts of a report."""
     card, run, cohort = facts["card"], facts["run"], facts["cohort"]
@@ -162,7 +153,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
         "| Figure | Value (95 % interval) |",
         "|---|---|",
         *(
-            f"| {title} | {_figure(card['metrics'][name])} |"
+            f"| {title} | {figure_text(card['metrics'][name])} |"
             for name, title in TITLES.items()
             if name in card["metrics"]
         ),

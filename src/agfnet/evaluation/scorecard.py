@@ -99,7 +99,7 @@ def scorecard(
         "per_class": {name: _class_part(y, p, owners, k, intervals) for k, name in enumerate(names)},
         "confusion": confusion_matrix(y, p).astype(int).tolist(),
         "calibration": _calibration_part(y, p, intervals, seed),
-        "risk_coverage": _thinned(risk_coverage_curve(y, p)),
+        "risk_coverage": thinned(risk_coverage_curve(y, p)),
         "subgroups": {
             column: _subgroup_part(column, values, owners, estimate) for column, values in (subgroups or {}).items()
         },
@@ -120,7 +120,7 @@ def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _thinned(curve: Mapping[str, FloatArray]) -> dict[str, list[float | None]]:
+def thinned(curve: Mapping[str, FloatArray]) -> dict[str, list[float | None]]:
     """At most CURVE_POINTS points of a curve, the ends among them."""
     length = len(next(iter(curve.values())))
     kept = np.unique(np.linspace(0, length - 1, min(length, CURVE_POINTS)).round().astype(int))
@@ -134,7 +134,7 @@ def _roc_part(positive: BoolArray, scores: FloatArray) -> dict[str, list[float |
     # Points inside a straight stretch add nothing to the picture.
     bend = np.ones(fpr.size, dtype=bool)
     bend[1:-1] = np.abs(np.diff(fpr)[1:] * np.diff(tpr)[:-1] - np.diff(fpr)[:-1] * np.diff(tpr)[1:]) > 1e-15
-    return _thinned({"fpr": fpr[bend], "tpr": tpr[bend]})
+    return thinned({"fpr": fpr[bend], "tpr": tpr[bend]})
 
 
 def _class_part(

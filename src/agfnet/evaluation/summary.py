@@ -73,7 +73,8 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _figure(entry: Mapping[str, float | None]) -> str:
+def figure_text(entry: Mapping[str, float | None]) -> str:
+    """A figure with its interval, for people."""
     if entry["value"] is None:
         return "not defined"
     if entry["low"] is None or entry["high"] is None:
@@ -82,18 +83,18 @@ def _figure(entry: Mapping[str, float | None]) -> str:
 
 
 def _headline_row(card: Mapping[str, Any], name: str, title: str) -> str:
-    text = _figure(card["metrics"][name])
+    text = figure_text(card["metrics"][name])
     reference = card["calibration"]["if_calibrated"].get(name)
     if reference:
-        text += f"; a calibrated model: {_figure({**reference, 'value': reference['mean']})}"
+        text += f"; a calibrated model: {figure_text({**reference, 'value': reference['mean']})}"
     return f"| {title}{', lower is better' if name in _LOWER_IS_BETTER else ''} | {text} |"
 
 
 def _class_row(name: str, part: Mapping[str, Any]) -> str:
-    return f"| {_cell(name)} | {part['n_cases']} | {' | '.join(_figure(part[rate]) for rate in _RATES)} |"
+    return f"| {_cell(name)} | {part['n_cases']} | {' | '.join(figure_text(part[rate]) for rate in _RATES)} |"
 
 
 def _subgroup_row(value: str, part: Mapping[str, Any]) -> str:
     names = ("accuracy", "balanced_accuracy", "macro_auc")
-    figures = [_figure(part["metrics"][name]) if "metrics" in part else "too few" for name in names]
+    figures = [figure_text(part["metrics"][name]) if "metrics" in part else "too few" for name in names]
     return f"| {_cell(value)} | {part['n_cases']} | {' | '.join(figures)} |"

@@ -100,8 +100,8 @@ class Predictor:
         self.specs = self.bundle.specs
         self.classes = self.bundle.classes
         self.decision = read_decision(self.bundle) if calibrated else None
-        self.prior = self._known_prior()
         self.prevalence = None if prevalence is None else self._stated(prevalence)
+        self.prior = self._known_prior() if self.prevalence is None else self.prevalence
         self.threads = threads
         self.session = open_session(self.bundle.graph, threads=threads, provider=provider)
         self.outputs = [output.name for output in self.session.get_outputs()]
