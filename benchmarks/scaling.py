@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,11 +27,14 @@ from agfnet.files import write_json
 from agfnet.models.network import AGFNet
 from agfnet.prediction.predictor import open_session
 
+Call = Callable[[], object]
 SIDES = (160, 224, 288, 352, 416)
 PAIRS = (8, 16, 32, 64)
 VIEWS = (1, 2, 3, 4)
 """Sizes that are trained with. Below them, what a step costs whatever its size (in the convolutions' backward, mostly)
 hides how cost grows."""
+AT_LEAST = 0.25
+"""Seconds that a point is timed for in a round."""
 SIDE, BATCH = 160, 8
 """Of the axes that do not change them."""
 
@@ -41,13 +45,14 @@ def network(views: int, encoder: str) -> AGFNet:
     return AGFNet(9, [f"view{i}" for i in range(views)], encoder)
 
 
-def inference(net: AGFNet, side: int, threads: int) -> Callable[[int], Callable[[], object]]:
+def inference(net: AGFNet, side: int, threads: int) -> Callable[[int], Call]:
     """For a batch size, one pass of the exported graph."""
     sizes = dict.fromkeys(net.modalities, (side, side))
-    session = open_session(export_graph(net.eval(), sizes), threads=threads)
-    taken = {i.name for i in session.get_inputs()}
+    graph = export_graph(net.eval(), sizes)
 
-    def at(batch: int) -> Callable[[], object]:
+    def at(batch: int) -> Call:
+        session = open_session(graph, threads=threads)
+        taken = {i.name for i in session.get_inputs()}
         values = (np.ascontiguousarray(t.numpy()) for t in example(net, sizes, batch))
         feeds = {n: v for n, v in zip([*net.modalities, "present"], values, strict=True) if n in taken}
         return lambda: session.run(None, feeds)
@@ -55,12 +60,12 @@ def inference(net: AGFNet, side: int, threads: int) -> Callable[[int], Callable[
     return at
 
 
-def training(net: AGFNet, side: int) -> Callable[[int], Callable[[], object]]:
+def training(net: AGFNet, side: int) -> Callable[[int], Call]:
     """For a batch size, one forward and backward pass."""
     net = net.train().to(memory_format=torch.channels_last)
     sizes = dict.fromkeys(net.modalities, (side, side))
 
-    def at(batch: int) -> Callable[[], object]:
+    def at(batch: int) -> Call:
         *images, _ = example(net, sizes, batch)
         given = {
             m: x.contiguous(memory_format=torch.channels_last) for m, x in zip(net.modalities, images, strict=True)
@@ -76,15 +81,27 @@ def training(net: AGFNet, side: int) -> Callable[[int], Callable[[], object]]:
     return at
 
 
-def measured(calls: Mapping[int, Callable[[], object]], rounds: int) -> dict[int, float]:
-    """Median seconds of each call; one that does not count before each that does."""
+def measured(calls: Mapping[int, Callable[[], Call]], rounds: int) -> dict[int, float]:
+    """Median seconds of each call.
+
+    In each round it is made anew, as the threads of other sessions would take part of the processor; then called once
+    without counting, and for `AT_LEAST` seconds: short calls would else be noisier than long ones.
+
+    Args:
+        calls: size -> what makes the call.
+        rounds: how often each is timed.
+    """
     times: dict[int, list[float]] = {x: [] for x in calls}
     for _ in range(rounds):
-        for x, call in calls.items():
+        for x, make in calls.items():
+            call = make()
             call()
-            start = time.perf_counter()
-            call()
-            times[x].append(time.perf_counter() - start)
+            count, start = 0, time.perf_counter()
+            while (passed := time.perf_counter() - start) < AT_LEAST or not count:
+                call()
+                count += 1
+            times[x].append(passed / count)
+            del call
     return {x: median(own) for x, own in times.items()}
 
 
@@ -106,7 +123,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     two = network(2, given.encoder)
-    makers: dict[str, Callable[[AGFNet, int], Callable[[int], Callable[[], object]]]] = {
+    makers: dict[str, Callable[[AGFNet, int], Callable[[int], Call]]] = {
         "inference": lambda net, side: inference(net, side, given.threads),
         "training": training,
     }
@@ -114,9 +131,9 @@ def main() -> None:
     for kind, make in makers.items():
         by_pairs = make(two, SIDE)
         calls = {
-            "pixels of a view": {side: make(two, side)(BATCH) for side in SIDES},
-            "pairs in a batch": {batch: by_pairs(batch) for batch in PAIRS},
-            "views": {views: make(network(views, given.encoder), SIDE)(BATCH) for views in VIEWS},
+            "pixels of a view": {side: partial(make(two, side), BATCH) for side in SIDES},
+            "pairs in a batch": {batch: partial(by_pairs, batch) for batch in PAIRS},
+            "views": {views: partial(make(network(views, given.encoder), SIDE), BATCH) for views in VIEWS},
         }
         made[kind] = [
             axis(name, (lambda side: side**2) if name.startswith("pixels") else float, measured(own, given.rounds))
