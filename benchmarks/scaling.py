@@ -81,11 +81,20 @@ def training(net: AGFNet, side: int) -> Callable[[int], Call]:
     return at
 
 
+def seconds(call: Call) -> float:
+    """Mean seconds of a call that is made again and again for `AT_LEAST` seconds."""
+    count, start = 0, time.perf_counter()
+    while (passed := time.perf_counter() - start) < AT_LEAST or not count:
+        call()
+        count += 1
+    return passed / count
+
+
 def measured(calls: Mapping[int, Callable[[], Call]], rounds: int) -> dict[int, float]:
     """Median seconds of each call.
 
-    In each round it is made anew, as the threads of other sessions would take part of the processor; then called once
-    without counting, and for `AT_LEAST` seconds: short calls would else be noisier than long ones.
+    In each round it is made anew, as the threads of other sessions would take part of the processor, and timed twice:
+    the first time, while memory is allocated, does not count.
 
     Args:
         calls: size -> what makes the call.
@@ -95,12 +104,8 @@ def measured(calls: Mapping[int, Callable[[], Call]], rounds: int) -> dict[int, 
     for _ in range(rounds):
         for x, make in calls.items():
             call = make()
-            call()
-            count, start = 0, time.perf_counter()
-            while (passed := time.perf_counter() - start) < AT_LEAST or not count:
-                call()
-                count += 1
-            times[x].append(passed / count)
+            seconds(call)
+            times[x].append(seconds(call))
             del call
     return {x: median(own) for x, own in times.items()}
 
