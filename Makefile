@@ -32,8 +32,9 @@ check: $(INSTALLED)
 
 # Two processes of one thread each: the tests are small; in the order of their folders, as the longest files come first
 # then and no process waits for another at the end. The full-size ones train networks and measure time: one after
-# the other, with all threads. A small test that waits for ever fails, with the stacks of its threads.
-SMALL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder --timeout 600 -m "not full" --doctest-modules src/agfnet/metrics tests
+# the other, with all threads. A small test that waits for ever fails, with the stacks of its threads; one that ends
+# its process ends the run (a process started anew may wait for tests that are done: pytest-xdist issue 1378).
+SMALL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --dist loadscope --no-loadscope-reorder --timeout 600 -m "not full" --doctest-modules src/agfnet/metrics tests
 
 test: check
 	$(SMALL) --durations=15

@@ -8,6 +8,7 @@ import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def predicted_parts(
         AgfnetError: a worker says what the user can put right.
         ConfigError: there is no such cluster, or it is too small.
     """
-    with _cluster(address, None if workers is None else workers * threads):
+    with cluster(address, None if workers is None else workers * threads):
         processors = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
         count = min(workers or processors // threads, len(todo))
         if not 0 < count * threads <= processors:
@@ -65,10 +66,12 @@ def predicted_parts(
             # One part is at work and one block waits, so that at the end no worker sits on what others could do.
             compute=ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=2),
         )
-        for row in done.iter_rows():
-            if row["error"]:
-                raise AgfnetError(row["error"])
-            yield int(row["part"])
+        # Not iter_rows: if it is left early, its threads go on, and Ray ends a process that asks it after its shutdown.
+        for bundle in done.iter_internal_ref_bundles():
+            for row in chain.from_iterable(block.to_pylist() for block in ray.get(bundle.block_refs)):
+                if row["error"]:
+                    raise AgfnetError(row["error"])
+                yield int(row["part"])
 
 
 class _Worker:
@@ -97,8 +100,13 @@ class _Worker:
 
 
 @contextmanager
-def _cluster(address: str | None, processors: int | None) -> Iterator[None]:
-    """A connection to Ray: the one that there is, that of an address, or a Ray of one's own on this machine."""
+def cluster(address: str | None, processors: int | None) -> Iterator[None]:
+    """A connection to Ray: the one that there is, that of an address, or a Ray of one's own on this machine.
+
+    Raises:
+        ConfigError: no cluster answers at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     for name in ("ray", "ray.data"):
@@ -106,7 +114,6 @@ def _cluster(address: str | None, processors: int | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     own: dict[str, Any] = {"num_cpus": processors, "object_store_memory": _STORE_BYTES, "include_dashboard": False}
     try:
         ray.init(address or "local", logging_level=logging.ERROR, log_to_driver=False, **({} if address else own))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+
 import polars as pl
 import pytest
 
@@ -7,16 +9,17 @@ from agfnet.prediction.bulk import predict_bulk
 from agfnet.types import AgfnetError, ConfigError
 from bulky import check_whole, many_rows, results
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'agfnet[scale]'")
+bulk_ray = pytest.importorskip(
+    "agfnet.prediction.bulk_ray", reason="Ray is not installed: pip install 'agfnet[scale]'", exc_type=ImportError
+)
 BAD = {3: "no such file", 17: "path-outside", 31: "duplicate-case"}
 
 
 @pytest.fixture(scope="module")
 def cluster():
     """One Ray for all tests here, as starting one takes longest; its machine has two processors."""
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
-    yield
-    ray.shutdown()
+    with bulk_ray.cluster(None, 2):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -40,5 +43,7 @@ def test_what_a_worker_cannot_do_is_one_message(calibrated, table, tmp_path):
     with pytest.raises(ConfigError, match="2 processors, too few for 3 workers of 1 threads"):
         predict_bulk(calibrated, table, tmp_path / "out", engine="ray", part_rows=4, workers=3)
     (tmp_path / "out/plan/part-000000.parquet").unlink()
+    before = set(threading.enumerate())
     with pytest.raises(AgfnetError, match=r"part-000000\.parquet"):
         predict_bulk(calibrated, table, tmp_path / "out", engine="ray", part_rows=4, workers=1)
+    assert set(threading.enumerate()) <= before  # Ray ends a process of which a thread asks it after its shutdown
