@@ -26,6 +26,7 @@ from agfnet.export.onnx import example, export_graph
 from agfnet.files import write_json
 from agfnet.models.network import AGFNet
 from agfnet.prediction.predictor import open_session
+from agfnet.training.precision import keep_freed_memory
 
 Call = Callable[[], object]
 SIDES = (160, 224, 288, 352, 416)
@@ -63,7 +64,8 @@ def inference(net: AGFNet, side: int, threads: int) -> Callable[[int], Call]:
 
 
 def training(net: AGFNet, side: int) -> Callable[[int], Call]:
-    """For a batch size, one forward and backward pass."""
+    """For a batch size, one forward and backward pass, with memory kept as `agfnet train` keeps it."""
+    keep_freed_memory()
     net = net.train().to(memory_format=torch.channels_last)
     sizes = dict.fromkeys(net.modalities, (side, side))
 
