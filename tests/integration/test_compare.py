@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 import yaml
 
-from agfnet.evaluation.compare import Run, all_runs, run_folder
+from agfnet.evaluation.compare import Run, all_runs, compare, run_folder
 from agfnet.evaluation.comparison_table import comparison_table
-from agfnet.evaluation.plan import load_plan
+from agfnet.evaluation.plan import ComparisonPlan, load_plan
 from agfnet.types import ConfigError
 from drawn import small_config
 
@@ -184,6 +184,8 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(plan_file, tmp_path, 
         ({"claims": [{"says": "a", "row": "full", "than": "scan", "cases": "elsewhere"}]}, "'elsewhere' is not test"),
         ({"folds": 5, "test": "cases.csv"}, "held-out cases are the test cases"),
         ({"folds": 1}, "greater than or equal to 2"),
+        ({"rows": {"full": {}, "a b": {}, "a-b": {}}}, "folders of their own"),
+        ({"claims": [{"says": "a", "row": "mean", "than": "scan", "cases": "corrupted"}]}, "known on test cases alone"),
     ],
 )
 def test_plans_that_do_not_fit(plan_file, tmp_path, change, said):
@@ -191,6 +193,18 @@ def test_plans_that_do_not_fit(plan_file, tmp_path, change, said):
     path.write_text(yaml.safe_dump(yaml.safe_load(plan_file.read_text()) | {"claims": []} | change))
     with pytest.raises(ConfigError, match=said):
         load_plan(path)
+
+
+@pytest.mark.parametrize("kind", ["test", "external"])
+def test_test_cases_are_no_training_cases(plan_file, tmp_path, drawn, kind):
+    """Of a table with parts the test part is taken; one without parts that holds training cases is refused."""
+    tree = yaml.safe_load(plan_file.read_text())
+    pl.read_csv(drawn / "parts.csv").drop("split").write_csv(drawn / "no-parts.csv")
+    plan = ComparisonPlan.model_validate(tree | {kind: str(drawn / "no-parts.csv")})
+    with pytest.raises(ConfigError, match="one of those that the networks are trained"):
+        compare(plan, tmp_path)
+    plan = ComparisonPlan.model_validate(tree | {kind: str(drawn / "parts.csv")})
+    assert not compare(plan, tmp_path, minutes=-1)
 
 
 def test_what_all_rows_share_may_not_change(plan_file, tmp_path, agfnet_command):

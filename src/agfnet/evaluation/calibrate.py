@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from agfnet.metrics.calibration import nll
 from agfnet.metrics.patients import patient_index
-from agfnet.metrics.weighting import IntArray, check_cases
+from agfnet.metrics.weighting import IntArray, check_cases, tie_groups
 from agfnet.prediction.calibration import tempered
 from agfnet.prediction.conformal import Conformal
 from agfnet.prediction.drift import BINS, Usual
@@ -171,7 +171,8 @@ def fit_certainty(labels: ArrayLike, probabilities: ArrayLike, *, risk: float, l
 
     Shares of the surest cases are tested from small to large, until one whose error has an upper Clopper-Pearson bound
     above the wanted risk: fixed-sequence testing (Learn then Test, 2110.01052), which splits no confidence over the
-    shares. It begins at the first share that could pass, with no error at all: that depends on no label.
+    shares. It begins at the first share that could pass, with no error at all: that depends on no label. Cases of equal
+    certainty are tested together, as they are answered together.
 
     Args:
         labels: (n,) of calibration cases.
@@ -184,8 +185,9 @@ def fit_certainty(labels: ArrayLike, probabilities: ArrayLike, *, risk: float, l
     """
     y, p = check_cases(labels, probabilities)
     certainty, wrong = p.max(1), p.argmax(1) != y
-    order = np.argsort(-certainty, kind="stable")
-    counts = np.unique(np.ceil(np.linspace(1.0 / SHARES, 1.0, SHARES) * len(y)).astype(int))
+    order, last = tie_groups(certainty, descending=True)
+    shares = np.ceil(np.linspace(1.0 / SHARES, 1.0, SHARES) * len(y)).astype(int)
+    counts = np.unique(last[np.searchsorted(last, shares - 1)] + 1)
     counts = counts[counts >= math.log(1.0 - level) / math.log(1.0 - risk)]
     errors = np.cumsum(wrong[order])[counts - 1]
     passed = np.where(errors == counts, 1.0, beta.ppf(level, errors + 1, counts - errors)) <= risk

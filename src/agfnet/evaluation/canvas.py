@@ -7,7 +7,7 @@ white; past eight lines the dashes differ too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,15 @@ def line(number: int) -> dict[str, Any]:
         "linestyle": DASHES[number // len(PALETTE) % len(DASHES)],
         "linewidth": 1.8,
     }
+
+
+def interval_line(axes: Axes, place: float, entry: Mapping[str, float | None]) -> None:
+    """A share and its interval, in percent, as a point and a level line; what is not defined is left out."""
+    value, low, high = (entry[end] for end in ("value", "low", "high"))
+    if low is not None and high is not None:
+        axes.plot([100 * low, 100 * high], [place, place], color=PALETTE[0], linewidth=1.8)
+    if value is not None:
+        axes.plot([100 * value], [place], "o", color=PALETTE[0], markersize=5)
 
 
 def save(figure: Figure, path: str | Path) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from agfnet.evaluation.summary import figure_text
+
 OPEN = "To be filled in by the authors of the study."
 
 
@@ -74,7 +76,4 @@ def _listed_names(groups: Mapping[str, Any]) -> str:
 
 
 def _value(card: Mapping[str, Any], name: str) -> str:
-    entry = card["metrics"][name]
-    if entry["value"] is None:
-        return f"{name} is not defined here"
-    return f"{name.replace('_', ' ')} {entry['value']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"
+    return f"{name.replace('_', ' ')} {figure_text(card['metrics'][name])}"

@@ -27,7 +27,7 @@ from agfnet.data.table import own_cases, read_cases, table_sha256
 from agfnet.evaluation.answers import Answers, answers_of, whole
 from agfnet.evaluation.experiment import fold_parts, sharing_images, train_and_export
 from agfnet.evaluation.focus import focus_of, mask_files
-from agfnet.evaluation.plan import CORRUPTED, EXTERNAL, ONLY, ComparisonPlan
+from agfnet.evaluation.plan import CORRUPTED, EXTERNAL, ONLY, ComparisonPlan, folder_name
 from agfnet.evaluation.robustness import Setting, changer
 from agfnet.export.summary import forward_time, parameter_count
 from agfnet.files import write_json
@@ -76,13 +76,14 @@ def compare(
         Whether every run of the plan is done.
 
     Raises:
-        ConfigError: a row is not known, or the folder holds a comparison with another base, another table, other test
-            cases or other settings of a row.
+        ConfigError: a row is not known, test cases were trained on, or the folder holds a comparison with another base,
+            another table, other test cases or other settings of a row.
         AgfnetError: a run failed; its log tells why, and the others are still done.
     """
     unknown = [row for row in rows if row not in plan.rows]
     if unknown:
         raise ConfigError(f"{source}: has no row {unknown}; its rows are {list(plan.rows)}.")
+    _check_unseen(plan, source)
     _same_comparison(plan, folder)
     trained = {part for row in rows or plan.rows for part in plan.rows[row].mean_of or (row,)}
     todo = deque(run for run in all_runs(plan) if run.row in trained and not _done(folder, run, plan))
@@ -137,16 +138,18 @@ def folds_of(plan: ComparisonPlan) -> list[int | None]:
 
 def run_folder(folder: Path, run: Run) -> Path:
     """Where a run lies."""
-    own = folder / "runs" / run.row.replace(" ", "-") / f"seed-{run.seed}"
+    own = folder / "runs" / folder_name(run.row) / f"seed-{run.seed}"
     return own if run.fold is None else own / f"fold-{run.fold}"
 
 
 def _done(folder: Path, run: Run, plan: ComparisonPlan) -> bool:
-    """Whether a run has its result, on every set that the claims ask for."""
+    """Whether a run has its result, with all that the claims ask for."""
     result = run_folder(folder, run) / RESULT
-    return (
-        result.exists() and {*plan.needed(run.row)[0]} <= json.loads(result.read_text(encoding="utf-8"))["sets"].keys()
-    )
+    if not result.exists():
+        return False
+    told = json.loads(result.read_text(encoding="utf-8"))
+    sets, focus = plan.needed(run.row)
+    return {*sets} <= told["sets"].keys() and (not focus or told["focus"] is not None)
 
 
 def _same_comparison(plan: ComparisonPlan, folder: Path) -> None:
@@ -234,13 +237,44 @@ def _test_cases(plan: ComparisonPlan, config: Config, held: Sequence[Case]) -> l
     """The labelled test cases, or those held out, that every row can answer; with every view of the plan's base."""
     table = plan.test or config.data.table
     root = None if plan.test else config.data.data_root
+    cases = _answerable(plan, table, root)
+    if plan.test is None:
+        wanted = {case.case_id for case in held}
+        return [case for case in cases if case.case_id in wanted]
+    return _test_part(cases)
+
+
+def _answerable(plan: ComparisonPlan, table: Place, root: Place | None = None) -> list[Case]:
+    """The labelled cases of a table that every row can answer."""
     every = read_cases(table, views=list(plan.base["data"]["views"]), data_root=root)
     needs = [row.views for row in plan.rows.values() if row.views is not None]
-    cases = [
-        case for case in every if case.label is not None and all(any(map(case.views.get, views)) for views in needs)
-    ]
-    wanted = {case.case_id for case in (cases if plan.test else held)}
-    return [case for case in cases if case.case_id in wanted]
+    return [case for case in every if case.label is not None and all(any(map(case.views.get, v)) for v in needs)]
+
+
+def _test_part(cases: Sequence[Case]) -> list[Case]:
+    """Of a table with parts the test part; of another all."""
+    return [case for case in cases if case.split in (None, "test")]
+
+
+def _check_unseen(plan: ComparisonPlan, source: str) -> None:
+    """No test case, here or of another site, shows an image that a row is trained or validated on."""
+    base = parse_config(plan.base, source)
+    used = {*base.data.train, *base.data.validation, "calibration"}
+    seen = {image for case in own_cases(base.data) if case.split in used for image in _images(case)}
+    for table in (plan.test, plan.external):
+        cases = _test_part(_answerable(plan, table)) if table is not None else []
+        shared = [case for case in cases if _images(case) & seen]
+        if shared:
+            raise ConfigError(
+                f"{table}: row {shared[0].row}, case {shared[0].case_id}: its image is one of those that the networks "
+                f"are trained, validated or calibrated on ({len(shared)} such cases). Give other test cases."
+            )
+        if table is not None and not cases:
+            raise ConfigError(f"{table}: has no labelled case of the part test that every row can answer.")
+
+
+def _images(case: Case) -> set[Place]:
+    return {path for files in case.views.values() for path in files}
 
 
 def _fitted_on(config: Config, held: Sequence[Case]) -> list[Case]:
@@ -254,8 +288,7 @@ def _made(
 ) -> tuple[Sequence[Case], Change | None]:
     """The cases of a set, and what is done to their images."""
     if on == EXTERNAL and plan.external is not None:
-        external = read_cases(plan.external, views=list(plan.base["data"]["views"]))
-        return [case for case in external if case.label is not None], None
+        return _test_part(_answerable(plan, plan.external)), None
     if on.startswith(ONLY):
         view = on.removeprefix(ONLY)
         return [replace(case, views={view: case.views[view]}) for case in cases if case.views.get(view)], None

@@ -9,8 +9,9 @@ from typing import Any
 import polars as pl
 
 from agfnet.data.table import write_table
-from agfnet.evaluation.canvas import GREY, PALETTE, canvas, save
+from agfnet.evaluation.canvas import GREY, canvas, interval_line, save
 from agfnet.evaluation.plan import LOWER_IS_BETTER
+from agfnet.evaluation.summary import figure_text
 from agfnet.files import write_json, write_text
 from agfnet.types import RESEARCH_USE
 
@@ -59,10 +60,7 @@ def forest_figure(table: Mapping[str, Any], path: Path) -> None:
     rows = [(name, row) for name, row in _ordered(table) if "difference" in row]
     figure, axes = canvas(height=1.8 + 0.36 * max(1, len(rows)))
     for place, (_, row) in enumerate(rows):
-        entry = row["difference"]["balanced_accuracy"]
-        low, value, high = (100.0 * entry[end] for end in ("low", "value", "high"))
-        axes.plot([low, high], [place, place], color=PALETTE[0], linewidth=1.8)
-        axes.plot([value], [place], "o", color=PALETTE[0], markersize=5)
+        interval_line(axes, place, row["difference"]["balanced_accuracy"])
     axes.axvline(0.0, color=GREY, linewidth=1.0)
     axes.set_yticks(range(len(rows)), [f"{name} ({row['seeds']})" for name, row in rows])
     axes.set_ylim(max(1, len(rows)) - 0.4, -0.6)
@@ -71,10 +69,8 @@ def forest_figure(table: Mapping[str, Any], path: Path) -> None:
     save(figure, path)
 
 
-def _percent(entry: Mapping[str, float], *, sign: bool = False) -> str:
-    form = "+.1f" if sign else ".1f"
-    value, low, high = (format(100.0 * entry[end], form) for end in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"
+def _percent(entry: Mapping[str, float | None], *, sign: bool = False) -> str:
+    return figure_text(entry, "+.1f" if sign else ".1f", times=100)
 
 
 def comparison_markdown(table: Mapping[str, Any]) -> str:
@@ -111,7 +107,8 @@ def claims_markdown(table: Mapping[str, Any]) -> list[str]:
     lines = [
         (
             "A gain is positive where the first row does better; in brackets its 95 % interval (patients, seeds). "
-            "A claim holds, or does not, by itself; p is that of no difference, corrected for all claims (Holm)."
+            "A claim holds, or does not, by itself; p is that of a gain of just the bound that the interval must lie "
+            "above, corrected for all claims that have one (Holm)."
         ),
         "",
         "| Claim | Figure | First | Second | Gain | Wanted | Holds | p |",
@@ -126,10 +123,13 @@ def claims_markdown(table: Mapping[str, Any]) -> list[str]:
             lines.append(f"| {claim['says']} | {figure} | {first} | {second} | – | {_wanted(claim)} | not run yet | |")
             continue
         values = [_figure(claim, value) for value in claim["values"]]
-        gain = "{value} ({low} to {high})".format(**{e: _gain(claim, v) for e, v in claim["gain"].items()})
+        percent = _in_percent(claim)
+        unit = " %" if claim["relative"] else ""
+        gain = figure_text(claim["gain"], "+.1f" if percent else "+.3f", times=100 if percent else 1, unit=unit)
+        p = "" if claim["p"] is None else f"{claim['holm_p']:.3f}"
         lines.append(
             f"| {claim['says']} | {figure} | {first}: {values[0]} | {second}: {values[1]} | {gain} | {_wanted(claim)} "
-            f"| {'yes' if claim['holds'] else '**no**'} | {claim['holm_p']:.3f} |"
+            f"| {'yes' if claim['holds'] else '**no**'} | {p} |"
         )
     return [*lines, ""]
 
@@ -138,7 +138,9 @@ def _in_percent(claim: Mapping[str, Any]) -> bool:
     return claim["relative"] or claim["figure"] not in LOWER_IS_BETTER
 
 
-def _figure(claim: Mapping[str, Any], value: float) -> str:
+def _figure(claim: Mapping[str, Any], value: float | None) -> str:
+    if value is None:
+        return "not defined"
     return f"{value:.3f}" if claim["figure"] in LOWER_IS_BETTER else f"{100 * value:.1f} %"
 
 

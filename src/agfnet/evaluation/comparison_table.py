@@ -120,8 +120,8 @@ def comparison_table(plan: ComparisonPlan, folder: Path, *, draws: int = 2000) -
         `reference`, `cases`, `patients`, `draws`; `rows`: name -> seeds; per figure its mean over seeds with interval
         and the difference "row minus reference" with interval and p; the Holm-adjusted p of balanced accuracy;
         parameters, forward and training time; `claims`: see `Claim`, with `values` of both sides, the `gain` with its
-        interval, `holds`, the p of no difference and, over all claims, the Holm-adjusted one. Rows without a finished
-        run are left out.
+        interval, `holds`, the p of a gain of just the claim's bound and, over all claims with a bound, the
+        Holm-adjusted one; what is not defined is None. Rows without a finished run are left out.
 
     Raises:
         ConfigError: the reference has no finished run, or runs were tested on different cases.
@@ -154,7 +154,7 @@ def comparison_table(plan: ComparisonPlan, folder: Path, *, draws: int = 2000) -
         for row, p in zip(others, adjusted, strict=True):
             rows[row]["holm_p"] = float(p)
     claims = [_judged(claim, results, draws) for claim in plan.claims]
-    told = [claim for claim in claims if claim["holds"] is not None]
+    told = [claim for claim in claims if claim.get("p") is not None]
     if told:
         for claim, p in zip(told, holm([claim["p"] for claim in told]), strict=True):
             claim["holm_p"] = float(p)
@@ -185,20 +185,22 @@ def _judged(claim: Claim, results: Mapping[str, Sequence[Result]], draws: int) -
         [_one_figure(r, figure, on, log=claim.relative) for r in results[row]] for row, figure, on in claim.sides()
     )
     better, worse = (second, first) if claim.figure in LOWER_IS_BETTER else (first, second)
-    apart = paired_difference(better, worse, patients, draws=draws)["figure"]
+    # Of logarithms: a/b - 1 where more is better, 1 - a/b where less is, b being the other row's figure.
+    sign = -1.0 if claim.figure in LOWER_IS_BETTER else 1.0
+    null = claim.bound or 0.0
+    null = sign * math.log1p(sign * null) if claim.relative else null
+    apart = paired_difference(better, worse, patients, draws=draws, null=null)["figure"]
     values = [float(bootstrap(side, patients, draws=1)["figure"].value) for side in (first, second)]
     if claim.relative:
         values = [math.exp(v) for v in values]
-        # Of logarithms: a/b - 1 where more is better, 1 - a/b where less is, b being the other row's figure.
-        sign = -1.0 if claim.figure in LOWER_IS_BETTER else 1.0
         apart = replace(apart, **{e: sign * np.expm1(sign * getattr(apart, e)) for e in ("value", "low", "high")})
     reached = claim.point is None or bool(apart.value >= claim.point)
     sure = claim.bound is None or bool(apart.low > claim.bound)
     seeds = [len(results[row]) for row, _, _ in claim.sides()]
     return told | {
-        "values": values,
+        "values": [v if math.isfinite(v) else None for v in values],
         "gain": apart.as_json(),
-        "p": float(apart.p),
+        "p": None if claim.bound is None or not math.isfinite(apart.p) else float(apart.p),
         "seeds": seeds,
         "holds": reached and sure,
     }

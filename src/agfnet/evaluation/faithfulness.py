@@ -26,6 +26,7 @@ from scipy.stats import rankdata
 from agfnet.data.preprocess import normalise
 from agfnet.evaluation.evaluate import chosen_cases
 from agfnet.evaluation.focus import randomised
+from agfnet.evaluation.summary import figure_text
 from agfnet.metrics.statistics import MetricSet, bootstrap
 from agfnet.metrics.weighting import FloatArray, weighted_mean
 from agfnet.prediction.predictor import Look, Predictor
@@ -278,9 +279,8 @@ def faithfulness_markdown(made: Mapping[str, Any]) -> str:
     for view, own in made["views"].items():
         lines += ["", f"| {view}, {own['cases']} cases | Mean | What a true map gives |", "|---|---|---|"]
         for name, entry in own["checks"].items():
-            value, low, high = ("-" if entry[end] is None else f"{entry[end]:.2f}" for end in ("value", "low", "high"))
             what, wanted = _READING[name]
-            lines.append(f"| {what} | {value} ({low} to {high}) | {wanted} |")
+            lines.append(f"| {what} | {figure_text(entry, '.2f')} | {wanted} |")
     return "\n".join([*lines, "", *(f"- {note}" for note in made["notes"])]) + "\n"
 
 

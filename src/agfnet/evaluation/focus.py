@@ -25,6 +25,7 @@ from agfnet.data.preprocess import ViewSpec, fit
 from agfnet.data.tablefile import load_table
 from agfnet.evaluation.answers import whole
 from agfnet.evaluation.evaluate import chosen_cases
+from agfnet.evaluation.summary import figure_text
 from agfnet.metrics.statistics import MetricSet, bootstrap
 from agfnet.metrics.weighting import FloatArray, weighted_mean
 from agfnet.places import joined
@@ -272,11 +273,8 @@ def focus_markdown(made: Mapping[str, Any]) -> str:
     for view, own in made["views"].items():
         lines += ["", f"| {view}, {own['cases']} cases | Energy inside, % |", "|---|---|"]
         for name, entry in own["energy"].items():
-            low, value, high = (100 * entry[end] for end in ("low", "value", "high"))
-            lines.append(f"| {name.replace('_', ' ')} | {value:.1f} ({low:.1f} to {high:.1f}) |")
+            lines.append(f"| {name.replace('_', ' ')} | {figure_text(entry, '.1f', times=100)} |")
         lines += ["", f"| {view}: map / control | Times |", "|---|---|"]
         for name, entry in own["times"].items():
-            lines.append(
-                f"| {name.replace('_', ' ')} | {entry['value']:.2f} ({entry['low']:.2f} to {entry['high']:.2f}) |"
-            )
+            lines.append(f"| {name.replace('_', ' ')} | {figure_text(entry, '.2f')} |")
     return "\n".join([*lines, "", *(f"- {note}" for note in made["notes"])]) + "\n"

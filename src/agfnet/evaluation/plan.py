@@ -12,6 +12,11 @@ from agfnet.config import Config, PlaceField, Positive, Section, apply_overrides
 from agfnet.types import ConfigError
 
 
+def folder_name(row: str) -> str:
+    """The folder of a row's runs."""
+    return row.replace(" ", "-")
+
+
 class RowPlan(Section):
     """One row of a comparison.
 
@@ -89,7 +94,8 @@ class ComparisonPlan(Section):
         seeds: of every row that names none.
         folds: cross-validate by patient over the training and validation parts, the same folds for every row and
             seed; all held-out cases are tested together, so there is no `test`.
-        test: a table of test cases; None: the validation part of the base's table.
+        test: a table of test cases, of which those of the part test count if it has parts; None: the validation part of
+            the base's table.
         external: a table of cases of another site, for claims on `external`.
         masks: a table of the test cases' evidence masks (see `agfnet.evaluation.focus`), for claims on focus.
         sample: corrupted images and focus, which take longest, are measured on so many of the test cases, drawn once;
@@ -110,6 +116,9 @@ class ComparisonPlan(Section):
 
     @model_validator(mode="after")
     def _rows_are_known(self) -> ComparisonPlan:
+        folders = [folder_name(row) for row in self.rows]
+        if len(set(folders)) < len(folders):
+            raise ValueError(f"rows need folders of their own; of {sorted(folders)} two are the same")
         for name in (self.reference, *(n for row in self.rows.values() for n in row.mean_of)):
             if name not in self.rows:
                 raise ValueError(f"{name!r} is not one of the rows {list(self.rows)}")
@@ -125,6 +134,10 @@ class ComparisonPlan(Section):
                     raise ValueError(f"claim {claim.says!r} needs a table under `external`")
                 if figure.startswith("focus/") and self.masks is None:
                     raise ValueError(f"claim {claim.says!r} needs a table under `masks`")
+                if self.rows[row].mean_of and (on != TEST or figure.startswith("focus/")):
+                    raise ValueError(
+                        f"claim {claim.says!r}: row {row!r} is a mean of others, known on test cases alone"
+                    )
         return self
 
     def needed(self, row: str) -> tuple[list[str], bool]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agfnet.evaluation.canvas import GREY, PALETTE, canvas, line, save
+from agfnet.evaluation.canvas import GREY, canvas, interval_line, line, save
 
 
 def precision_recall_figure(curves: Mapping[str, Mapping[str, Any]], path: Path) -> None:
@@ -75,9 +75,7 @@ def coverage_figure(sets: Mapping[str, Any], path: Path) -> None:
     rows = list(sets["per_class"].items())
     figure, axes = canvas(height=1.9 + 0.38 * len(rows))
     for place, (_, entry) in enumerate(rows):
-        if entry["value"] is not None:
-            axes.plot([100 * entry["low"], 100 * entry["high"]], [place, place], color=PALETTE[0], linewidth=1.8)
-            axes.plot([100 * entry["value"]], [place], "o", color=PALETTE[0], markersize=5)
+        interval_line(axes, place, entry)
     axes.axvline(100 * sets["chosen"], color=GREY, linewidth=1.2, linestyle=(0, (2, 3)))
     axes.set_yticks(range(len(rows)), [name for name, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)

@@ -111,11 +111,7 @@ def _shown(own: Mapping[str, Any], explained: Explanation, classes: tuple[str, .
 
 def _share(entry: Mapping[str, float | None] | None) -> str:
     """A share as percent with its interval."""
-    if entry is None or entry["value"] is None:
-        return "not defined"
-    if entry["low"] is None or entry["high"] is None:
-        return f"{100 * entry['value']:.1f} %"
-    return f"{100 * entry['value']:.1f} % ({100 * entry['low']:.1f} to {100 * entry['high']:.1f})"
+    return "not defined" if entry is None else figure_text(entry, ".1f", times=100, unit=" %")
 
 
 def model_card(facts: Mapping[str, Any]) -> str:

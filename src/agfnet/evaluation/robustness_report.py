@@ -11,6 +11,7 @@ import polars as pl
 from agfnet.data.table import write_table
 from agfnet.evaluation.canvas import GREY, canvases, line, save
 from agfnet.evaluation.corruptions import SEVERITIES
+from agfnet.evaluation.summary import figure_text
 from agfnet.files import write_json, write_text
 from agfnet.types import RESEARCH_USE
 
@@ -39,8 +40,8 @@ def _of_group(made: Mapping[str, Any], group: str) -> dict[str, list[Mapping[str
     return rows
 
 
-def _points(entry: Mapping[str, float]) -> str:
-    return f"{100 * entry['value']:.1f} ({100 * entry['low']:.1f} to {100 * entry['high']:.1f})"
+def _points(entry: Mapping[str, float | None]) -> str:
+    return figure_text(entry, ".1f", times=100)
 
 
 def _group_row(name: str, own: Mapping[str, Any], fall: str) -> str:

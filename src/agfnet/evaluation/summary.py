@@ -73,13 +73,20 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def figure_text(entry: Mapping[str, float | None]) -> str:
-    """A figure with its interval, for people."""
-    if entry["value"] is None:
+def figure_text(entry: Mapping[str, float | None], form: str = ".3f", *, times: float = 1.0, unit: str = "") -> str:
+    """A figure with its interval, for people.
+
+    Args:
+        entry: `value`, `low` and `high`; None where they are not defined.
+        form: of the numbers.
+        times: what they are multiplied by: 100 for percent.
+        unit: after the value.
+    """
+    value, low, high = (entry[end] for end in ("value", "low", "high"))
+    if value is None:
         return "not defined"
-    if entry["low"] is None or entry["high"] is None:
-        return f"{entry['value']:.3f} (no interval)"
-    return f"{entry['value']:.3f} ({entry['low']:.3f} to {entry['high']:.3f})"
+    ends = "no interval" if low is None or high is None else f"{times * low:{form}} to {times * high:{form}}"
+    return f"{times * value:{form}}{unit} ({ends})"
 
 
 def _headline_row(card: Mapping[str, Any], name: str, title: str) -> str:

@@ -51,7 +51,7 @@ class Difference(Interval):
     """First model minus second, on the same cases.
 
     Attributes:
-        p: same shape: two-sided bootstrap p for "no difference", at least 2 / (draws + 1).
+        p: same shape: two-sided bootstrap p for "no difference", or for another given one, at least 2 / (draws + 1).
     """
 
     p: FloatArray
@@ -105,6 +105,7 @@ def paired_difference(
     draws: int = DRAWS,
     seed: int = 0,
     level: float = LEVEL,
+    null: float = 0.0,
 ) -> dict[str, Difference]:
     """First model minus second, both on the same patients in every draw.
 
@@ -113,7 +114,7 @@ def paired_difference(
     between so few seeds too small by the factor (S - 1) / S (McCarthy & Snowden 1985). One seed alone says
     nothing of the spread between seeds: the interval then holds for these trained weights only.
 
-    p = 2 min(#{d <= 0} + 1, #{d >= 0} + 1) / (draws + 1), at most 1, which agrees with the percentile
+    p = 2 min(#{d <= null} + 1, #{d >= null} + 1) / (draws + 1), at most 1, which agrees with the percentile
     interval.
 
     Args:
@@ -123,6 +124,7 @@ def paired_difference(
         draws: number of draws.
         seed: of the draws.
         level: of the interval, between 0 and 1.
+        null: the difference that p is of; another than 0 for "no worse by more than".
 
     Returns:
         Name -> difference, for the names that both models have.
@@ -147,7 +149,7 @@ def paired_difference(
         difference[np.abs(difference) < 1e-12] = 0.0
         out[name] = Difference(
             **_summary(value[0][name] - value[1][name], difference, patients, level),
-            p=_two_sided_p(difference),
+            p=_two_sided_p(difference - null),
         )
     return out
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from agfnet.evaluation.answers import Answers
-from agfnet.evaluation.comparison_table import _judged, _mean_answers
+from agfnet.evaluation.comparison_table import Result, _judged, _mean_answers
 from agfnet.evaluation.plan import Claim
 
 
@@ -42,3 +42,31 @@ def test_a_relative_gain_is_of_the_other_rows_figure(monkeypatch, figure, good, 
     told = _judged(claim, results, draws=100)
     assert told["gain"]["value"] == pytest.approx(gain)
     assert told["values"] == pytest.approx([good, bad])
+
+
+@pytest.mark.parametrize(
+    ("bound", "relative", "p"), [(0.0, False, 1.0), (-0.03, False, 0.02), (-0.05, True, 0.02), (None, False, None)]
+)
+def test_the_p_of_a_claim_is_of_its_own_bound(bound, relative, p):
+    """Two rows that answer alike: no difference, and surely none of three points."""
+    patients = [f"p{i}" for i in range(400)]
+    labels = np.arange(400) % 2
+    same = np.where(labels[:, None] == np.arange(2), 0.9, 0.1)
+    answered = Answers(patients, patients, labels, same)
+    results = {row: [Result({"test": answered}, answered, {}, [], {})] for row in "ab"}
+    claim = Claim(says="no worse", row="a", than="b", figure="accuracy", bound=bound, relative=relative)
+    told = _judged(claim, results, draws=99)
+    assert told["p"] == p
+    assert told["holds"] == (bound is None or bound < 0)
+
+
+def test_a_claim_on_a_map_that_a_network_lacks_is_not_defined():
+    patients = [f"p{i}" for i in range(4)]
+    answered = Answers(patients, patients, np.arange(4) % 2, np.full((4, 2), 0.5))
+    focus = {"clinical": {"attention": [None] * 4, "centre": [0.2] * 4}}
+    results = {"a": [Result({"test": answered}, answered, focus, patients, {})]}
+    claim = Claim(
+        says="looks", row="a", than="a", figure="focus/clinical/attention", than_figure="focus/clinical/centre"
+    )
+    told = _judged(claim, results, draws=99)
+    assert (told["values"], told["gain"]["value"], told["p"], told["holds"]) == ([None, 0.2], None, None, False)

@@ -42,6 +42,12 @@ def test_a_network_that_is_always_right_answers_everything():
     assert fit_certainty(np.zeros(500, int), p, risk=0.1) == 0.9
 
 
+def test_cases_of_equal_certainty_are_answered_together_or_not_at_all():
+    """The first 40 are right and the other 60 wrong: in this order the surest 40 would pass."""
+    p = np.tile([0.9, 0.1], (100, 1))
+    assert fit_certainty(np.repeat([0, 1], [40, 60]), p, risk=0.1) > 1.0
+
+
 def test_disagreement():
     sure, other, even = np.array([1.0, 0.0]), np.array([0.0, 1.0]), np.array([0.5, 0.5])
     assert disagreement([sure]) == 0.0
