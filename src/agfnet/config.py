@@ -178,7 +178,8 @@ class TrainingConfig(Section):
         ema: decay of the averaged weights, a step; 0 keeps the raw weights.
         class_weights: "none", "sqrt" (inverse square root of class frequency) or "balanced" (inverse frequency).
         label_smoothing: of the diagnosis and the extra labels.
-        view_loss: weight of each view's own head (deep supervision).
+        view_loss: weight of each view's own heads (deep supervision): of its maps, its pooled features and, times
+            `extra_loss`, its further labels.
         extra_loss: weight of the further labels.
         modality_dropout: chance that a view of a training case is left out (never all of them).
         early_stopping: epochs without a better validation NLL after which training stops; None: the whole schedule.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,8 +19,11 @@ from torch.utils.data import Dataset, Sampler
 from agfnet.data import augment
 from agfnet.data.preprocess import ViewSpec, normalise, read_frame
 from agfnet.files import write_atomically
+from agfnet.places import Url, look_up
 from agfnet.types import Case, ImageError, Place
 
+READER = 1
+"""Raised where the same file gives other pixels than before, so that no cache goes on with the former ones."""
 UNKNOWN = -1
 """Index of a label that is not known; every loss leaves it out."""
 
@@ -55,6 +60,8 @@ class Item(NamedTuple):
 class FrameCache:
     """Decoded and resized images on disk: one .npy per image and frame, written by a temporary name.
 
+    A frame counts for a file as it is now (path, size, time of change), what it is made into, and `READER`.
+
     Args:
         folder: where they lie; made when first used.
     """
@@ -64,17 +71,25 @@ class FrameCache:
 
     def get(self, path: Place, spec: ViewSpec, mm_per_pixel: float | None, enlarge: float) -> NDArray[np.uint8]:
         """The frame (H, W, 3) of an image file, local or by URL, from the cache or made now."""
-        try:
-            stat = path.stat()
-        except OSError as error:
-            raise ImageError(f"{path}: cannot be read ({error.strerror}).") from error
-        what = (str(path), stat.st_size, stat.st_mtime_ns, spec, mm_per_pixel, enlarge)
-        file = self.folder / f"{hashlib.sha256(repr(what).encode()).hexdigest()[:32]}.npy"
+        file = self._file(path, spec, mm_per_pixel, enlarge)
         if file.exists():
             return np.load(file)
         frame = read_frame(path, spec, mm_per_pixel=mm_per_pixel, enlarge=enlarge).pixels
         write_atomically(file, lambda temporary: _save(temporary, frame))
         return frame
+
+    def ensure(self, path: Place, spec: ViewSpec, mm_per_pixel: float | None, enlarge: float) -> None:
+        """Have the frame in the cache."""
+        if not self._file(path, spec, mm_per_pixel, enlarge).exists():
+            self.get(path, spec, mm_per_pixel, enlarge)
+
+    def _file(self, path: Place, spec: ViewSpec, mm_per_pixel: float | None, enlarge: float) -> Path:
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise ImageError(f"{path}: cannot be read ({error.strerror}).") from error
+        what = (READER, str(path), stat.st_size, stat.st_mtime_ns, spec, mm_per_pixel, enlarge)
+        return self.folder / f"{hashlib.sha256(repr(what).encode()).hexdigest()[:32]}.npy"
 
 
 def _save(path: Path, frame: NDArray[np.uint8]) -> None:
@@ -228,7 +243,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 def warm(
     dataset: CaseDataset, progress: Callable[[int, int], None], *, skip_bad: bool, share: tuple[int, int] = (0, 1)
 ) -> list[tuple[Case, str]]:
-    """Decode every image once into the cache.
+    """Decode every image once into the cache, with the processors that are this process's share.
 
     Args:
         dataset: the cases.
@@ -245,15 +260,24 @@ def warm(
     bad = []
     enlarge = augment.ENLARGE if dataset.training else 1.0
     first = len(dataset.cases) * share[0] // share[1]
-    for i, case in enumerate([*dataset.cases[first:], *dataset.cases[:first]]):
+    cases = [*dataset.cases[first:], *dataset.cases[:first]]
+    look_up([p for case in cases for paths in case.views.values() for p in paths if isinstance(p, Url)])
+
+    def error_of(case: Case) -> str | None:
         try:
             for modality, spec in dataset.specs.items():
                 for path in case.views.get(modality, ()):
-                    dataset.cache.get(path, spec, case.mm_per_pixel.get(modality), enlarge)
+                    dataset.cache.ensure(path, spec, case.mm_per_pixel.get(modality), enlarge)
         except ImageError as error:
-            message = f"row {case.row}, case {case.case_id}: {error}"
-            if not skip_bad:
-                raise ImageError(f"{message} Or leave such cases out with data.skip_bad=true.") from error
-            bad.append((case, message))
-        progress(i + 1, len(dataset.cases))
+            return f"row {case.row}, case {case.case_id}: {error}"
+        return None
+
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // share[1])) as pool:
+        for i, (case, error) in enumerate(zip(cases, pool.map(error_of, cases), strict=True)):
+            if error is not None and not skip_bad:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise ImageError(f"{error} Or leave such cases out with data.skip_bad=true.")
+            if error is not None:
+                bad.append((case, error))
+            progress(i + 1, len(cases))
     return bad

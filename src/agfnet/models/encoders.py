@@ -11,6 +11,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from agfnet.models.shapes import Images, Pyramid
@@ -25,7 +26,7 @@ class Encoder(nn.Module):
     Args:
         name: any timm backbone that gives features at these strides.
         pretrained: False for a random start, True for the first of (weights package, hub) that has them, or a local
-            weights file (safetensors, or a state dict that `torch.load(weights_only=True)` accepts).
+            weights file with timm's names (safetensors, or a state dict that `torch.load(weights_only=True)` accepts).
         drop_path: stochastic depth rate of the backbone, 0 to 1.
 
     Attributes:
@@ -52,6 +53,8 @@ class Encoder(nn.Module):
         indices = tuple(reductions.index(s) for s in STRIDES)
         try:
             features = timm.create_model(name, features_only=True, out_indices=indices, **extra)
+        except TypeError as error:
+            raise ConfigError(f"encoder {name!r} does not take drop_path ({error}); set model.drop_path: 0.") from error
         except (OSError, RuntimeError, ValueError) as error:
             raise ConfigError(_no_weights(name, str(error))) from error
         self.body: nn.Module = features
@@ -75,9 +78,27 @@ def _weights_source(name: str, pretrained: bool | Path) -> dict[str, object]:
     if not isinstance(pretrained, bool):
         if not pretrained.is_file():
             raise ConfigError(_no_weights(name, f"no such file: {pretrained}"))
+        _check_names(name, pretrained)
         return {"file": str(pretrained)}
     package = package_weights(name)
     return {} if package is None else {"state_dict": package}
+
+
+def _check_names(name: str, file: Path) -> None:
+    """Every tensor of the backbone is in the file: timm would leave one that is not at its random start, in silence."""
+    stored = load_state_dict(str(file))
+    with torch.device("meta"):
+        wanted = timm.create_model(name).state_dict()
+    cfg = timm.get_pretrained_cfg(name)
+    named = () if cfg is None or cfg.classifier is None else cfg.classifier
+    heads = tuple(f"{head}." for head in ([named] if isinstance(named, str) else named))
+    missing = [key for key in wanted if key not in stored and not key.startswith(heads)]
+    if missing:
+        raise ConfigError(
+            f"{file}: lacks {len(missing)} of the {len(wanted)} tensors of {name!r}, such as {missing[0]!r}; it has "
+            f"{next(iter(stored), 'none')!r}. Save them under timm's names, those of "
+            f"timm.create_model({name!r}).state_dict()."
+        )
 
 
 def package_weights(name: str) -> Mapping[str, Tensor] | None:

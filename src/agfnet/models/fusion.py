@@ -36,7 +36,10 @@ class Fusion(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, pyramids: Sequence[Pyramid], pooled: Sequence[Pooled], present: Presence) -> Fused:
-        """Maps (B, C_s, H_s, W_s) and vectors (B, C_m) per view, presence (B, M); absent rows hold zeros."""
+        """Maps (B, C_s, H_s, W_s) and vectors (B, C_m) per view, presence (B, M).
+
+        Absent rows hold zeros in training, anything finite in evaluation: leave them out by `present`.
+        """
 
 
 class AttentionGuidedFusion(Fusion):

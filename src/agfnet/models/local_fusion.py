@@ -338,7 +338,7 @@ class LocalFusion(nn.Module):
         """Fuse.
 
         Args:
-            pyramids: per modality its maps (B, C_s, H_s, W_s), finest first; absent rows hold zeros.
+            pyramids: per modality its maps (B, C_s, H_s, W_s), finest first; absent rows hold anything finite.
             present: (B, M).
         """
         maps = [self._top_down(lateral, p) for lateral, p in zip(self.lateral.values(), pyramids, strict=True)]

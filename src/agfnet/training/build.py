@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import DataLoader
 
 from agfnet.config import Config
@@ -150,5 +151,6 @@ class CaseData(pl.LightningDataModule):
             sampler=sampler,
             collate_fn=dataset.collate,
             num_workers=self.workers,
-            persistent_workers=self.workers > 0,
+            persistent_workers=shuffle and self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
         )

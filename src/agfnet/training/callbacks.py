@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Checkpoint, WeightAveraging
 from torch import Tensor
 
@@ -20,17 +21,31 @@ log = logging.getLogger("agfnet")
 History = list[dict[str, float]]
 
 
-def ramped_average(decay: float) -> WeightAveraging:
+class RampedAverage(WeightAveraging):
     """Exponential moving average of weights and buffers whose decay rises as min(decay, (1 + n) / (10 + n)).
 
     Without the ramp, the average over a short training would mostly be the weights that it began with.
+
+    Args:
+        decay: 0 to 1.
     """
 
-    def average(mean: Tensor, now: Tensor, count: Tensor | int) -> Tensor:
-        kept = min(decay, (1.0 + float(count)) / (10.0 + float(count)))
-        return mean + (1.0 - kept) * (now - mean)
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        super().__init__(multi_avg_fn=self.average)
 
-    return WeightAveraging(avg_fn=average)
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Have the average where the training is: the module itself is only moved there after this."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+
+    def average(self, means: list[Tensor], now: list[Tensor], count: Tensor | int) -> None:
+        """Move tensors of one kind towards their present values, in place; whole numbers are taken over."""
+        if means[0].is_floating_point():
+            done = float(count)
+            torch._foreach_lerp_(means, now, 1.0 - min(self.decay, (1.0 + done) / (10.0 + done)))
+        else:
+            torch._foreach_copy_(means, now)
 
 
 class EpochCheckpoint(Checkpoint):

@@ -71,12 +71,14 @@ class DiagnosisLoss(nn.Module):
 def _cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None, smoothing: float) -> Tensor:
     """Mean over the known labels, each case weighted by its class; zero, with a gradient, where none is known.
 
-    PyTorch's own weights also change where the smoothed mass goes, which favours rare classes; these do not.
+    The weights have a mean of 1 over the cases, so they are not divided out again in each batch: in a small one, as of
+    one of several processes, a rare class would lose its weight. PyTorch's own also change where the smoothed mass
+    goes, which favours rare classes; these do not.
     """
     each = F.cross_entropy(logits.float(), label, ignore_index=UNKNOWN, label_smoothing=smoothing, reduction="none")
     known = (label != UNKNOWN).float()
     share = known if weight is None else known * weight[label.clamp(min=0)]
-    return (each * share).sum() / share.sum().clamp(min=1e-6)
+    return (each * share).sum() / known.sum().clamp(min=1.0)
 
 
 def class_weights(counts: Sequence[int], how: str) -> Tensor | None:

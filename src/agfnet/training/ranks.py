@@ -90,11 +90,11 @@ class Machine:
         if launcher == "SLURM" and n > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
             raise ConfigError(f"SLURM: give the tasks as --ntasks-per-node={self.devices}, not as --ntasks.")
 
-    def options(self, *, idle_at_first: bool) -> dict[str, Any]:
+    def options(self, *, idle: bool) -> dict[str, Any]:
         """What Lightning's Trainer needs to know.
 
         Args:
-            idle_at_first: some parameters get no gradient in the first steps.
+            idle: some parameters get no gradient in some steps.
         """
         # Lightning's own requeueing would keep half an epoch, under names that nothing else here knows.
         slurm = [SLURMEnvironment(auto_requeue=False)] if _launched()[0] == "SLURM" else None
@@ -102,7 +102,7 @@ class Machine:
             return {"devices": 1, "plugins": slurm}
         # Buffers are shared by the module itself: DDP would do so at every forward pass, also in validation, where
         # processes with one batch less would leave the others waiting.
-        strategy = DDPStrategy(broadcast_buffers=False, find_unused_parameters=idle_at_first, timeout=PATIENCE)
+        strategy = DDPStrategy(broadcast_buffers=False, find_unused_parameters=idle, timeout=PATIENCE)
         return {"devices": self.devices, "num_nodes": self.nodes, "strategy": strategy, "plugins": slurm}
 
 
@@ -127,6 +127,11 @@ def _launched() -> tuple[str | None, int]:
     if SLURMEnvironment.detect():
         return "SLURM", int(os.environ["SLURM_NTASKS"])
     return None, 1
+
+
+def started_together() -> bool:
+    """Whether the other processes are there from the start; this command's own are started with the training."""
+    return _launched()[0] is not None
 
 
 class KeepTerminate(pl.Callback):

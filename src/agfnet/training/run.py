@@ -28,7 +28,7 @@ from agfnet.training.callbacks import EpochHistory
 from agfnet.training.losses import class_weights
 from agfnet.training.module import LesionModule
 from agfnet.training.profile import StepProfiler, tell_profile
-from agfnet.training.ranks import ALONE, Machine, first_process, rank, together
+from agfnet.training.ranks import ALONE, Machine, first_process, rank, started_together, together
 from agfnet.training.trainer import check_compiler, make_trainer
 from agfnet.types import RESEARCH_USE, BundleError, Case, ConfigError, TableError
 
@@ -230,7 +230,7 @@ def _decode(data: CaseData, folder: Path, processes: int, *, skip_bad: bool) -> 
             shown = time.monotonic()
             log.info("decoding images: case %d of %d", done, total)
 
-    share = rank(), processes
+    share = (rank(), processes) if started_together() else (0, 1)
     bad = [b for part in (data.train, data.validation) for b in warm(part, progress, skip_bad=skip_bad, share=share)]
     if bad and first_process():
         listed = {

@@ -18,7 +18,7 @@ from pytorch_lightning.profilers import Profiler
 
 from agfnet.config import Config
 from agfnet.models.network import AGFNet
-from agfnet.training.callbacks import EpochCheckpoint, EpochHistory, ramped_average
+from agfnet.training.callbacks import EpochCheckpoint, EpochHistory, RampedAverage
 from agfnet.training.precision import bfloat16_pays, depthwise_in_float32, keep_freed_memory
 from agfnet.training.ranks import KeepTerminate, Machine
 from agfnet.types import ConfigError
@@ -62,7 +62,7 @@ def make_trainer(
         KeepTerminate(),
     ]
     if recipe.ema:
-        callbacks.insert(0, ramped_average(recipe.ema))
+        callbacks.insert(0, RampedAverage(recipe.ema))
     if recipe.early_stopping is not None:
         patience = max(1, recipe.early_stopping // recipe.validate_every)
         callbacks.append(EarlyStopping("val_loss", patience=patience, check_on_train_epoch_end=False))
@@ -92,7 +92,8 @@ def make_trainer(
         logger=TensorBoardLogger(str(folder), name="tensorboard", version=""),
         callbacks=callbacks,
         profiler=profiler,
-        **machine.options(idle_at_first=frl.enabled and frl.start > 0),
+        # What one view has to look at others with gets no gradient, nor does what FRL brings before it begins.
+        **machine.options(idle=(frl.enabled and frl.start > 0) or len(config.data.views) == 1),
     )
 
 

@@ -67,8 +67,8 @@ def test_labels(drawn, tmp_path):
 def test_processes_that_decode_together_begin_apart(drawn, tmp_path):
     data = dataset(drawn, tmp_path / "cache")
     seen = []
-    get = data.cache.get
-    data.cache.get = lambda path, *rest: (seen.append(path), get(path, *rest))[1]
+    ensure = data.cache.ensure
+    data.cache.ensure = lambda path, *rest: (seen.append(path), ensure(path, *rest))[1]
     warm(data, lambda *_: None, skip_bad=False, share=(1, 2))
     middle = data.cases[len(data.cases) // 2]
     assert seen[0] in [path for paths in middle.views.values() for path in paths]

@@ -86,9 +86,20 @@ def test_a_local_file_of_weights(tmp_path):
     assert all(torch.equal(first[k], second[k]) for k in first)
 
 
+def test_a_local_file_with_other_names_is_no_random_start(tmp_path):
+    weights = timm.create_model("test_efficientnet", num_classes=3).state_dict()
+    torch.save(weights, tmp_path / "other-head.pth")
+    loaded = Encoder("test_efficientnet", pretrained=tmp_path / "other-head.pth").body.state_dict()
+    assert torch.equal(loaded["conv_stem.weight"], weights["conv_stem.weight"])
+    torch.save({f"backbone.{key}": value for key, value in weights.items()}, tmp_path / "prefixed.pth")
+    with pytest.raises(ConfigError, match=r"lacks .* such as 'conv_stem.weight'; it has 'backbone.conv_stem.weight'"):
+        Encoder("test_efficientnet", pretrained=tmp_path / "prefixed.pth")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        ({"name": "densenet121", "drop_path": 0.1}, "does not take drop_path"),
         ({"name": "resnet5000"}, "not a timm backbone"),
         ({"name": "test_vit"}, "no features at stride"),
         ({"name": "test_efficientnet", "pretrained": "missing.pth"}, "no such file"),

@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
 import torch
+from pytorch_lightning import LightningModule
 
 from agfnet.config import parse_config
 from agfnet.data.table import own_cases
@@ -14,7 +16,7 @@ from agfnet.evaluation.experiment import CHOSEN, run
 from agfnet.models.network import AGFNet
 from agfnet.prediction.bundle import read_bundle
 from agfnet.training.build import task_of
-from agfnet.training.callbacks import ramped_average
+from agfnet.training.callbacks import RampedAverage
 from agfnet.training.losses import DiagnosisLoss, class_weights
 from agfnet.training.run import WEIGHTS, load_run, parts, train
 from agfnet.types import BundleError, ConfigError, ImageError, TableError
@@ -172,12 +174,33 @@ def test_a_loss_that_is_no_number_is_said(drawn, tmp_path):
 
 
 def test_the_average_forgets_the_start_of_a_short_training():
-    average = ramped_average(0.99)._kwargs["avg_fn"]
+    average = RampedAverage(0.99).average
     value = torch.tensor(0.0)
     for count in range(1, 30):
-        value = average(value, torch.tensor(1.0), torch.tensor(count))
+        average([value], [torch.tensor(1.0)], torch.tensor(count))
     assert value > 0.95
-    assert average(torch.tensor(0.0), torch.tensor(1.0), 10**6).item() == pytest.approx(0.01)
+    late, steps = torch.tensor(0.0), torch.tensor(3)
+    average([late], [torch.tensor(1.0)], 10**6)
+    assert late.item() == pytest.approx(0.01)
+    average([steps], [torch.tensor(7)], 10**6)
+    assert steps.item() == 7
+
+
+def test_the_average_lies_where_the_training_is():
+    """Lightning moves the module to its device only after the callbacks' setup."""
+    average, module = RampedAverage(0.99), LightningModule()
+    module.layer = torch.nn.Linear(2, 2)
+    average.setup(SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta"))), module, "fit")
+    assert average._average_model.module.layer.weight.device.type == "meta"
+    assert module.layer.weight.device.type == "cpu"
+
+
+def test_a_rare_class_keeps_its_weight_in_a_small_batch():
+    """As in the batches of several processes: the mean over them is the loss of all cases together."""
+    loss = DiagnosisLoss([], class_weights=class_weights([6, 2], "balanced"))
+    logits, label = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.5, 0.0], [0.0, 1.0]]), torch.tensor([0, 0, 0, 1])
+    alone = torch.stack([loss._diagnosis(logits[i : i + 1], label[i : i + 1]) for i in range(4)]).mean()
+    assert loss._diagnosis(logits, label).item() == pytest.approx(alone.item())
 
 
 def test_class_weights_do_not_change_where_a_case_has_its_best_answer():
