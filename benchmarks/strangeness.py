@@ -94,7 +94,7 @@ def main() -> None:
     for view, spec in specs.items():
         encoder = network.encoders[view]
         train, own = (described(encoder, own_frames(part, view, spec), spec) for part in (learnt, held_out))
-        references = {d: fit_reference(train[d], own[d], false_refers=0.01) for d in train}
+        references = {d: fit_reference(train[d], own[d][:, None], false_refers=0.01) for d in train}
         made[view] = {
             kind: {d: float((references[d].distance(x) > references[d].limit).mean()) for d, x in found.items()}
             for kind, frames in wrong_frames(held_out, view, spec, given).items()

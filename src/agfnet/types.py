@@ -115,7 +115,7 @@ class Prediction:
         attention: modality -> (H, W) float in (0, 1), where maps were asked for.
         evidence: modality -> (K, H, W) float in logits, where maps were asked for.
         extra_probabilities: further label column -> (K',) float.
-        statistics: modality -> (2 C,) mean and log deviation of the encoder's channels, of the first image.
+        statistics: modality -> (I, 2 C) mean and log deviation of the encoder's channels, of each image of the view.
         diagnosis_set: places of its classes, see `Conformal`; None from a bundle that is not calibrated.
         referred: why the case is handed back; empty where it is answered, None from a bundle that is not calibrated.
     """

@@ -28,6 +28,7 @@ def test_the_command(copied, trained, drawn, agfnet_command, tmp_path):
     assert done.exit_code == 0, done.stderr
     assert "optimistic" in done.stdout
     assert "every case is referred. Calibrate on more cases" in done.stdout  # a handful cannot show a risk of 10 %
+    assert "patients are too few to tell what lies beyond all but 1% of the images" in done.stdout
     made = json.loads((copied / "calibration" / "calibration.json").read_text())
     assert made["facts"]["part"] == "validation"
     for picture in ("before", "after"):
@@ -118,6 +119,12 @@ def test_parts_that_were_made_anew_since_the_training(trained, drawn, tmp_path, 
     done = agfnet_command("calibrate", run)
     assert done.exit_code == 1
     assert "the parts were made anew since" in done.stderr.replace("\n", " ")
+    for source in (run, run / "model.agf"):
+        asked = agfnet_command("evaluate", source, table, "--part", "calibration", "-o", tmp_path / "asked")
+        assert asked.exit_code == 1
+        assert "was trained on some of these cases" in asked.stderr.replace("\n", " ")
+    asked = agfnet_command("evaluate", trained, drawn / "parts.csv", "--part", "train", "-o", tmp_path / "asked")
+    assert asked.exit_code == 0, asked.stderr  # asked for by name
     more = frame.filter(pl.col("split") == "calibration").with_columns(pl.col("case_id", "patient_id") + "x")
     pl.concat([frame, more]).write_csv(table)  # further calibration cases do no harm
     assert agfnet_command("calibrate", run, "--threads", 1).exit_code == 0

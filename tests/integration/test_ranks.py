@@ -139,6 +139,16 @@ def test_torchrun_folds_and_a_late_frl(drawn, config, tmp_path):
 
 
 @pytest.mark.full
+def test_one_view_has_nothing_to_look_at_others_with(tree, tmp_path):
+    """What would attend to other views gets no gradient; the processes do not wait for it."""
+    views = {"clinical": tree["data"]["views"]["clinical"]}
+    alone = tree | {"data": tree["data"] | {"views": views}, "reconstruction": {"enabled": False}}
+    config = write_config(tmp_path / "one.yaml", alone)
+    finished(start("-c", config, "-o", tmp_path / "run", "--devices", 2))
+    whole(tmp_path / "run")
+
+
+@pytest.mark.full
 def test_a_loss_that_is_no_number_ends_all(config, tmp_path):
     process = start("-c", config, "-o", tmp_path / "run", "--devices", 2, "training.learning_rate=1e30")
     _, told = process.communicate(timeout=200)

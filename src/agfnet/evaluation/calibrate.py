@@ -195,19 +195,21 @@ def fit_certainty(labels: ArrayLike, probabilities: ArrayLike, *, risk: float, l
     return float(certainty[order][good[-1] - 1]) if good.size else math.nextafter(1.0, 2.0)
 
 
-def fit_reference(statistics: NDArray[np.float32], held_out: NDArray[np.float32], *, false_refers: float) -> Reference:
+def fit_reference(
+    statistics: NDArray[np.float32], held_out: Sequence[NDArray[np.float32]], *, false_refers: float
+) -> Reference:
     """What a view's training images look like, and how far held-out ones of the same kind lie.
 
     Args:
         statistics: (n, D) of training images; see `channel_statistics`.
-        held_out: (m, D) of calibration cases.
+        held_out: of each calibration case (I, D), its images of the view; the farthest counts. One case a patient.
         false_refers: share of ordinary images that may be called strange.
     """
     scaler = StandardScaler().fit(statistics.astype(np.float64))  # the covariance is shrunk towards that of a ball
     precision = LedoitWolf(assume_centered=True).fit(scaler.transform(statistics)).precision_
     whiten = np.linalg.cholesky(precision).T / scaler.scale_
     reference = Reference(scaler.mean_.astype(np.float32), whiten.astype(np.float32), math.inf)
-    distances = np.sort(reference.distance(held_out))
+    distances = np.sort([reference.farthest(images) for images in held_out])
     limit = distances[min(len(distances) - 1, math.ceil((len(distances) + 1) * (1.0 - false_refers)) - 1)]
     return Reference(reference.mean, reference.whiten, float(limit))
 

@@ -6,6 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from agfnet.config import Config, load_config
 from agfnet.data.table import cases_sha256, own_cases, read_cases, table_sha256
-from agfnet.evaluation.answers import answers_of, whole
+from agfnet.evaluation.answers import Answers, answers_of, whole
 from agfnet.evaluation.calibrate import (
     choose_temperature,
     cross_fitted,
@@ -24,6 +25,7 @@ from agfnet.evaluation.calibrate import (
     fit_reference,
     fit_temperature,
     fit_usual,
+    one_case_each,
     referral_facts,
 )
 from agfnet.evaluation.figures import reliability_figure
@@ -36,7 +38,7 @@ from agfnet.prediction.calibration import tempered
 from agfnet.prediction.commands import predict_cases
 from agfnet.prediction.decision import Decision, write_decision
 from agfnet.prediction.predictor import Predictor
-from agfnet.prediction.refer import disagreement
+from agfnet.prediction.refer import Reference, ReferRule, disagreement
 from agfnet.types import RESEARCH_USE, AgfnetWarning, Case, ConfigError, Place, Prediction, TableError
 
 log = logging.getLogger("agfnet")
@@ -106,27 +108,20 @@ def calibrate(
     # Half a case more of each class, so that a class without a calibration case is rare, not impossible.
     prevalence = np.bincount(answers.labels, minlength=len(classes)) + 0.5
     prevalence /= prevalence.sum()
-    references = {
-        view: fit_reference(_statistics(view, learnt), _statistics(view, asked), false_refers=false_refers)
-        for view in predictor.specs
-    }
+    each = [asked[i] for i in one_case_each(answers.patients, seed)]
+    references = {view: _reference(view, learnt, each, false_refers) for view in predictor.specs}
     calibrated = tempered(answers.probabilities, temperature)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", AgfnetWarning)
         conformal = fit_conformal(answers.labels, calibrated, answers.patients, coverage=coverage, seed=seed)
-    for warning in said:
-        notes.append(_named(str(warning.message), classes))
-        log.warning("%s", notes[-1])
+    notes += [_named(str(warning.message), classes) for warning in said]
     apart = [disagreement(list(p.view_probabilities.values())) for _, p in asked]
     rule = fit_refer(
         answers.labels, calibrated, answers.patients, apart, references, risk=risk, false_refers=false_refers, seed=seed
     )
-    if rule.certainty > 1.0:
-        notes.append(
-            f"These {len(answers)} cases do not show an error of at most {risk:.0%} with 95 % confidence: every "
-            "case is referred. Calibrate on more cases, or choose a higher --risk."
-        )
-        log.warning("%s", notes[-1])
+    notes += _too_few(rule, len(answers), len(each), false_refers)
+    for note in notes:
+        log.warning("%s", note)
     facts = {
         "table": str(table),
         "table_sha256": table_sha256(table),
@@ -137,12 +132,15 @@ def calibrate(
         "false_refers": false_refers,
         "notes": notes,
     }
-    usual = fit_usual(calibrated, {view: own.distance(_statistics(view, asked)) for view, own in references.items()})
+    distances = {
+        view: np.array([own.farthest(x) for x in _statistics(view, asked)]) for view, own in references.items()
+    }
+    usual = fit_usual(calibrated, distances)
     decision = Decision(temperature, tuple(prevalence.tolist()), conformal, rule, usual, facts)
     _write(run, decision)
     (run / FOLDER).mkdir(exist_ok=True)
     reasons = [
-        rule.reasons(p, gap, {view: float(references[view].distance(x)) for view, x in told.statistics.items()})
+        rule.reasons(p, gap, {view: references[view].farthest(x) for view, x in told.statistics.items()})
         for p, gap, (_, told) in zip(calibrated, apart, asked, strict=True)
     ]
     right = (calibrated.argmax(1) == answers.labels).tolist()
@@ -158,18 +156,8 @@ def calibrate(
         "facts": facts,
     }
     for name, probabilities in (("before", answers.probabilities), ("after", honest)):
-        card = scorecard(
-            answers.labels,
-            probabilities,
-            answers.patients,
-            classes,
-            malignant=config.data.malignant or None,
-            draws=draws,
-        )
-        made[name] = {figure: card["metrics"][figure] for figure in ("nll", "brier", "ece", "classwise_ece")} | {
-            "ece_if_calibrated": card["calibration"]["if_calibrated"]["ece"]["mean"]
-        }
-        reliability_figure(card, run / FOLDER / f"reliability-{name}.png")
+        fared = replace(answers, probabilities=probabilities)
+        made[name] = _calibration_of(fared, predictor, draws, run / FOLDER / f"reliability-{name}.png")
     write_json(run / FOLDER / "calibration.json", made)
     write_text(run / FOLDER / "calibration.md", calibration_markdown(made, classes))
     return made
@@ -208,12 +196,49 @@ def _apart(cases: Sequence[Case], trained: Sequence[Case]) -> None:
 Asked = Sequence[tuple[Case, Prediction]]
 
 
-def _statistics(view: str, asked: Asked) -> NDArray[np.float32]:
-    """The statistics (n, D) of a view's images, of the cases that have it."""
+def _reference(view: str, learnt: Asked, each: Asked, false_refers: float) -> Reference:
+    """Of the first image of each training case, and all images of one case of each patient."""
+    firsts = np.stack([images[0] for images in _statistics(view, learnt)])
+    return fit_reference(firsts, _statistics(view, each), false_refers=false_refers)
+
+
+def _statistics(view: str, asked: Asked) -> list[NDArray[np.float32]]:
+    """The statistics (I, D) of a view's images, of each case that has it."""
     known = [p.statistics[view] for _, p in asked if view in p.statistics]
     if not known:
         raise TableError(f"no case has a {view}; a calibration needs cases with every view.")
-    return np.stack(known)
+    return known
+
+
+def _too_few(rule: ReferRule, cases: int, patients: int, false_refers: float) -> list[str]:
+    """What a rule could not be fitted to for want of cases."""
+    notes = []
+    if (patients + 1) * false_refers < 1.0:
+        notes.append(
+            f"{patients} patients are too few to tell what lies beyond all but {false_refers:.0%} of the images: more "
+            "ordinary images than that may be called strange. Calibrate on more patients."
+        )
+    if rule.certainty > 1.0:
+        notes.append(
+            f"These {cases} cases do not show an error of at most {rule.risk:.0%} with 95 % confidence: every "
+            "case is referred. Calibrate on more cases, or choose a higher --risk."
+        )
+    return notes
+
+
+def _calibration_of(answers: Answers, predictor: Predictor, draws: int, picture: Path) -> dict[str, Any]:
+    """How well probabilities are calibrated: figures, and a diagram."""
+    card = scorecard(
+        answers.labels,
+        answers.probabilities,
+        answers.patients,
+        predictor.classes,
+        malignant=predictor.bundle.facts["malignant"] or None,
+        draws=draws,
+    )
+    reliability_figure(card, picture)
+    figures = {figure: card["metrics"][figure] for figure in ("nll", "brier", "ece", "classwise_ece")}
+    return figures | {"ece_if_calibrated": card["calibration"]["if_calibrated"]["ece"]["mean"]}
 
 
 def _as_before(temperature: Sequence[float], labels: IntArray, probabilities: NDArray[np.float64]) -> tuple[float, ...]:
@@ -270,7 +295,7 @@ def calibration_markdown(made: Mapping[str, Any], classes: Sequence[str]) -> str
         (
             f"Referral: wanted risk {referral['wanted_risk']:.0%}; certainty at least "
             f"{min(1.0, made['certainty']):.2f}; {answered} answered, error {_share(referral['error_answered'])} "
-            f"(all: {_share(referral['error_all'])})."
+            f"(all: {_share(referral['error_all'])}), on the very cases that the rule was fitted on: optimistic."
         ),
         "",
         *(f"- {note}" for note in facts["notes"]),

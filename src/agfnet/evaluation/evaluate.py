@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from agfnet.config import load_config
-from agfnet.data.table import cases_sha256, table_sha256, write_table
+from agfnet.data.table import fingerprint, table_sha256, write_table
 from agfnet.evaluation.answers import answers_of
 from agfnet.evaluation.figures import confusion_figure, reliability_figure, roc_figure
 from agfnet.evaluation.scorecard import scorecard
@@ -50,18 +50,17 @@ def chosen_cases(
     """The cases of one part of a table, with the views that the network knows; see `cases_of` and `chosen_part`.
 
     Raises:
-        TableError: the network is of a fold of this table, and was trained on some of the cases.
+        TableError: the network was trained on some of the cases, and the part named is not one that it was trained on.
     """
     cases = cases_of(table, predictor, data_root=data_root)
     chosen = chosen_part(cases, part, include_test=include_test, table=table)
-    facts, data = predictor.bundle.facts["run"], predictor.bundle.config.data
-    seen = [case for case in cases if any(case.views.values())]
-    split = cases_sha256(*([c for c in seen if c.split in own] for own in (data.train, data.validation)))
-    fold = table_sha256(table) == facts["table_sha256"] and facts.get("cases_sha256", split) != split
-    if fold and any(c.split is None or c.split in {*data.train, *data.validation} for c in chosen):
+    trained = set(predictor.bundle.facts.get("trained_on", ()))
+    known = [case for case in chosen if fingerprint(case) in trained]
+    if known and part not in predictor.bundle.config.data.train:
         raise TableError(
-            f"{table}: the network is of a run of --folds, which was trained on some of these cases. The folds' "
-            "figures on cases held out are in `pooled`; give cases that no fold has seen."
+            f"{table}: the network was trained on some of these cases: {len(known)} of {len(chosen)}, such as "
+            f"{known[0].case_id} in row {known[0].row}. The parts were made anew since, or it is a run of --folds, "
+            "whose figures on cases held out are in `pooled`. Restore the table, or give cases that it has not seen."
         )
     return chosen
 

@@ -223,8 +223,9 @@ class GradientMaps:
     def __call__(self, look: Look, chosen: int) -> dict[str, NDArray[np.float32]]:
         """Modality -> (3, H, W) of one look."""
         images = {view: self.torch.from_numpy(x)[None].requires_grad_() for view, x in look.items()}
-        log_p = self.network(images).logits[0, chosen].double()
-        (log_p - self.torch.log(-self.torch.expm1(log_p))).backward()
+        log_p = self.network(images).logits[0].double()
+        others = self.torch.arange(len(log_p)) != chosen
+        (log_p[chosen] - log_p[others].logsumexp(0)).backward()  # finite also where the answer is as good as certain
         return {view: x.grad[0].numpy() for view, x in images.items() if x.grad is not None}
 
 

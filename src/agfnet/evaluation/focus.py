@@ -2,8 +2,8 @@
 
 The maps are those that the exported graph gives: attention, and class evidence of the predicted class (its positive
 part, relative to the mean over the classes). The controls: a map that is brightest in the middle; the mean of all
-cases' masks, which is the best that a map can do that does not look at the image; and the same graph with the entries
-of every weight tensor shuffled (randomised weights, Adebayo et al. 2018, 1810.03292).
+cases' masks, where evidence usually lies, whatever the image shows; and the same graph with the entries of every weight
+tensor shuffled (randomised weights, Adebayo et al. 2018, 1810.03292).
 """
 
 from __future__ import annotations

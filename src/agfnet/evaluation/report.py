@@ -79,7 +79,7 @@ def report_facts(
         "notice": RESEARCH_USE,
         "card": card,
         "cohort": cohort(cases, predictor),
-        "run": dict(predictor.bundle.facts),
+        "run": {name: fact for name, fact in predictor.bundle.facts.items() if name != "trained_on"},
         "bundle_sha256": predictor.bundle.sha256,
         "precision_recall": {name: _precision_recall(answers, k) for k, name in enumerate(predictor.classes)},
         "decision": decision_curve(answers, [predictor.classes.index(m) for m in malignant]) if malignant else None,

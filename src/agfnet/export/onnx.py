@@ -162,7 +162,8 @@ def export_run(folder: Path) -> Path:
             "flips": config.prediction.flips,
             "opset": OPSET,
             "parity": difference,
-            "run": {k: facts.get(k) for k in ("table_sha256", "cases_sha256", "seed", "versions", "cases")},
+            "trained_on": facts.get("trained_on", []),
+            "run": {k: facts.get(k) for k in ("table_sha256", "seed", "versions", "cases")},
         },
         {
             "model.onnx": graph,

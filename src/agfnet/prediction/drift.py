@@ -30,8 +30,8 @@ class Usual:
 def stability_index(counts: ArrayLike, expected: ArrayLike) -> float:
     """Population stability index, sum of (a - e) ln(a / e) over bins, half a case added to each bin.
 
-    By custom below 0.1 is no shift, above 0.25 a marked one; a small sample of the same population scores about
-    (bins - 1) / n above 0.
+    By custom below 0.1 is no shift, above 0.25 a marked one. Of the same population n cases score about
+    (bins - 1) (1/n + 1/m) above 0 where the shares were themselves estimated from m cases: 0.11 at n = 500, m = 100.
 
     Args:
         counts: (bins,) cases found in each.

@@ -249,14 +249,14 @@ class Predictor:
             start += len(values)
         probabilities = averaged(own["logits"])
         opinions = {m: averaged(own["view_logits"][:, place[m]]) for m in views}
-        # Of a view's looks every so many is at an unflipped image: one strange image among several is strange.
+        # Of a view's looks every so many is at an unflipped image.
         statistics = {m: own[f"statistics_{m}"][:: len(self._flips(m))] for m in views}
         decided: dict[str, Any] = {}
         if self.decision is not None:
             probabilities = self.decision.calibrated(probabilities)
             inside = self.decision.conformal.sets(probabilities)
             references = self.decision.refer.references
-            distances = {m: float(references[m].distance(images).max()) for m, images in statistics.items()}
+            distances = {m: references[m].farthest(images) for m, images in statistics.items()}
             decided = {
                 "diagnosis_set": tuple(np.flatnonzero(inside).tolist()),
                 "referred": self.decision.refer.reasons(
@@ -275,7 +275,7 @@ class Predictor:
             attention={m: own[name][0, 0] for m in views if (name := f"attention_{m}_{FINEST}") in own} if maps else {},
             evidence={m: own[f"evidence_{m}"][0] for m in views} if maps else {},
             extra_probabilities=extra,
-            statistics={m: images[0] for m, images in statistics.items()},
+            statistics=statistics,
             **decided,
         )
 

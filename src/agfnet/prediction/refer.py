@@ -33,6 +33,10 @@ class Reference:
         apart = statistics.astype(np.float64) - self.mean
         return np.asarray(np.linalg.norm(apart @ self.whiten.T.astype(np.float64), axis=-1))
 
+    def farthest(self, statistics: NDArray[np.float32]) -> float:
+        """Distance of the farthest of a view's images (I, D): one strange image among several is strange."""
+        return float(self.distance(statistics).max())
+
 
 @dataclass(frozen=True, slots=True)
 class ReferRule:

@@ -68,7 +68,7 @@ class Telemetry:
         if self._decision is None or self._drift is None:
             return
         references = self._decision.refer.references
-        distances = {view: float(references[view].distance(x)) for view, x in prediction.statistics.items()}
+        distances = {view: references[view].farthest(x) for view, x in prediction.statistics.items()}
         with self._lock:
             self._drift.add(prediction.probabilities, distances)
 

@@ -60,12 +60,22 @@ def test_distance_is_that_of_mahalanobis():
     rng = np.random.default_rng(0)
     covariance, mean = np.array([[2.0, 0.03], [0.03, 0.005]]), np.array([8.0, -3.0])
     statistics = rng.multivariate_normal(mean, covariance, 6000).astype(np.float32)
-    fitted = fit_reference(statistics[:5000], statistics[5000:], false_refers=0.05)
+    fitted = fit_reference(statistics[:5000], statistics[5000:, None], false_refers=0.05)
     point = np.array([[7.0, -2.8]], np.float32)
     gap = point[0] - mean
     assert fitted.distance(point)[0] == pytest.approx(np.sqrt(gap @ np.linalg.inv(covariance) @ gap), rel=0.05)
     new = rng.multivariate_normal(mean, covariance, 4000).astype(np.float32)
     assert (fitted.distance(new) > fitted.limit).mean() == pytest.approx(0.05, abs=0.02)
+
+
+def test_of_several_images_the_farthest_counts():
+    """Also where the limit is fitted: cases of four images lie farther than those of one, and no more are strange."""
+    rng = np.random.default_rng(0)
+    draw_images = lambda n: rng.standard_normal((n, 4, 3)).astype(np.float32)  # noqa: E731
+    fitted = fit_reference(draw_images(2000)[:, 0], draw_images(2000), false_refers=0.05)
+    strange = [fitted.farthest(images) > fitted.limit for images in draw_images(4000)]
+    assert np.mean(strange) == pytest.approx(0.05, abs=0.02)
+    assert fitted.farthest(np.float32([[0, 0, 0], [9, 0, 0]])) == pytest.approx(9, rel=0.1)
 
 
 def test_every_reason_is_given():
