@@ -121,7 +121,7 @@ class ModelConfig(Section):
     Attributes:
         encoder: a timm backbone, for all views or per modality.
         pretrained: start from pretrained weights.
-        weights: a local file of them; otherwise an installed weights package, then the hub.
+        weights: a local file of them, with timm's names; otherwise an installed weights package, then the hub.
         fusion: "agf" (ALL + AGL) or a peer.
         fusion_options: arguments of the fusion module.
         dropout: on the features that the heads read.
