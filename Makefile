@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 
 help:
 	@echo "make demo     install, then everything once on synthetic cases (about 12 minutes); goes on if stopped"
-	@echo "make test     install, then every test that CI runs (about 12 minutes on 2 quiet cores once installed)"
+	@echo "make test     install, then every test that CI runs (about 6 minutes on 2 quiet cores once installed)"
 	@echo "make check    format, lint, types, layers (about a minute)"
 	@echo "make verify   check, and the statistical, load and fuzz suites at full size"
 	@echo "make bench    training, inference and scaling, as ratios in one run, into build/bench (on a quiet machine)"

@@ -101,6 +101,11 @@ class Case:
     reference_standard: str | None = None
     attributes: Mapping[str, str | None] = field(default_factory=dict)
 
+    @property
+    def images(self) -> list[Place]:
+        """The image files of all its views."""
+        return [path for paths in self.views.values() for path in paths]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:

@@ -261,7 +261,7 @@ def warm(
     enlarge = augment.ENLARGE if dataset.training else 1.0
     first = len(dataset.cases) * share[0] // share[1]
     cases = [*dataset.cases[first:], *dataset.cases[:first]]
-    look_up([p for case in cases for paths in case.views.values() for p in paths if isinstance(p, Url)])
+    look_up([path for case in cases for path in case.images if isinstance(path, Url)])
 
     def error_of(case: Case) -> str | None:
         try:

@@ -81,7 +81,7 @@ def read_cases(
 def own_cases(data: DataConfig) -> list[Case]:
     """The cases of a configuration's table that have an image of one of its views."""
     every = read_cases(data.table, views=list(data.views), extra_labels=data.extra_labels, data_root=data.data_root)
-    cases = [case for case in every if any(case.views.values())]
+    cases = [case for case in every if case.images]
     if len(cases) < len(every):
         without = f"no image of {' or '.join(data.views)}"
         log.warning(

@@ -181,7 +181,7 @@ def _apart(cases: Sequence[Case], trained: Sequence[Case]) -> None:
     checks: dict[str, Callable[[Case], set[str | Place]]] = {
         "patient": lambda c: {c.patient_id},
         "case": lambda c: {c.case_id},
-        "image": lambda c: {path for files in c.views.values() for path in files},
+        "image": lambda c: set(c.images),
     }
     for kind, of in checks.items():
         known = {one for case in trained for one in of(case)}

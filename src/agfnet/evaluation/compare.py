@@ -260,10 +260,10 @@ def _check_unseen(plan: ComparisonPlan, source: str) -> None:
     """No test case, here or of another site, shows an image that a row is trained or validated on."""
     base = parse_config(plan.base, source)
     used = {*base.data.train, *base.data.validation, "calibration"}
-    seen = {image for case in own_cases(base.data) if case.split in used for image in _images(case)}
+    seen = {image for case in own_cases(base.data) if case.split in used for image in case.images}
     for table in (plan.test, plan.external):
         cases = _test_part(_answerable(plan, table)) if table is not None else []
-        shared = [case for case in cases if _images(case) & seen]
+        shared = [case for case in cases if not seen.isdisjoint(case.images)]
         if shared:
             raise ConfigError(
                 f"{table}: row {shared[0].row}, case {shared[0].case_id}: its image is one of those that the networks "
@@ -271,10 +271,6 @@ def _check_unseen(plan: ComparisonPlan, source: str) -> None:
             )
         if table is not None and not cases:
             raise ConfigError(f"{table}: has no labelled case of the part test that every row can answer.")
-
-
-def _images(case: Case) -> set[Place]:
-    return {path for files in case.views.values() for path in files}
 
 
 def _fitted_on(config: Config, held: Sequence[Case]) -> list[Case]:
