@@ -90,6 +90,15 @@ def test_a_folder_without_a_run(tmp_path, agfnet_command):
     assert "Train first" in done.stderr
 
 
+def test_one_patient_is_too_few(copied, drawn, tmp_path, agfnet_command):
+    table = pl.read_csv(drawn / "parts.csv").filter(pl.col("split") == "calibration")
+    places = [(pl.lit(f"{drawn}/") + pl.col(view)).alias(view) for view in ("clinical", "ultrasound")]
+    table.with_columns(pl.lit("P1").alias("patient_id"), *places).write_csv(tmp_path / "one.csv")
+    done = agfnet_command("calibrate", copied, tmp_path / "one.csv")
+    assert done.exit_code == 1
+    assert "one patient's" in done.stderr.replace("\n", " ")
+
+
 def test_the_images_of_another_patient_id_are_still_known(copied, drawn, tmp_path, agfnet_command):
     """The same images under new ids are found by their files."""
     table = pl.read_csv(drawn / "parts.csv").filter(pl.col("split") == "train")

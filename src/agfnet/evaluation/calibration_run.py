@@ -81,7 +81,7 @@ def calibrate(
     Raises:
         ConfigError: the folder holds no finished run, its table has other training cases than it was trained on, or
             calibration cases were trained on.
-        TableError: no labelled calibration case.
+        TableError: no labelled calibration case, or those of one patient alone.
     """
     if not (run / BUNDLE).is_file():
         raise ConfigError(f"{run}: holds no exported run. Train first; then calibrate.")
@@ -92,10 +92,7 @@ def calibrate(
     trained = _trained(run, config, own)
     given = own if table is None else read_cases(table, views=views, data_root=data_root)
     table = table or config.data.table
-    cases = [c for c in given if c.split == part and c.label is not None]
-    if not cases:
-        raise TableError(f"{table}: no labelled case has split {part}. Make the part with `agfnet split`.")
-    _apart(cases, trained)
+    cases = _chosen(given, trained, part, table)
     log.info("asking about %d calibration cases", len(cases))
     asked = list(whole(predict_cases(predictor, cases), skip_bad=config.data.skip_bad))
     log.info("asking about %d training cases, for what their images look like", len(trained))
@@ -176,8 +173,13 @@ def _trained(run: Path, config: Config, cases: Sequence[Case]) -> list[Case]:
     return trained
 
 
-def _apart(cases: Sequence[Case], trained: Sequence[Case]) -> None:
-    """No calibration case, patient or image was trained on."""
+def _chosen(given: Sequence[Case], trained: Sequence[Case], part: str, table: Place) -> list[Case]:
+    """The labelled cases of a part: of several patients, and none of which case, patient or image was trained on."""
+    cases = [c for c in given if c.split == part and c.label is not None]
+    if not cases:
+        raise TableError(f"{table}: no labelled case has split {part}. Make the part with `agfnet split`.")
+    if len({c.patient_id for c in cases}) == 1:
+        raise TableError(f"{table}: its {part} cases are one patient's. Calibrate on cases of several patients.")
     checks: dict[str, Callable[[Case], set[str | Place]]] = {
         "patient": lambda c: {c.patient_id},
         "case": lambda c: {c.case_id},
@@ -191,6 +193,7 @@ def _apart(cases: Sequence[Case], trained: Sequence[Case]) -> None:
                 f"row {shared[0].row}, case {shared[0].case_id}: its {kind} was trained on ({len(shared)} such cases). "
                 "Calibrate on cases that the network has not seen."
             )
+    return cases
 
 
 Asked = Sequence[tuple[Case, Prediction]]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agfnet.evaluation.calibrate import LIMITS, fit_temperature
+from agfnet.evaluation.calibrate import LIMITS, PER_CLASS_CASES, choose_temperature, cross_fitted, fit_temperature
 from agfnet.metrics.calibration import nll
 from agfnet.prediction.calibration import tempered
 
@@ -35,3 +35,47 @@ def test_answers_stay_and_extremes_are_finite():
 def test_cases_that_are_all_right_do_not_ask_for_certainty():
     assert LIMITS[0] <= fit_temperature([0, 1], [[0.9, 0.1], [0.1, 0.9]]) < 0.2
     assert 5.0 < fit_temperature([0, 1], [[0.1, 0.9], [0.9, 0.1]]) <= LIMITS[1]
+
+
+def _distorted(rng, temperatures, cases):
+    """Labels, the probabilities that they were drawn from but with each class's logit multiplied, and patients."""
+    logits = rng.normal(0.0, 2.0, (cases, len(temperatures)))
+    honest = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = np.array([rng.choice(len(temperatures), p=p) for p in honest])
+    given = tempered(honest, [1 / t for t in temperatures])
+    return labels, given, [f"P{i // 2}" for i in range(cases)]
+
+
+def test_a_temperature_for_each_class_only_where_it_helps():
+    rng = np.random.default_rng(0)
+    labels, given, patients = _distorted(rng, (0.5, 1.0, 3.0), 3000)
+    assert choose_temperature(labels, given, patients) == pytest.approx((0.5, 1.0, 3.0), rel=0.15)
+    labels, given, patients = _distorted(rng, (2.0, 2.0, 2.0), 3000)
+    assert choose_temperature(labels, given, patients) == pytest.approx((2.0,), rel=0.1)
+
+
+def test_a_class_of_few_cases_has_no_temperature_of_its_own():
+    labels, given, patients = _distorted(np.random.default_rng(0), (0.5, 1.0, 3.0), 3000)
+    rare = np.flatnonzero(labels == 2)[PER_CLASS_CASES - 1 :]
+    kept = np.setdiff1d(np.arange(len(labels)), rare)
+    assert len(choose_temperature(labels[kept], given[kept], [patients[i] for i in kept])) == 1
+
+
+def test_no_case_is_calibrated_by_its_own_patient():
+    rng = np.random.default_rng(0)
+    labels, given, patients = _distorted(rng, (1.0, 1.0), 40)
+    given[:, 0] += np.arange(40) * 1e-9  # tells the cases apart
+    given /= given.sum(1, keepdims=True)
+    owner = {row.tobytes(): patient for row, patient in zip(given, patients, strict=True)}
+    fitted = []
+
+    def fit(_, p):
+        fitted.append({owner[row.tobytes()] for row in p})
+        return (float(len(fitted) + 1),)
+
+    made = cross_fitted(labels, given, patients, fit)
+    for row, case, patient in zip(made, given, patients, strict=True):
+        used = [i for i in range(len(fitted)) if tempered(case, i + 2.0) == pytest.approx(row, abs=1e-12)]
+        assert len(used) == 1
+        assert patient not in fitted[used[0]]
+    assert set.union(*fitted) == set(patients)
