@@ -10,6 +10,7 @@ import re
 
 import numpy as np
 import pytest
+from dicom_files import content_of, dicom, smooth
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -24,6 +25,7 @@ from agfnet.serving.settings import ServiceSettings
 from agfnet.types import RESEARCH_USE
 
 TOKEN = "a token that nobody guesses"
+FORM = {"Content-Type": "multipart/form-data; boundary=x"}
 OWN = {"Authorization": f"Bearer {TOKEN}"}
 
 
@@ -164,6 +166,33 @@ def test_a_bad_image_is_named_with_its_view(client, files, kind, status, code):
     assert "scan.png" not in said.text
 
 
+@pytest.mark.parametrize("lost", [8, 3000])
+def test_a_form_that_breaks_off_is_not_answered(client, files, lost):
+    """The body is whole for HTTP: a client or something on the way lost its end, and with it the scan."""
+    whole = client.build_request("POST", "/v1/predict", files=files)
+    content = whole.read()
+    said = client.post("/v1/predict", content=content, headers={"Content-Type": whole.headers["Content-Type"]})
+    assert said.status_code == 200
+    said = client.post("/v1/predict", content=content[:-lost], headers={"Content-Type": whole.headers["Content-Type"]})
+    assert (said.status_code, said.json()["code"]) == (400, "malformed-body")
+
+
+def test_images_of_two_patients_or_in_the_wrong_place_are_not_answered(client):
+    photo, scan = (content_of(dicom(smooth(1, 64, 64), modality=kind)) for kind in ("XC", "US"))
+    other = content_of(dicom(smooth(1, 64, 64), modality="US", PatientID="other"))
+    nameless = content_of(dicom(smooth(1, 64, 64), modality="US", PatientID=""))
+
+    def code(**files):
+        said = client.post("/v1/predict", files={view: ("a.dcm", content) for view, content in files.items()})
+        return said.status_code, said.json().get("code")
+
+    assert code(clinical=photo, ultrasound=scan) == (200, None)
+    assert code(clinical=photo, ultrasound=nameless) == (200, None)
+    assert code(clinical=photo, ultrasound=other) == (422, "other-patient")
+    assert code(clinical=scan) == (422, "wrong-view")
+    assert code(ultrasound=photo) == (422, "wrong-view")
+
+
 @pytest.mark.parametrize(
     ("request_", "status", "code"),
     [
@@ -172,10 +201,18 @@ def test_a_bad_image_is_named_with_its_view(client, files, kind, status, code):
         ({"files": {"clinical": ("a.png", b"a")}, "data": {"patient": "Doe"}}, 422, "unknown-field"),
         ({"files": {"clinical": ("a.png", b"a")}, "data": {"mm_per_pixel_clinical": "wide"}}, 422, "bad-scale"),
         ({"files": {"clinical": ("a.png", b"a")}, "data": {"mm_per_pixel_clinical": "nan"}}, 422, "bad-scale"),
+        ({"files": {"clinical": ("a.png", b"a")}, "data": {"mm_per_pixel_clinical": "5"}}, 422, "bad-scale"),
+        ({"files": {"clinical": ("a.png", b"a")}, "data": {"mm_per_pixel_clinical": ["0.1", "1"]}}, 422, "bad-scale"),
+        ({"files": {"clinical": ("a.png", b"a")}, "data": {"mm_per_pixel_ultrasound": "0.1"}}, 422, "bad-scale"),
         ({"files": [("clinical", ("a.png", b"a"))] * 9}, 422, "too-many-images"),
         ({"files": [("clinical", ("a.png", b"a"))] * 40}, 400, "malformed-body"),
-        ({"content": b"--x\r\n", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, 422, "no-view"),
-        ({"content": b"nonsense", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, 400, None),
+        (
+            {"content": b"--x\r\n", "headers": FORM},
+            400,
+            "malformed-body",
+        ),
+        ({"content": b"--x--\r\n", "headers": FORM}, 422, "no-view"),
+        ({"content": b"nonsense", "headers": FORM}, 400, None),
         ({"content": b"nonsense", "headers": {"Content-Type": "multipart/form-data"}}, 400, "malformed-body"),
         ({"json": {}}, 415, "malformed-body"),
         ({"files": {"clinical": ("a.png", bytes(3 * 2**20))}}, 413, "oversized-body"),

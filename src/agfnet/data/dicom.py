@@ -9,12 +9,15 @@ give the scale without a cut. Without any region sequence, Pixel Spacing is the 
 is only where its calibration is stated, as it may else be a detector's or a printer's. Pixels that are not square are
 made so by shrinking their finer side.
 
-Nothing but pixels, scale and codes of this module leaves it: no text of a file gets into results, messages or logs.
+Nothing but pixels, scale and codes of this module leaves it: no text of a file gets into results, messages or logs. Of
+whose image it is, a digest tells that means nothing outside this process.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -39,6 +42,7 @@ from agfnet.types import Place
 
 Kind = Literal["photo", "dermoscopy", "ultrasound", "other"]
 
+PATIENT, ISSUER = 0x00100020, 0x00100021
 _SOP_CLASS, _MODALITY, _BURNED_IN = 0x00080016, 0x00080060, 0x00280301
 _SPACING, _ASPECT, _CALIBRATION = 0x00280030, 0x00280034, 0x00280A02
 _REGIONS = 0x00186011
@@ -48,12 +52,13 @@ _UNITS = (0x00186024, 0x00186026)
 _DELTAS = (0x0018602C, 0x0018602E)
 _TWO_D, _TISSUE, _CM = 1, 1, 3
 _WANTED = PIXEL_TAGS | {
-    _SOP_CLASS, _MODALITY, _BURNED_IN, _SPACING, _ASPECT, _CALIBRATION, _SPATIAL_FORMAT, _DATA_TYPE,
+    PATIENT, ISSUER, _SOP_CLASS, _MODALITY, _BURNED_IN, _SPACING, _ASPECT, _CALIBRATION, _SPATIAL_FORMAT, _DATA_TYPE,
     *_BOX, *_UNITS, *_DELTAS,
 }  # fmt: skip
 _KINDS: dict[str, Kind] = {"US": "ultrasound", "IVUS": "ultrasound", "XC": "photo", "DMS": "dermoscopy"}
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _VL_PHOTOGRAPHIC = "1.2.840.10008.5.1.4.1.1.77.1.4"
+_KEY = secrets.token_bytes(32)
 _EQUAL = 0.01  # scales that differ by less are the same
 _SQUEEZE = 8.0  # sides of a pixel that differ by more are no calibration
 
@@ -79,6 +84,8 @@ class DicomImage:
         kind: photo, dermoscopy, ultrasound, or other.
         cropped: whether the pixels were cut to a region.
         captured: whether it is a secondary capture: made by a program, not by a device.
+        patient: a digest of the patient's id and its issuer, the same for the same patient in this process alone; None
+            where there is no id.
     """
 
     pixels: NDArray[np.uint8]
@@ -89,6 +96,7 @@ class DicomImage:
     kind: Kind
     cropped: bool
     captured: bool
+    patient: bytes | None
 
 
 class _Scale(NamedTuple):
@@ -154,7 +162,18 @@ def decode_dicom(name: Place | str, file: IO[bytes], limits: ImageLimits) -> Dic
         kind=kind,
         cropped=scale.box is not None,
         captured=_captured(header.values),
+        patient=_patient(header.values),
     )
+
+
+def _patient(values: Values) -> bytes | None:
+    name, issuer = (identifier(values, tag) for tag in (PATIENT, ISSUER))
+    return hashlib.blake2b(name + b"\0" + issuer, key=_KEY, digest_size=16).digest() if name else None
+
+
+def identifier(values: Values, tag: int) -> bytes:
+    """An identifier's bytes without the padding that writers differ in."""
+    return values.get(tag, b"").strip(b" \0")
 
 
 def dicom_values(name: Place | str, file: IO[bytes], limits: ImageLimits, also: frozenset[int] = frozenset()) -> Header:
@@ -200,11 +219,15 @@ def _kind(values: Values) -> Kind:
 
 def _scale(header: Header, layout: Layout, kind: Kind, min_side: int) -> _Scale:
     if _REGIONS in header.items:
-        found = [s for item in header.items[_REGIONS] if (s := _region(item, header.order, layout, min_side))]
-        if len(found) == 1:
-            return found[0]
-        if found and all(_alike(s.sides, found[0].sides) for s in found):
-            return _Scale(found[0].sides, known=True)
+        tissue = [item for item in header.items[_REGIONS] if _shows_tissue(item, header.order)]
+        found = [_region(item, header.order, layout, min_side) for item in tissue]
+        # One that cannot be used may be the scan itself, beside a calibrated inset.
+        usable = [scale for scale in found if scale is not None]
+        if usable and len(usable) == len(found):
+            if len(usable) == 1:
+                return usable[0]
+            if all(_alike(s.sides, usable[0].sides) for s in usable):
+                return _Scale(usable[0].sides, known=True)
     elif kind == "ultrasound" or text(header.values.get(_CALIBRATION, b"")) in {"GEOMETRY", "FIDUCIAL"}:
         sides = decimals(header.values, _SPACING)
         if _plausible(sides):
@@ -215,12 +238,16 @@ def _scale(header: Header, layout: Layout, kind: Kind, min_side: int) -> _Scale:
     return _Scale((1.0, 1.0), known=False)
 
 
+def _shows_tissue(item: Values, order: str) -> bool:
+    return [numbers(item, tag, order, "H") for tag in (_SPATIAL_FORMAT, _DATA_TYPE)] == [(_TWO_D,), (_TISSUE,)]
+
+
 def _region(item: Values, order: str, layout: Layout, min_side: int) -> _Scale | None:
-    """A calibrated region of 2-D tissue that lies in the image, or None."""
-    codes = [numbers(item, tag, order, "H") for tag in (_SPATIAL_FORMAT, _DATA_TYPE, *_UNITS)]
+    """A region of 2-D tissue that is calibrated and lies in the image, or None."""
+    units = [numbers(item, tag, order, "H") for tag in _UNITS]
     corners = [numbers(item, tag, order, "I") for tag in _BOX]
     deltas = [numbers(item, tag, order, "d") for tag in _DELTAS]
-    if codes != [(_TWO_D,), (_TISSUE,), (_CM,), (_CM,)] or not all(len(v) == 1 for v in (*corners, *deltas)):
+    if units != [(_CM,), (_CM,)] or not all(len(v) == 1 for v in (*corners, *deltas)):
         return None
     # The sign only says which way an axis points.
     across, down = (abs(10.0 * v[0]) for v in deltas)

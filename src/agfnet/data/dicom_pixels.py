@@ -11,7 +11,7 @@ import struct
 import threading
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from agfnet.data.dicom_header import (
     numbers,
     text,
 )
+from agfnet.data.jpeg import MAX_SCANS, walk_jpeg
 
 MAX_FRAMES = 20_000
 """Over ten minutes at 30 frames a second; more than that is no clip of a lesion, or a damaged number."""
@@ -47,6 +48,7 @@ _COMPRESSED = {
     "1.2.840.10008.1.2.4.203": "high-throughput JPEG 2000",
     _RLE: "RLE",
 }
+_JPEG_2000 = b"\xff\x4f\xff\x51"
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _SAMPLES = {
     **dict.fromkeys((*_GREY, "PALETTE COLOR"), 1),
@@ -269,11 +271,15 @@ def _codestream(header: Header, layout: Layout, index: int) -> bytes:
     if header.syntax == _RLE:
         if not _rle_fits(data, layout):
             raise HeaderFault("unreadable-image", "its compressed frame is damaged, or unpacks to more than it says")
-    elif coded_size(data) != (layout.rows, layout.columns):
+        return data
+    said = coded(data)
+    if said is None or (said.rows, said.columns, said.bits) != (layout.rows, layout.columns, layout.stored):
         raise HeaderFault(
-            "unreadable-image", "its compressed frame is damaged, or of another size than its header says"
+            "unreadable-image", "its compressed frame is damaged, or of another size or depth than its header says"
         )
-    elif not data.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
+    if said.rgb and layout.photometric in {"YBR_FULL", "YBR_FULL_422"}:
+        raise HeaderFault("unreadable-image", "its compressed frame and its header differ in how colours are stored")
+    if not data.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
         # Decoders fill up what is missing in silence.
         raise HeaderFault("truncated-image", "its compressed frame ends too early")
     return data
@@ -299,28 +305,46 @@ def _rle_fits(data: bytes, layout: Layout) -> bool:
     return True
 
 
-def coded_size(data: bytes) -> tuple[int, int] | None:
-    """(rows, columns) as a JPEG, JPEG-LS or JPEG 2000 codestream gives them; None where it does not."""
+class _Coded(NamedTuple):
+    """What a compressed frame says of itself.
+
+    Attributes:
+        rows, columns: of the image.
+        bits: of a sample.
+        rgb: it says that its colours become RGB in decoding, whatever the header says; False where it does not say.
+    """
+
+    rows: int
+    columns: int
+    bits: int
+    rgb: bool = False
+
+
+def coded(data: bytes) -> _Coded | None:
+    """What a JPEG, JPEG-LS or JPEG 2000 codestream says; None where it is none, or has no scan or too many."""
+    # Some writers leave JPEG 2000 in its file format, where boxes stand before the codestream.
+    start = data[:4096].find(_JPEG_2000) if data[4:8] == b"jP  " else 0
+    if start >= 0 and data[start : start + 4] == _JPEG_2000:
+        return _coded_2000(data, start)
+    head = walk_jpeg(data)
+    return _Coded(head.rows, head.columns, head.bits) if head and 1 <= head.scans <= MAX_SCANS else None
+
+
+def _coded_2000(data: bytes, start: int) -> _Coded | None:
+    """Of a JPEG 2000 codestream's main header (ITU-T T.800 annex A): the sizes, and the component transform."""
     try:
-        # Some writers leave JPEG 2000 in its file format, where boxes stand before the codestream.
-        start = data[:4096].find(b"\xff\x4f\xff\x51") if data[4:8] == b"jP  " else 0
-        if start >= 0 and data[start : start + 4] == b"\xff\x4f\xff\x51":
-            right, low, left, top = struct.unpack_from(">4I", data, start + 8)
-            return low - top, right - left
-        place, size = 2, None
-        while data[:2] == b"\xff\xd8":
+        right, low, left, top = struct.unpack_from(">4I", data, start + 8)
+        (bits,) = struct.unpack_from("B", data, start + 42)
+        place = start + 2
+        while True:
             marker, length = struct.unpack_from(">HH", data, place)
-            if marker == 0xFFF7 or (0xFFC0 <= marker <= 0xFFCF and marker not in {0xFFC4, 0xFFC8, 0xFFCC}):
-                rows, columns = struct.unpack_from(">HH", data, place + 5)
-                size = rows, columns
-            if marker == 0xFFDA:  # the scan: without one there is nothing to see, which a decoder need not mind
-                return size
-            if marker < 0xFFC0:
-                break
+            if marker == 0xFF52:
+                return _Coded(low - top, right - left, (bits & 0x7F) + 1, rgb=data[place + 8] == 1)
+            if marker == 0xFF90 or marker < 0xFF00:
+                return None
             place += 2 + length
-    except struct.error:
-        pass
-    return None
+    except (struct.error, IndexError):
+        return None
 
 
 def _shown(header: Header, layout: Layout, stored: NDArray[Any]) -> NDArray[np.uint8]:
@@ -356,7 +380,7 @@ def _eight_bits(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
 
 def _coloured(header: Header, stored: NDArray[Any]) -> NDArray[np.uint8]:
     """Palette colours (rows, columns, 3); a value outside the palette has its nearest entry's."""
-    channels = []
+    tables = []
     for description, content in _PALETTE:
         found = numbers(header.values, description, header.order, "H")
         data = header.values.get(content, b"")
@@ -368,7 +392,11 @@ def _coloured(header: Header, stored: NDArray[Any]) -> NDArray[np.uint8]:
         if bits not in {8, 16} or len(data) < entries * (2 if bits == 16 else 1):
             raise HeaderFault("unreadable-image", "its palette is shorter than it says, or of other than 8 or 16 bits")
         kind = np.dtype(f"{header.order}u2" if wide else "u1")
-        table = np.frombuffer(data, kind, count=entries)
-        place = np.clip(stored.astype(np.int32) - first, 0, entries - 1)
-        channels.append(_eight_bits(table[place].astype(np.uint16), bits))
-    return np.stack(channels, axis=-1)
+        table = np.frombuffer(data, kind, count=entries).astype(np.uint16)
+        tables.append((table, first, bits))
+    # Some writers state 16 bits and give 8, or the other way round: black, or any colour, where there is a picture.
+    largest = max(int(table.max()) for table, _, _ in tables)
+    if any((bits == 16) != (largest > 255) for _, _, bits in tables):
+        raise HeaderFault("unreadable-image", "its palette has other bits than it says")
+    places = [np.clip(stored.astype(np.int32) - first, 0, len(table) - 1) for table, first, _ in tables]
+    return np.stack([_eight_bits(t[place], bits) for (t, _, bits), place in zip(tables, places, strict=True)], axis=-1)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import polars as pl
 
-from agfnet.data.dicom import DicomImage, decode_dicom, dicom_values
+from agfnet.data.dicom import ISSUER, PATIENT, DicomImage, decode_dicom, dicom_values, identifier
 from agfnet.data.dicom_header import Values
 from agfnet.data.imagefile import DEFAULT_LIMITS, CodedImageError, ImageLimits, opened
 from agfnet.data.table import SCALE_SUFFIX, write_table
@@ -26,8 +26,8 @@ from agfnet.types import ConfigError, TableError
 VIEW_OF_KIND = {"photo": "clinical", "dermoscopy": "dermoscopy", "ultrasound": "ultrasound"}
 MIN_KEY_BYTES = 16
 ID_DIGITS = 16
-_ACCESSION, _PATIENT, _STUDY, _INSTANCE = 0x00080050, 0x00100020, 0x0020000D, 0x00080018
-_IDENTITY = frozenset({_ACCESSION, _PATIENT, _STUDY, _INSTANCE})
+_ACCESSION, _STUDY, _INSTANCE = 0x00080050, 0x0020000D, 0x00080018
+_IDENTITY = frozenset({_ACCESSION, _STUDY, _INSTANCE})
 _ALWAYS = ("clinical", "ultrasound")
 
 
@@ -168,8 +168,8 @@ def _read(path: Path, name: str, key: bytes, seen: dict[bytes, str], limits: Ima
         raise _Unusable("it is neither a photo nor a dermoscopic image nor ultrasound.")
     if any(sign in str(path) for sign in ";\n\r"):
         raise _Unusable("its path has a `;` or a line break, which a table cannot hold: rename it.")
-    instance = hashlib.sha256(_identifier(values, _INSTANCE)).digest()
-    if _identifier(values, _INSTANCE) and instance in seen:
+    instance = hashlib.sha256(identifier(values, _INSTANCE)).digest()
+    if identifier(values, _INSTANCE) and instance in seen:
         raise _Unusable(f"it is the same image as {seen[instance]}.")
     made = _line(path, view, values, image, key)
     seen[instance] = name
@@ -177,8 +177,10 @@ def _read(path: Path, name: str, key: bytes, seen: dict[bytes, str], limits: Ima
 
 
 def _line(path: Path, view: str, values: Values, image: DicomImage, key: bytes) -> _Found:
-    patient = _identifier(values, _PATIENT)
-    accession, study = _identifier(values, _ACCESSION), _identifier(values, _STUDY)
+    # Two hospitals may give the same id to two patients; who gave it says so.
+    patient, issuer = identifier(values, PATIENT), identifier(values, ISSUER)
+    who = (patient, issuer) if issuer else (patient,)
+    accession, study = identifier(values, _ACCESSION), identifier(values, _STUDY)
     if not patient:
         raise _Unusable("it has no patient id.")
     if not accession and not study:
@@ -186,19 +188,14 @@ def _line(path: Path, view: str, values: Values, image: DicomImage, key: bytes) 
     visit = (b"accession", accession) if accession else (b"study", study)
     return _Found(
         path=path,
-        case_id=pseudonym(key, b"case", patient, *visit),
-        patient_id=pseudonym(key, b"patient", patient),
+        case_id=pseudonym(key, b"case", *who, *visit),
+        patient_id=pseudonym(key, b"patient", *who),
         view=view,
         mm_per_pixel=image.mm_per_pixel,
         burned_in=image.burned_in,
         captured=image.captured,
         frames=image.frames,
     )
-
-
-def _identifier(values: Values, tag: int) -> bytes:
-    """An identifier's bytes without the padding that writers differ in."""
-    return values.get(tag, b"").strip(b" \0")
 
 
 def pseudonym(key: bytes, *parts: bytes) -> str:

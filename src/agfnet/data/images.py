@@ -26,6 +26,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from agfnet.data.dicom import decode_dicom
 from agfnet.data.imagefile import DEFAULT_LIMITS, UPLOAD, CodedImageError, ImageLimits, check_size, opened
+from agfnet.data.jpeg import MAX_SCANS, walk_jpeg
 from agfnet.places import place
 from agfnet.types import Place
 
@@ -124,11 +125,15 @@ class ScaledImage(NamedTuple):
         pixels: (H, W, 3) uint8.
         mm_per_pixel: where the file is a calibrated DICOM image.
         burned_in: it says that text is burned into the pixels.
+        kind: photo, dermoscopy, ultrasound or other, where it is a DICOM image.
+        patient: a digest of whose image it is, where it is a DICOM image that says so; see `DicomImage`.
     """
 
     pixels: NDArray[np.uint8]
-    mm_per_pixel: float | None
-    burned_in: bool
+    mm_per_pixel: float | None = None
+    burned_in: bool = False
+    kind: str | None = None
+    patient: bytes | None = None
 
 
 def read_scaled_image(
@@ -143,8 +148,8 @@ def read_scaled_image(
         kind = _format_of(name, file)
         if kind == "DICOM":
             made = decode_dicom(name, file, limits)
-            return ScaledImage(made.pixels, made.mm_per_pixel, burned_in=bool(made.burned_in))
-        return ScaledImage(_decoded(name, file, kind, limits, at_least), None, burned_in=False)
+            return ScaledImage(made.pixels, made.mm_per_pixel, bool(made.burned_in), made.kind, made.patient)
+        return ScaledImage(_decoded(name, file, kind, limits, at_least))
 
 
 def _decoded(
@@ -155,6 +160,8 @@ def _decoded(
     except Exception as error:
         raise _undecodable(path, kind, error) from error
     check_size(path, image.size, limits)
+    if kind == "JPEG":
+        _check_scans(path, file)
     try:
         if at_least is not None:
             image.draft(None, (at_least, at_least))
@@ -162,6 +169,17 @@ def _decoded(
         return _to_rgb(image)
     except Exception as error:
         raise _undecodable(path, kind, error) from error
+
+
+def _check_scans(path: Place | str, file: IO[bytes]) -> None:
+    """Refuse a JPEG that would keep the decoder busy for minutes."""
+    at = file.tell()
+    file.seek(0)
+    head = walk_jpeg(file.read())
+    file.seek(at)
+    if head is not None and head.scans > MAX_SCANS:
+        problem = f"it has {head.scans:,} scans, over the limit of {MAX_SCANS}"
+        raise CodedImageError(path, "oversized-image", problem, "Save it anew as a JPEG or PNG.")
 
 
 def _format_of(path: Place | str, file: IO[bytes]) -> str:

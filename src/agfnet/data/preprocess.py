@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from agfnet.data.images import DEFAULT_LIMITS, ImageLimits, read_scaled_image
+from agfnet.data.images import DEFAULT_LIMITS, UPLOAD, CodedImageError, ImageLimits, read_scaled_image
 from agfnet.types import ImageError, Place
 
 SCALING = (1 / 64, 16.0)
 """Least and greatest factor from an image's scale to the input's; beyond it the millimetres are surely wrong."""
+
+_KINDS = {"photo": "a photo", "dermoscopy": "a dermoscopic image", "ultrasound": "ultrasound"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +57,23 @@ class Framed(NamedTuple):
         pixels: (height, width, 3) uint8.
         mm_per_pixel: of the frame, where known.
         burned_in: the file says that text is burned into its pixels.
+        patient: a digest of whose image it is, where the file says so; see `DicomImage`.
     """
 
     pixels: NDArray[np.uint8]
-    mm_per_pixel: float | None
-    burned_in: bool
+    mm_per_pixel: float | None = None
+    burned_in: bool = False
+    patient: bytes | None = None
+
+
+def other_patient(frames: Mapping[str, Sequence[Framed]]) -> str | None:
+    """The first view with an image that says to be of another patient than one before it; None where none does."""
+    known: set[bytes] = set()
+    for view, own in frames.items():
+        known |= {frame.patient for frame in own if frame.patient is not None}
+        if len(known) > 1:
+            return view
+    return None
 
 
 def read_frame(
@@ -87,10 +101,15 @@ def read_frame(
     # A JPEG is decoded at a fraction of its size where that is enough; not where the size of its pixels counts.
     at_least = round(2 * enlarge * max(spec.size)) if mm_per_pixel is None else None
     read = read_scaled_image(source, limits=limits, at_least=at_least)
+    # A camera's image may be dermoscopic without saying so; a scan is a scan.
+    if read.kind in _KINDS and (read.kind == "ultrasound") != (spec.kind == "ultrasound"):
+        name = UPLOAD if isinstance(source, bytes) else source
+        problem = f"this DICOM file says that it is {_KINDS[read.kind]}, in the place of {_KINDS[spec.kind]}"
+        raise CodedImageError(name, "wrong-view", problem, "Put each image in its own view's place.")
     mm = read.mm_per_pixel if mm_per_pixel is None else mm_per_pixel
     pixels = fit(change(read.pixels) if change else read.pixels, spec, mm_per_pixel=mm, enlarge=enlarge)
     scale = None if mm is None else frame_scale((read.pixels.shape[0], read.pixels.shape[1]), spec, mm) / enlarge
-    return Framed(pixels, scale, read.burned_in)
+    return Framed(pixels, scale, read.burned_in, read.patient)
 
 
 def fit(

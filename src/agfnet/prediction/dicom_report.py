@@ -23,6 +23,7 @@ import highdicom as hd
 import numpy as np
 from highdicom import sr
 from pydicom import dcmread
+from pydicom.charset import python_encoding
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
@@ -37,9 +38,10 @@ log = logging.getLogger("agfnet")
 
 SCHEME = "99AGFNET"
 MAKER = "agfnet"
-_NEEDED = ("Modality", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_NEEDED = ("PatientID", "Modality", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_PATIENT = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate")
 _MAY_BE_EMPTY = (
-    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+    "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
     "StudyTime", "ReferringPhysicianName",
 )  # fmt: skip
 _REMEDY = "Use --dicom with images as their archive exports them, or leave it out."
@@ -65,13 +67,29 @@ def dicom_sources(files: Sequence[Place]) -> list[Source]:
     """The headers of DICOM images.
 
     Raises:
-        ImageError: one cannot be read, lacks what a reference to it needs, or is of another patient than the first.
+        ImageError: one cannot be read, lacks what a reference to it needs, does not say whose it is, or is of another
+            patient than the first.
     """
     sources = [_source(path) for path in files]
+    first = sources[0].header
     for path, source in zip(files, sources, strict=True):
-        if source.header.PatientID != sources[0].header.PatientID:
+        pairs = [(_plain(source.header, keyword), _plain(first, keyword)) for keyword in _PATIENT]
+        if any(one != other for one, other in pairs if one and other):
             raise ImageError(f"{path}: is of another patient than {files[0]}. Correct the case table.")
     return sources
+
+
+def _plain(header: Dataset, keyword: str) -> str:
+    """What a header says, without what devices write the same name with: capitals, empty parts at its end."""
+    return str(header.get(keyword, "")).casefold().rstrip("^= ")
+
+
+def _check_letters(header: Dataset, path: Place) -> None:
+    """Refuse a patient's name whose letters can only be guessed at: it would go into the archive as another."""
+    sets = header.get("SpecificCharacterSet") or ""
+    known = all(name in python_encoding for name in ([sets] if isinstance(sets, str) else sets)) and sets
+    if not known and not all(str(header.get(keyword, "")).isascii() for keyword in _PATIENT):
+        raise ImageError(f"{path}: the letters of its patient's name are in no stated character set. {_REMEDY}")
 
 
 def _source(path: Place) -> Source:
@@ -82,6 +100,7 @@ def _source(path: Place) -> Source:
             if keyword not in header:
                 setattr(header, keyword, "")
         missing = [keyword for keyword in _NEEDED if not header.get(keyword)]
+        _check_letters(header, path)
     if missing:
         raise ImageError(f"{path}: this DICOM file has no {missing[0]}. {_REMEDY}")
     return Source(header, [image.frame + 1] if image.frames > 1 else None, image.burned_in)
@@ -98,7 +117,7 @@ def _quiet(what: Place | str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except OSError:
+    except (OSError, ImageError):
         raise
     except Exception as error:  # noqa: BLE001 - all that the libraries may say of a header
         problem = f"its patient, study or class cannot be carried over ({type(error).__name__})"

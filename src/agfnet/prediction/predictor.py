@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from agfnet.data.preprocess import Framed, normalise, read_frame
+from agfnet.data.preprocess import Framed, normalise, other_patient, read_frame
 from agfnet.prediction.bundle import Bundle, read_bundle
 from agfnet.prediction.calibration import reweighted
 from agfnet.prediction.decision import read_decision
@@ -191,7 +191,7 @@ class Predictor:
         """The case's images, fitted to the inputs' frames.
 
         Raises:
-            ImageError: an image cannot be read, or there is none.
+            ImageError: an image cannot be read, or there is none, or they say to be of several patients.
         """
         frames: dict[str, list[Framed]] = {}
         for modality, spec in self.specs.items():
@@ -201,6 +201,8 @@ class Predictor:
                 frames.setdefault(modality, []).append(frame)
         if not frames:
             raise ImageError(f"no image of {' or '.join(self.specs)}. Give at least one view.")
+        if view := other_patient(frames):
+            raise ImageError(f"{view}: this DICOM image is of another patient than one before it. Correct the table.")
         return frames
 
     def looks(self, frames: Frames) -> list[Look]:

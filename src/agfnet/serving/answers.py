@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from agfnet.data.images import CodedImageError, ImageLimits
-from agfnet.data.preprocess import Framed, ViewSpec, read_frame
+from agfnet.data.preprocess import Framed, ViewSpec, other_patient, read_frame
 from agfnet.prediction.bundle import CARD
 from agfnet.prediction.explanation import Explanation
 from agfnet.prediction.overlay import colours
@@ -60,14 +60,17 @@ def read_upload(upload: Upload, predictor: Predictor, limits: ImageLimits) -> Fr
     """Decode and fit every image.
 
     Raises:
-        Problem: one that cannot be used, with its view.
+        Problem: one that cannot be used, or is of another patient, with its view.
     """
-    return {
+    frames = {
         view: [
             _framed(content, view, predictor.specs[view], upload.mm_per_pixel.get(view), limits) for content in contents
         ]
         for view, contents in upload.files.items()
     }
+    if view := other_patient(frames):
+        raise Problem(422, "other-patient", f"{view}: an image is of another patient than the one before.", view=view)
+    return frames
 
 
 def _framed(content: bytes, view: str, spec: ViewSpec, mm_per_pixel: float | None, limits: ImageLimits) -> Framed:

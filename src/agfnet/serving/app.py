@@ -21,6 +21,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from agfnet.data.imagefile import MM_PER_PIXEL_RANGE
 from agfnet.data.preprocess import Framed
 from agfnet.prediction.explanation import explained, questions
 from agfnet.prediction.predictor import Frames, Look, Predictor
@@ -50,10 +51,19 @@ _FIELD_BYTES = 64
 _HTTP_CODES = {404: "not-found", 405: "method-not-allowed"}
 
 
-class _InMemory(MultiPartParser):
-    """No image is written to a disk, not even for a moment; `Guard` has bounded the body."""
+class _WholeForm(MultiPartParser):
+    """No image is written to a disk, not even for a moment; `Guard` has bounded the body.
+
+    Attributes:
+        ended: whether the form's end has come; without it the last part is missing, and nothing else tells.
+    """
 
     spool_max_size = sys.maxsize
+    ended = False
+
+    def on_end(self) -> None:
+        """The closing boundary."""
+        self.ended = True
 
 
 class Service:
@@ -79,7 +89,7 @@ class Service:
     def warm_up(self) -> None:
         """The first pass through the network takes longer: let no caller wait for it."""
         blank = {view: np.zeros((*spec.size, 3), np.uint8) for view, spec in self.predictor.specs.items()}
-        frames = {view: [Framed(pixels, None, burned_in=False)] for view, pixels in blank.items()}
+        frames = {view: [Framed(pixels)] for view, pixels in blank.items()}
         self.predictor.ask(self.predictor.looks(frames))
 
     def close(self) -> None:
@@ -159,21 +169,27 @@ class Service:
             raise Problem(415, "malformed-body", "Send multipart/form-data with one file for each view.")
         views = self.predictor.specs
         most = len(views) * _IMAGES
-        parser = _InMemory(
+        parser = _WholeForm(
             request.headers, request.stream(), max_files=most, max_fields=len(views), max_part_size=_FIELD_BYTES
         )
         try:
             form = await parser.parse()
         except MultiPartException as error:
             raise Problem(400, "malformed-body", f"The form cannot be read: {error.message}") from error
+        if not parser.ended:
+            raise Problem(400, "malformed-body", "The form breaks off before its end. Send it again.")
         uploaded: dict[str, list[bytes]] = {}
         scales: dict[str, float] = {}
         for name, value in form.multi_items():
             if isinstance(value, UploadFile) and name in views:
                 uploaded.setdefault(name, []).append(await value.read())
+                await value.close()
             elif isinstance(value, str) and name.removeprefix(SCALE) in views and name.startswith(SCALE):
+                view = name.removeprefix(SCALE)
+                if view in scales:
+                    raise Problem(422, "bad-scale", f"{view}: give one number of millimetres per pixel.", view=view)
                 if value.strip():
-                    scales[name.removeprefix(SCALE)] = _millimetres(value, name.removeprefix(SCALE))
+                    scales[view] = _millimetres(value, view)
             else:
                 fields = ", ".join([*views, *(SCALE + view for view in views)])
                 raise Problem(422, "unknown-field", f"There is a field that is not known; known are {fields}.")
@@ -181,6 +197,8 @@ class Service:
             raise Problem(422, "no-view", f"Give at least one image: {' or '.join(views)}.")
         if any(len(own) > _IMAGES for own in uploaded.values()):
             raise Problem(422, "too-many-images", f"Give at most {_IMAGES} images of a view.")
+        for view in scales.keys() - uploaded.keys():
+            raise Problem(422, "bad-scale", f"{view}: there is a scale, but no image.", view=view)
         return Upload(uploaded, scales)
 
 
@@ -189,8 +207,10 @@ def _millimetres(text: str, view: str) -> float:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 1e-4 <= value <= 100.0:
-        raise Problem(422, "bad-scale", f"{view}: millimetres per pixel are a number such as 0.05.", view=view)
+    low, high = MM_PER_PIXEL_RANGE
+    if not low <= value <= high:
+        message = f"{view}: millimetres per pixel are a number from {low} to {high:g}, such as 0.05."
+        raise Problem(422, "bad-scale", message, view=view)
     return value
 
 
@@ -289,6 +309,8 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     @app.get("/readyz")
     async def readyz() -> Status:
         """Questions are answered: the network has been asked once, and the queue has a place."""
+        if not service.batcher.alive:
+            raise Problem(503, "internal", "The network is no longer asked. Start the service again.")
         if service.door.full:
             raise Problem(503, "busy", "The queue is full.", retry_after=1)
         return Status(status="ok")
@@ -308,7 +330,8 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 def _form(service: Service) -> dict[str, Any]:
     """JSON schema of the upload."""
     fields: dict[str, Any] = {}
+    low, high = MM_PER_PIXEL_RANGE
     for view, spec in service.predictor.specs.items():
         fields[view] = {"type": "string", "format": "binary", "description": f"An image: {spec.kind}."}
-        fields[SCALE + view] = {"type": "number", "minimum": 1e-4, "maximum": 100, "description": "Its scale."}
+        fields[SCALE + view] = {"type": "number", "minimum": low, "maximum": high, "description": "Its scale."}
     return {"type": "object", "properties": fields, "additionalProperties": False, "minProperties": 1}

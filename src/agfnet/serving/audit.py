@@ -138,8 +138,10 @@ def verify(path: Path) -> ChainState:
     if not path.is_file():
         raise AuditError(f"{path}: no such audit log.")
     previous, count = START, 0
+    # Without a journal nobody writes to it, and a reader without leave to write beside it can read it too.
+    how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True)) as database:
             query = "SELECT number, time, kind, request_id, content, previous, hash FROM entries ORDER BY number"
             for *entry, hashed in database.execute(query):
                 count += 1

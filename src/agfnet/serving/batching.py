@@ -81,6 +81,11 @@ class Batcher:
         self._thread = threading.Thread(target=self._work, name="agfnet-batcher", daemon=True)
         self._thread.start()
 
+    @property
+    def alive(self) -> bool:
+        """Whether questions are answered."""
+        return self._thread.is_alive()
+
     def submit(self, looks: Sequence[Look]) -> Future[Answers]:
         """The answers to one question, later."""
         future: Future[Answers] = Future()
@@ -119,15 +124,15 @@ class Batcher:
         return jobs, None, open_
 
     def _answer(self, jobs: Sequence[_Job]) -> None:
-        looks = [look for own, _ in jobs for look in own]
         try:
+            looks = [look for own, _ in jobs for look in own]
             passes = [self._pass(looks[i : i + self._batch]) for i in range(0, len(looks), self._batch)]
+            answers = {name: np.concatenate([made[name] for made in passes]) for name in passes[0]}
         except Exception as error:  # it belongs to those who wait, and the thread must go on
             log.exception("the network could not answer")
             for _, future in jobs:
                 future.set_exception(error)
             return
-        answers = {name: np.concatenate([made[name] for made in passes]) for name in passes[0]}
         first = 0
         for own, future in jobs:
             future.set_result({name: rows[first : first + len(own)] for name, rows in answers.items()})

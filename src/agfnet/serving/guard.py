@@ -83,8 +83,8 @@ class Guard:
             asking = scope["path"] in _ASKING
             with self.door.entered() if asking else nullcontext():
                 most = self.settings.max_body if asking else SMALL_BODY
-                body = await self._body(Headers(scope=scope), receive, most)
-                await self.app(scope, _replay(body, receive), guarded)
+                again = _replay(await self._body(Headers(scope=scope), receive, most), receive)
+                await self.app(scope, again, guarded)
         except Problem as problem:
             await _answer(problem, guarded)
         except Exception:
@@ -159,15 +159,11 @@ def _name(host: str) -> str:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Gives the body once, then what comes after it."""
-    given = False
+    """Gives the body once, and keeps no hold of it; then what comes after it."""
+    waiting = [body]
 
     async def again() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
+        return {"type": "http.request", "body": waiting.pop(), "more_body": False} if waiting else await receive()
 
     return again
 

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import suppress
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from agfnet.prediction.predictor import Predictor
 from agfnet.serving.app import create_app
 from agfnet.serving.settings import ServiceSettings
 
 log = logging.getLogger("agfnet.serving")
+
+
+class Impatient(H11Protocol):
+    """Closes a connection over which no request has come in time: those that say nothing would fill all places."""
+
+    patience = 20.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See asyncio."""
+        super().connection_made(transport)
+        self.loop.call_later(self.patience, self._part)
+
+    def _part(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
 
 
 def serve(predictor: Predictor, settings: ServiceSettings) -> None:
@@ -24,6 +41,7 @@ def serve(predictor: Predictor, settings: ServiceSettings) -> None:
         create_app(predictor, settings),
         host=settings.host,
         port=settings.port,
+        http=Impatient,
         access_log=False,  # it holds addresses and paths; see `Guard`
         log_config=None,
         server_header=False,

@@ -83,10 +83,16 @@ def read_tokens(path: Path | None) -> dict[str, str]:
     """Token -> name, from a file or the environment (`AGFNET_TOKENS`): a line `name token` for each caller.
 
     Raises:
-        ConfigError: a line of another form, or a token that could be guessed.
+        ConfigError: a line of another form, a token that could be guessed or is another caller's, or no token where
+            there should be some: that would open the service to all.
     """
-    text = path.read_text(encoding="utf-8") if path else os.environ.get(TOKENS, "")
     where = str(path or TOKENS)
+    try:
+        text = path.read_text(encoding="utf-8") if path else os.environ.get(TOKENS)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{where}: cannot be read ({error}). Give a text file with lines `name token`.") from error
+    if text is None:
+        return {}
     tokens: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -97,5 +103,9 @@ def read_tokens(path: Path | None) -> dict[str, str]:
                 f"{where}, line {number}: needs a name, a space and a token of {MIN_TOKEN} characters or more, such as "
                 "`openssl rand -hex 32` gives."
             )
+        if token.strip() in tokens:
+            raise ConfigError(f"{where}, line {number}: has the token of another line. Give each caller its own.")
         tokens[token.strip()] = name
+    if not tokens:
+        raise ConfigError(f"{where}: holds no token. Add a line `name token`, or start the service without it.")
     return tokens

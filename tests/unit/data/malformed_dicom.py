@@ -116,6 +116,8 @@ MALFORMED: dict[str, tuple[str, Made]] = {
         dicom(RGB, PhotometricInterpretation=None))),
     "palette missing": ("unreadable-image", lambda: content_of(dicom(GREY, "PALETTE COLOR"))),
     "palette too short": ("unreadable-image", lambda: content_of(palette(16, BluePaletteColorLookupTableData=b"\0\1"))),
+    "palette of 16 bits with values of 8": ("unreadable-image", lambda: content_of(_misstated_palette(16))),
+    "palette of 8 bits with values of 16": ("unreadable-image", lambda: content_of(_misstated_palette(8))),
     "palette of three bits": ("unreadable-image", lambda: content_of(
         palette(8, RedPaletteColorLookupTableDescriptor=[256, 0, 3]))),
     "palette far too long": ("unreadable-image", lambda: content_of(
@@ -139,7 +141,13 @@ MALFORMED: dict[str, tuple[str, Made]] = {
         encapsulate([codestream()[: codestream().index(b"\xff\xda")] + b"\xff\xd9"]))),
     "a codestream that unpacks to more": ("unreadable-image", lambda: content_of(
         jpeg(dicom(RGB, "YBR_FULL_422"), smooth(rows=90, columns=90)))),
-    "JPEG 2000 of another size": ("unreadable-image", lambda: content_of(_j2k_of_another_size())),
+    "JPEG 2000 of another size": ("unreadable-image", lambda: content_of(_j2k(dicom(RGB), Rows=20))),
+    "JPEG 2000 of 8 bits under a header of 12": ("unreadable-image", lambda: content_of(_j2k(
+        dicom(GREY, "MONOCHROME2"), BitsAllocated=16, BitsStored=12, HighBit=11))),
+    "JPEG 2000 of RGB under a header of YBR": ("unreadable-image", lambda: content_of(_j2k(
+        dicom(RGB, "YBR_RCT"), PhotometricInterpretation="YBR_FULL"))),
+    "a codestream of very many scans": ("unreadable-image", lambda: encapsulated(encapsulate([
+        codestream()[:-2] + codestream()[codestream().index(b"\xff\xda"):-2] * 100 + b"\xff\xd9"]))),
     "JPEG 2000 cut off": ("truncated-image", lambda: content_of(_j2k_cut())),
     "RLE of garbage": ("unreadable-image", lambda: as_rle(b"\7" * 200)),
     "RLE bomb": ("unreadable-image", lambda: as_rle(RLE_HEADER + b"\x81\0" * 50_000)),
@@ -167,10 +175,18 @@ MALFORMED: dict[str, tuple[str, Made]] = {
 }  # fmt: skip
 
 
-def _j2k_of_another_size() -> Dataset:
-    ds = dicom(RGB)
+def _j2k(ds: Dataset, **changes: object) -> Dataset:
     ds.compress(JPEG2000Lossless)
-    return changed(ds, Rows=20)
+    return changed(ds, **changes)
+
+
+def _misstated_palette(bits: int) -> Dataset:
+    ds = palette(24 - bits)
+    for name in ("Red", "Green", "Blue"):
+        data = np.frombuffer(ds[f"{name}PaletteColorLookupTableData"].value, np.uint8 if bits == 16 else np.uint16)
+        setattr(ds, f"{name}PaletteColorLookupTableDescriptor", [256, 0, bits])
+        setattr(ds, f"{name}PaletteColorLookupTableData", data.astype(np.uint16).tobytes())
+    return ds
 
 
 def _j2k_cut() -> Dataset:

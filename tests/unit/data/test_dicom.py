@@ -224,6 +224,8 @@ def test_a_calibrated_region_is_cut_out_with_its_scale():
     [
         ([region(), region(RegionSpatialFormat=3, PhysicalUnitsXDirection=4)], 0.05, True),
         ([region(), region(RegionDataType=2)], 0.05, True),
+        ([region((0, 0, 10, 10)), region((12, 0, 47, 39), PhysicalUnitsXDirection=0)], None, False),
+        ([region((0, 0, 10, 10)), region((12, 0, 47, 39), delta=0.5)], None, False),
         ([region((0, 0, 20, 39)), region((24, 0, 47, 39))], 0.05, False),
         ([region((0, 0, 20, 39)), region((24, 0, 47, 39), delta=0.01)], None, False),
         ([region(delta=-0.005)], 0.05, True),

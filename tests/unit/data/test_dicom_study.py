@@ -83,6 +83,14 @@ def test_ids_are_pseudonyms_that_only_the_key_makes_again(export, tmp_path):
         assert text not in (tmp_path / "1.csv").read_text().replace(str(export), "")
 
 
+def test_one_id_of_two_hospitals_is_two_patients(tmp_path):
+    for i, hospital in enumerate(("North", "South", "North")):
+        save(tmp_path / f"{i}.dcm", scan(i, IssuerOfPatientID=hospital, AccessionNumber=f"A{i // 2}"))
+    made = dicom_table(tmp_path, tmp_path / "out.csv", key=b"0123456789abcdef")
+    assert made.frame["patient_id"].n_unique() == 2
+    assert made.frame["case_id"].n_unique() == 3
+
+
 def test_lists_of_identifiers_do_not_run_together():
     assert pseudonym(KEY, b"case", b"ab", b"c") != pseudonym(KEY, b"case", b"a", b"bc")
     assert pseudonym(KEY, b"patient", b"a") != pseudonym(KEY, b"case", b"a")

@@ -107,7 +107,8 @@ def test_both_files_are_valid(kind, tmp_path):
         )
         case = case_of(tmp_path, photo(**absent), **absent)
     elif kind == "latin-1 source":
-        case = case_of(tmp_path, photo(SpecificCharacterSet="ISO_IR 100", PatientName="Müller^Jörg"))
+        latin = {"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller^Jörg"}
+        case = case_of(tmp_path, photo(**latin), **latin)
     elif kind == "regions and burned-in":
         case = case_of(tmp_path, with_regions(photo(BurnedInAnnotation="YES"), region()))
     written(tmp_path, case, made)
@@ -145,9 +146,9 @@ def test_an_uncalibrated_bundle_gives_no_set_and_says_so(tmp_path):
 
 
 def test_patient_and_study_pass_from_dicom_to_dicom_and_the_pseudonym_does_not(tmp_path):
-    for made in written(
-        tmp_path, case_of(tmp_path, photo(PatientName="Müller^Jörg", SpecificCharacterSet="ISO_IR 100"))
-    ):
+    latin = {"PatientName": "Müller^Jörg", "SpecificCharacterSet": "ISO_IR 100"}
+    unicode = {"PatientName": "MÜLLER^Jörg^", "SpecificCharacterSet": "ISO_IR 192"}
+    for made in written(tmp_path, case_of(tmp_path, photo(**latin), **unicode)):
         assert made.PatientID == f"{PLANTED}1"
         assert str(made.PatientName) == "Müller^Jörg"
         assert made.StudyInstanceUID == STUDY
@@ -188,6 +189,10 @@ def test_codes_are_short_and_the_same_everywhere():
     ("first", "said"),
     [
         ({"PatientID": "another"}, "is of another patient"),
+        ({"PatientID": ""}, "has no PatientID"),
+        ({"PatientName": f"{PLANTED}^Anna"}, "is of another patient"),
+        ({"PatientBirthDate": "19500101"}, "is of another patient"),
+        ({"PatientName": f"{PLANTED}^Jörg", "SpecificCharacterSet": "ISO_IR 999"}, "no stated character set"),
         ({"SOPInstanceUID": None}, "has no SOPInstanceUID"),
         ({"Modality": None}, "has no Modality"),
         ({"SOPClassUID": "1.2.3.4"}, "cannot be carried over"),
@@ -200,6 +205,19 @@ def test_sources_that_cannot_be_referenced(first, said, tmp_path, caplog, capfd)
     printed = capfd.readouterr()
     assert PLANTED not in str(caught.value) + caplog.text + printed.out + printed.err
     assert not list(tmp_path.glob("*-report.dcm"))
+
+
+def test_one_id_of_two_hospitals_is_two_patients(tmp_path):
+    with pytest.raises(ImageError, match="is of another patient"):
+        written(tmp_path, case_of(tmp_path, photo(IssuerOfPatientID="North"), IssuerOfPatientID="South"))
+
+
+def test_letters_of_no_stated_character_set_are_not_guessed(tmp_path):
+    path = save(tmp_path / "scan.dcm", dicom(smooth(1), modality="US", PatientName="AAAAAA"))
+    path.write_bytes(path.read_bytes().replace(b"AAAAAA", "王小明".encode("gbk")))
+    case = Case(case_id="c", patient_id="p", row=2, views={"ultrasound": (path,)})
+    with pytest.raises(ImageError, match="no stated character set"):
+        written(tmp_path, case, explanation(views_present=("ultrasound",)))
 
 
 def test_values_that_break_the_standard_are_not_shown(tmp_path, caplog, capfd, recwarn):

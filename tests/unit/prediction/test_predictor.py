@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from dicom_files import dicom, save, smooth
 from PIL import Image
 
 from agfnet.data.images import read_image
@@ -16,6 +17,7 @@ from agfnet.export.onnx import example
 from agfnet.prediction.output import outcome_table
 from agfnet.prediction.predictor import Predictor, averaged
 from agfnet.training.run import load_run
+from agfnet.types import Case
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +170,20 @@ def test_one_strange_image_among_several_is_noticed(calibrated, drawn, tmp_path)
     assert strange > 2 * ordinary
     assert distance(photo, blank) == pytest.approx(strange, rel=1e-3)
     assert distance(blank, photo, photo) == pytest.approx(strange, rel=1e-3)
+
+
+def test_images_of_two_patients_are_not_one_case(trained, tmp_path):
+    scan = {who: save(tmp_path / f"{who}.dcm", dicom(smooth(1, 64, 64), modality="US", PatientID=who)) for who in "ab"}
+    photo = save(tmp_path / "photo.dcm", dicom(smooth(2, 64, 64), PatientID="a"))
+    views = [
+        {"clinical": (photo,), "ultrasound": (scan["a"],)},
+        {"clinical": (photo,), "ultrasound": (scan["b"],)},
+        {"clinical": (), "ultrasound": (scan["a"], scan["b"])},
+        {"clinical": (scan["a"],), "ultrasound": ()},
+    ]
+    cases = [Case(case_id=str(i), patient_id="p", row=i, views=own) for i, own in enumerate(views)]
+    errors = [outcome.error for outcome in Predictor(trained).predict(cases)]
+    assert errors[0] is None
+    assert "of another patient" in errors[1]
+    assert "of another patient" in errors[2]
+    assert "says that it is ultrasound, in the place of a photo" in errors[3]

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import sqlite3
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -89,3 +92,17 @@ def test_an_empty_log_is_whole(tmp_path, agfnet_command):
     AuditLog(tmp_path / "audit.sqlite").close()
     assert verify(tmp_path / "audit.sqlite") == (0, START)
     assert "0 entries" in agfnet_command("audit", tmp_path / "audit.sqlite").stdout
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a reader without leave to write")
+def test_an_auditor_may_read_what_he_may_not_write(filled):
+    for folder in [filled.parent, *filled.parent.parents]:
+        if folder.stat().st_mode & 0o055 != 0o055:
+            folder.chmod(folder.stat().st_mode | 0o055)
+    filled.chmod(0o444)
+    script = (
+        "import os, sys, pathlib; from agfnet.serving.audit import verify; os.setuid(65534); "
+        "print(verify(pathlib.Path(sys.argv[1])).entries)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, filled], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "40", done.stderr

@@ -87,3 +87,17 @@ def test_the_door_lets_in_so_many():
             assert refused.value.headers == {"Retry-After": "1"}
         assert not door.full
     assert door.inside == 0
+
+
+def test_answers_that_do_not_fit_together_are_a_fault_of_theirs_alone():
+    def ask(looks):
+        return mean_of(looks) if looks[0]["clinical"].mean() > 0 else {"mean": np.zeros((1, len(looks), 5))}
+
+    batcher = Batcher(ask, batch=1, wait=0.0)
+    bad, good = batcher.submit([look(4), look(-1)]), batcher.submit([look(4)])
+    with pytest.raises(ValueError, match="dimension"):
+        bad.result(5)
+    assert good.result(5)["mean"][0, 0] == 4
+    assert batcher.alive
+    batcher.close()
+    assert not batcher.alive

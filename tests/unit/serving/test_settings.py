@@ -42,3 +42,23 @@ def test_a_token_that_could_be_guessed(tmp_path):
     path.write_text("ward secret\n")
     with pytest.raises(ConfigError, match="line 1"):
         read_tokens(path)
+
+
+def test_a_token_of_two_callers(tmp_path):
+    path = tmp_path / "tokens"
+    path.write_text(f"ward {LONG}\nlab {LONG}\n")
+    with pytest.raises(ConfigError, match="line 2: has the token of another line"):
+        read_tokens(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"# later\n", b"\xff\xfe"])
+def test_a_file_without_a_token_does_not_open_the_service(content, tmp_path, monkeypatch):
+    path = tmp_path / "tokens"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="tokens: "):
+        read_tokens(path)
+    monkeypatch.setenv("AGFNET_TOKENS", "")
+    with pytest.raises(ConfigError, match="holds no token"):
+        read_tokens(None)
+    monkeypatch.delenv("AGFNET_TOKENS")
+    assert read_tokens(None) == {}
