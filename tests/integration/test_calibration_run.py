@@ -69,6 +69,18 @@ def test_another_prevalence_is_stated(copied, drawn):
             Predictor(copied, prevalence=wrong)
 
 
+def test_what_another_prevalence_makes_sure_is_still_referred(copied, drawn):
+    """Neither the rule nor the set was fitted to it."""
+    cases = read_cases(drawn / "parts.csv")
+    plain = Predictor(copied, threads=1)
+    extreme = Predictor(copied, threads=1, prevalence={"cyst": 0.0, "lipoma": 0.0, "naevus": 1.0})
+    limit = plain.decision.refer.certainty
+    for one, other in zip(plain.predict(cases), extreme.predict(cases), strict=True):
+        p, q = one.prediction, other.prediction
+        inside = int(q.probabilities.argmax()) in q.diagnosis_set
+        assert ("unsure" in q.referred) == (not inside or min(p.probabilities.max(), q.probabilities.max()) < limit)
+
+
 def test_a_prevalence_needs_calibration(trained):
     with pytest.raises(ConfigError, match="agfnet calibrate"):
         Predictor(trained, prevalence={"cyst": 1.0, "lipoma": 0.0, "naevus": 0.0})

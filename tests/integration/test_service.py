@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -287,6 +288,17 @@ def test_every_answer_has_the_security_headers(client, path):
 def test_a_page_of_another_site_is_refused(client, files, headers):
     said = client.post("/v1/predict", files=files, headers=headers)
     assert (said.status_code, said.json()["code"]) == (403, "forbidden")
+
+
+def test_an_unknown_scale_is_said_where_the_model_has_a_fixed_one(calibrated, files, tmp_path):
+    fixed = Predictor(calibrated, threads=1)
+    fixed.specs = fixed.specs | {"ultrasound": replace(fixed.specs["ultrasound"], mm_per_pixel=0.1)}
+    app = create_app(fixed, ServiceSettings(tokens={TOKEN: "ward"}, audit=tmp_path / "audit.sqlite"))
+    with TestClient(app, headers=OWN) as client:
+        said = client.post("/v1/predict", files=files).json()["warnings"]
+        assert said == [{"code": "no-scale", "view": "ultrasound"}]
+        given = {"mm_per_pixel_ultrasound": "0.12"}
+        assert client.post("/v1/predict", files=files, data=given).json()["warnings"] == []
 
 
 def test_without_tokens_only_as_localhost(predictor, tmp_path):

@@ -137,7 +137,7 @@ def calibrate(
     _write(run, decision)
     (run / FOLDER).mkdir(exist_ok=True)
     reasons = [
-        rule.reasons(p, gap, {view: references[view].farthest(x) for view, x in told.statistics.items()})
+        rule.reasons(float(p.max()), gap, {view: references[view].farthest(x) for view, x in told.statistics.items()})
         for p, gap, (_, told) in zip(calibrated, apart, asked, strict=True)
     ]
     right = (calibrated.argmax(1) == answers.labels).tolist()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from agfnet.data.table import read_cases, write_table
+from agfnet.data.table import SCALE_SUFFIX, read_cases, write_table
 from agfnet.data.tablefile import load_table
 from agfnet.places import place
 from agfnet.prediction.output import outcome_table
@@ -18,14 +18,32 @@ log = logging.getLogger("agfnet")
 
 
 def cases_of(table: Place, predictor: Predictor, *, data_root: Place | None = None) -> list[Case]:
-    """The cases of a table, with those view columns of the bundle that it has; the others are absent everywhere."""
+    """The cases of a table, with those view columns of the bundle that it has; the others are absent everywhere.
+
+    What a reader must know of them is in the log.
+    """
     raw, _ = load_table(table)
     known = list(predictor.specs)
     views = known if raw is None else [m for m in known if m in raw.frame.columns] or known
     absent = [m for m in known if m not in views]
     if absent:
         log.warning("%s: no column %s; these views are absent in every case", table, ", ".join(absent))
-    return read_cases(table, views=views, data_root=data_root)
+    cases = read_cases(table, views=views, data_root=data_root)
+    _say_scales(cases, predictor)
+    return cases
+
+
+def _say_scales(cases: Sequence[Case], predictor: Predictor) -> None:
+    """Warn of images that are not shown to the network at the scale that it knows."""
+    for view, spec in predictor.specs.items():
+        having = [case for case in cases if case.views.get(view)]
+        lacking = sum(view not in case.mm_per_pixel for case in having)
+        if spec.mm_per_pixel is not None and lacking:
+            log.warning(
+                "%s: %d of %d cases have no %s%s. The network was trained at %g mm per pixel; such an image is fitted "
+                "to its frame whatever it measures, unless it is a calibrated DICOM file, and may be misjudged.",
+                view, lacking, len(having), view, SCALE_SUFFIX, spec.mm_per_pixel,
+            )  # fmt: skip
 
 
 def predict_cases(
@@ -75,7 +93,9 @@ def asked_cases(
         if modality not in predictor.specs:
             raise ConfigError(f"--view {argument!r}: the network knows {', '.join(predictor.specs)}, not {modality!r}.")
         files[modality] = (*files.get(modality, ()), place(file))
-    return predictor, [Case(case_id="1", patient_id="1", row=1, views=files)]
+    case = Case(case_id="1", patient_id="1", row=1, views=files)
+    _say_scales([case], predictor)
+    return predictor, [case]
 
 
 def shares(text: str) -> dict[str, float]:

@@ -21,6 +21,8 @@ from agfnet.prediction.decision import read_decision
 from agfnet.prediction.refer import disagreement
 from agfnet.types import BundleError, Case, ConfigError, ImageError, Prediction
 
+EVEN_LOOKS = 64
+"""Looks up to which each image of a case counts exactly alike: 11 photos and 37 scans would take 1,628."""
 FINEST = 8
 """Stride of the finest attention maps, in their outputs' names."""
 Array = NDArray[np.float32]
@@ -80,7 +82,8 @@ class Predictor:
         provider: what computes; one of `PROVIDERS`.
         calibrated: use what was fitted on calibration cases, where the bundle has it; else the bare network.
         prevalence: class -> share among the patients that are asked about; probabilities are re-weighted from the
-            calibration cases' prevalence to this one. Diagnosis sets and referral stay as they were fitted.
+            calibration cases' prevalence to this one. Diagnosis sets stay as they were fitted, and what they or the
+            rule that refers would not let pass at either prevalence is referred as unsure.
 
     Raises:
         BundleError: the source cannot be used.
@@ -133,8 +136,14 @@ class Predictor:
             Name -> array of every output: logits (B, K) as log-probabilities, view_logits (B, M, K),
             weights (B, 1 + M), extra_logits, attention_<modality>_<stride> (B, 1, h, w), evidence_<modality>
             (B, K, h, w), statistics_<modality> (B, 2 C).
+
+        Raises:
+            BundleError: the answer is not finite.
         """
-        return dict(zip(self.outputs, self.session.run(None, {**images, "present": present}), strict=True))
+        made = dict(zip(self.outputs, self.session.run(None, {**images, "present": present}), strict=True))
+        if not np.isfinite(made["logits"]).all():
+            raise BundleError("the network's answer is no number. Try --provider cpu; else export the run again.")
+        return made
 
     def predict(
         self, cases: Iterable[Case], *, batch_size: int = 16, maps: bool = False, change: Change | None = None
@@ -208,14 +217,16 @@ class Predictor:
     def looks(self, frames: Frames) -> list[Look]:
         """What the network is asked about one case.
 
-        A case with several images of a view is looked at once per image (the other views' images in turn), and, where
-        the bundle says so, once per flip; `conclude` averages the log-probabilities.
+        A case with several images of a view is looked at once per image and, where the bundle says so, per flip;
+        `conclude` averages the log-probabilities. Views with fewer are gone through again meanwhile, until every image
+        and flip has come equally often; where that takes over `EVEN_LOOKS`, some of a view come once more than others.
         """
         flipped = {
             m: [normalise(np.flip(frame.pixels, flip), self.specs[m]) for frame in own for flip in self._flips(m)]
             for m, own in frames.items()
         }
-        count = math.lcm(*map(len, flipped.values()))  # so that every image and flip of a view counts alike
+        even, most = math.lcm(*map(len, flipped.values())), max(map(len, flipped.values()))
+        count = even if even <= EVEN_LOOKS else most
         return [{m: own[i % len(own)] for m, own in flipped.items()} for i in range(count)]
 
     def _flips(self, modality: str) -> tuple[tuple[int, ...], ...]:
@@ -259,14 +270,16 @@ class Predictor:
             inside = self.decision.conformal.sets(probabilities)
             references = self.decision.refer.references
             distances = {m: references[m].farthest(images) for m, images in statistics.items()}
+            certainty = float(probabilities.max())
+            if self.prevalence is not None:
+                probabilities = reweighted(probabilities, np.array(self.decision.prevalence), self.prevalence)
+                # What is answered then has to be sure enough at both prevalences, and in the set.
+                certainty = min(certainty, float(probabilities.max())) if inside[probabilities.argmax()] else 0.0
+            apart = disagreement(list(opinions.values()))
             decided = {
                 "diagnosis_set": tuple(np.flatnonzero(inside).tolist()),
-                "referred": self.decision.refer.reasons(
-                    probabilities, disagreement(list(opinions.values())), distances
-                ),
+                "referred": self.decision.refer.reasons(certainty, apart, distances),
             }
-        if self.decision is not None and self.prevalence is not None:
-            probabilities = reweighted(probabilities, np.array(self.decision.prevalence), self.prevalence)
         return Prediction(
             case_id=case_id,
             probabilities=probabilities,

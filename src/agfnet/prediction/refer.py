@@ -54,19 +54,18 @@ class ReferRule:
     disagreement: float
     references: Mapping[str, Reference]
 
-    def reasons(
-        self, probabilities: NDArray[np.float64], disagreement: float, distances: Mapping[str, float]
-    ) -> tuple[str, ...]:
+    def reasons(self, certainty: float, disagreement: float, distances: Mapping[str, float]) -> tuple[str, ...]:
         """Why one case is referred; empty: it is answered.
 
         Args:
-            probabilities: (K,) calibrated.
+            certainty: calibrated probability of the likeliest class.
             disagreement: see `disagreement`.
             distances: modality -> distance.
         """
-        found = [UNSURE] if float(probabilities.max()) < self.certainty else []
-        found += [DISAGREE] if disagreement > self.disagreement else []
-        strange = [view for view, distance in distances.items() if distance > self.references[view].limit]
+        # What is no number is referred.
+        found = [] if certainty >= self.certainty else [UNSURE]
+        found += [] if disagreement <= self.disagreement else [DISAGREE]
+        strange = [view for view, distance in distances.items() if not distance <= self.references[view].limit]
         return (*found, *(f"{view}: {STRANGE}" for view in strange))
 
 

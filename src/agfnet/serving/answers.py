@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -103,10 +103,16 @@ def _common(p: Prediction, predictor: Predictor, request_id: str, frames: Frames
         "extra": {
             column: _named(predictor.bundle.extra_classes[column], own) for column, own in p.extra_probabilities.items()
         },
-        "warnings": [
-            Warned(code="burned-in", view=view) for view, own in frames.items() if any(one.burned_in for one in own)
-        ],
+        "warnings": list(_warned(predictor, frames)),
     }
+
+
+def _warned(predictor: Predictor, frames: Frames) -> Iterator[Warned]:
+    for view, own in frames.items():
+        if any(one.burned_in for one in own):
+            yield Warned(code="burned-in", view=view)
+        if predictor.specs[view].mm_per_pixel is not None and any(one.mm_per_pixel is None for one in own):
+            yield Warned(code="no-scale", view=view)
 
 
 def _named(classes: Sequence[str], probabilities: NDArray[np.float64]) -> dict[str, float]:

@@ -23,7 +23,7 @@ class Reason(Record):
 class Warned(Record):
     """What a reader must know of an image."""
 
-    code: Literal["burned-in"]
+    code: Literal["burned-in", "no-scale"]
     view: str
 
 

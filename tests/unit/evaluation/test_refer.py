@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -81,5 +83,6 @@ def test_of_several_images_the_farthest_counts():
 def test_every_reason_is_given():
     reference = Reference(np.zeros(2, np.float32), np.eye(2, dtype=np.float32), 3.0)
     rule = ReferRule(0.1, 0.7, 0.3, {"clinical": reference})
-    assert rule.reasons(np.array([0.8, 0.2]), 0.1, {"clinical": 1.0}) == ()
-    assert rule.reasons(np.array([0.6, 0.4]), 0.4, {"clinical": 9.0}) == (UNSURE, DISAGREE, f"clinical: {STRANGE}")
+    assert rule.reasons(0.8, 0.1, {"clinical": 1.0}) == ()
+    assert rule.reasons(0.6, 0.4, {"clinical": 9.0}) == (UNSURE, DISAGREE, f"clinical: {STRANGE}")
+    assert rule.reasons(math.nan, math.nan, {"clinical": math.nan}) == (UNSURE, DISAGREE, f"clinical: {STRANGE}")

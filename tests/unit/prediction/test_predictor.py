@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from agfnet.data.images import read_image
 from agfnet.data.preprocess import fit, normalise
 from agfnet.data.table import read_cases
 from agfnet.export.onnx import example
+from agfnet.prediction.commands import cases_of
 from agfnet.prediction.output import outcome_table
 from agfnet.prediction.predictor import Predictor, averaged
 from agfnet.training.run import load_run
@@ -140,6 +143,31 @@ def test_every_image_of_every_view_counts_alike(predictor, cases):
     scan = only(predictor, replace(cases[0], views={"clinical": (), "ultrasound": tuple(scans)})).prediction
     expected = scan.view_probabilities["ultrasound"]
     assert both.view_probabilities["ultrasound"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_many_images_of_two_views_do_not_multiply(predictor, cases):
+    """Of seven photos and five scans every one is looked at, at every flip, in 28 looks rather than 140."""
+    frames = predictor.frames(next(c for c in cases if all(c.views.values())))
+    many = {m: [own[0]._replace(pixels=np.roll(own[0].pixels, i, 0)) for i in range(n)]
+            for (m, own), n in zip(frames.items(), (7, 5), strict=True)}  # fmt: skip
+    looks = predictor.looks(many)
+    assert len(looks) == 28
+    for m, own in many.items():
+        times = Counter(look[m].tobytes() for look in looks).values()
+        assert len(times) == len(own) * len(predictor.specs[m].flips)
+        assert max(times) - min(times) <= 1
+
+
+def test_a_scale_that_is_not_given_is_said(predictor, drawn, caplog):
+    def said(specs):
+        caplog.clear()
+        cases_of(drawn / "parts.csv", SimpleNamespace(specs=specs))
+        return caplog.text
+
+    scans = sum(bool(case.views["ultrasound"]) for case in read_cases(drawn / "parts.csv"))
+    assert said(predictor.specs) == ""
+    fixed = predictor.specs | {"ultrasound": replace(predictor.specs["ultrasound"], mm_per_pixel=0.1)}
+    assert f"{scans} of {scans} cases have no ultrasound_mm_per_pixel" in said(fixed)
 
 
 def test_one_strange_image_among_several_is_noticed(calibrated, drawn, tmp_path):

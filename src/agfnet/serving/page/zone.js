@@ -4,6 +4,8 @@ import { icon, make } from './dom.js';
 import { bytes, say, sayError } from './language.js';
 
 const ACCEPT = 'image/*,.dcm,.dicom,.ima,.tif,.tiff,application/dicom';
+/** Millimetres per pixel outside of these are another unit; the service refuses them too. */
+const [LEAST_SCALE, MOST_SCALE] = [0.0005, 2];
 const KIND_NAMES = { photo: 'kindPhoto', dermoscopy: 'kindDermoscopy', ultrasound: 'kindUltrasound' };
 const USUAL = new Set(['clinical', 'photo', 'ultrasound', 'dermoscopy', 'dermoscopic', 'derm']);
 
@@ -130,7 +132,7 @@ export class Zone {
   check() {
     if (this.error?.code === 'empty-file' || this.error?.code === 'oversized-body') return false;
     const scale = this.scale === '' ? null : Number(this.scale);
-    const wrong = this.file !== null && scale !== null && !(scale > 0 && Number.isFinite(scale));
+    const wrong = this.file !== null && scale !== null && !(scale >= LEAST_SCALE && scale <= MOST_SCALE);
     this.fail(wrong ? { code: 'bad-scale' } : null);
     return !wrong;
   }
