@@ -289,7 +289,7 @@ def validated(kind: type[S], tree: Any, source: str) -> S:  # noqa: ANN401 - wha
         return kind.model_validate(tree)
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc'])) or '(top)'}: {_explain(kind, e)}" for e in error.errors()]
-        raise ConfigError(f"{source}: {len(lines)} faults in the configuration\n" + "\n".join(lines)) from error
+        raise ConfigError(f"{source}: {len(lines)} fault(s) in the configuration\n" + "\n".join(lines)) from error
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -314,6 +314,8 @@ def _override(tree: dict[str, Any], override: str) -> None:
 
 
 def _explain(root: type[BaseModel], error: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
+    if error["type"] == "tuple_type":
+        return "is a list, such as [a, b]; of a size [height, width]"
     if error["type"] != "extra_forbidden":
         return str(error["msg"])
     known = _keys_at(root, error["loc"][:-1])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from agfnet.types import ConfigError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -18,6 +21,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write: called with the temporary path; an exception leaves nothing under the final name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder; name a file", str(path))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # processes of several machines may write
     try:
         write(temporary)
@@ -26,6 +31,22 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def ready_folder(path: Path) -> Path:
+    """The folder, made where it is not there: to be asked before long work whose results it will hold.
+
+    Raises:
+        ConfigError: it cannot be made, or not be written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        problem = None if os.access(path, os.W_OK) else "it may not be written to"
+    except OSError as error:
+        problem = "it is a file" if path.is_file() else error.strerror
+    if problem:
+        raise ConfigError(f"{path}: cannot be the folder of the results ({problem}). Name another.")
+    return path
 
 
 def write_text(path: Path, text: str) -> None:

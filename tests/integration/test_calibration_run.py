@@ -88,7 +88,11 @@ def test_a_prevalence_needs_calibration(trained):
 
 @pytest.mark.parametrize(
     ("part", "said"),
-    [("train", "patient was trained on"), ("nowhere", "no labelled case has split nowhere")],
+    [
+        ("train", "patient was trained on"),
+        ("nowhere", "no labelled case has split nowhere; there is calibration, test, train, validation"),
+        ("test", "test cases are looked at once"),
+    ],
 )
 def test_what_is_refused(copied, drawn, agfnet_command, part, said):
     done = agfnet_command("calibrate", copied, drawn / "parts.csv", "--part", part)
@@ -100,6 +104,13 @@ def test_a_folder_without_a_run(tmp_path, agfnet_command):
     done = agfnet_command("calibrate", tmp_path)
     assert done.exit_code == 1
     assert "Train first" in done.stderr
+
+
+def test_a_table_of_its_own_needs_no_parts(copied, drawn, tmp_path, agfnet_command):
+    table = pl.read_csv(drawn / "parts.csv").filter(pl.col("split") == "calibration").drop("split")
+    places = [(pl.lit(f"{drawn}/") + pl.col(view)).alias(view) for view in ("clinical", "ultrasound")]
+    table.with_columns(places).write_csv(tmp_path / "more.csv")
+    assert agfnet_command("calibrate", copied, tmp_path / "more.csv").exit_code == 0
 
 
 def test_one_patient_is_too_few(copied, drawn, tmp_path, agfnet_command):

@@ -34,6 +34,30 @@ def facts(reported):
     return json.loads((reported / "report.json").read_text())
 
 
+def test_robustness_of_another_network_is_refused(calibrated, drawn, tmp_path, agfnet_command):
+    (tmp_path / "robustness.json").write_text(json.dumps({"bundle_sha256": "0" * 64}))
+    out = tmp_path / "report"
+    done = agfnet_command("report", calibrated, drawn / "parts.csv", "-o", out, "--robustness", tmp_path)
+    assert done.exit_code == 1
+    assert "is of another network" in done.stderr.replace("\n", " ")
+    done = agfnet_command("report", calibrated, drawn / "parts.csv", "-o", out, "--robustness", tmp_path / "none")
+    assert "is not there" in done.stderr.replace("\n", " ")
+    assert not list(out.iterdir())  # nothing was asked before
+
+
+def test_figures_on_cases_that_were_learnt_from_say_so(facts, calibrated, drawn, tmp_path, agfnet_command):
+    assert facts["card"]["notes"][0].endswith("were trained on: these figures say how well they were learnt.")
+    assert "trained_on" not in facts["run"]
+    assert "fitted_on" not in facts["calibration"]
+    out = tmp_path / "figures"
+    agfnet_command("evaluate", calibrated, drawn / "parts.csv", "-o", out, "--draws", 100)
+    notes = json.loads((out / "scorecard.json").read_text())["notes"]
+    assert "were calibrated on" in notes[0]
+    assert "part: validation" in (out / "summary.md").read_text()
+    agfnet_command("evaluate", calibrated, drawn / "parts.csv", "--part", "calibration", "-o", out, "--draws", 100)
+    assert not any("were" in note for note in json.loads((out / "scorecard.json").read_text())["notes"])
+
+
 class Page(HTMLParser):
     """Collects what a page loads, its images without a text, and its ids and links."""
 

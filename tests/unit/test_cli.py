@@ -68,10 +68,21 @@ def test_broken_tables_and_images_are_named(agfnet_command, broken, tmp_path):
         (["evaluate", "{trained}", "{drawn}/parts.csv", "--part", "nowhere", "-o", "x"], "no case with split nowhere"),
         (
             ["evaluate", "{trained}", "{drawn}/parts.csv", "-o", "x", "--subgroup", "colour"],
-            "no value in a column colour",
+            "no subgroups by colour; there are values of border, reference_standard, site, split",
         ),
+        (
+            ["evaluate", "{trained}", "{drawn}/parts.csv", "--part", "train", "--include-test", "-o", "x"],
+            "has no test cases",
+        ),
+        (["predict", "{trained}", "{drawn}/parts.csv", "-o", "x.xlsx"], "written as .csv or .parquet"),
+        (["explain", "{trained}", "{drawn}/parts.csv", "-o", "{drawn}/parts.csv"], "cannot be the folder"),
+        (["bundle", "{trained}", "-o", "{drawn}"], "is a folder; name a file"),
+        (["bundle", "{trained}", "-o", "x.agf", "--card", "{trained}/model.agf"], "is no text"),
         (["train", "-c", "none.yaml", "-o", "x"], "cannot be read"),
-        (["evaluate", "{trained}", "{drawn}/parts.csv", "-o", "{drawn}/parts.csv"], "parts.csv: File exists"),
+        (
+            ["evaluate", "{trained}", "{drawn}/parts.csv", "-o", "{drawn}/parts.csv"],
+            "cannot be the folder of the results (it is a file)",
+        ),
         (["split", "none.csv", "-o", "x.csv"], "none.csv"),
         (["derm7pt", "nowhere", "x.csv"], "nowhere"),
     ],

@@ -26,6 +26,7 @@ from agfnet.cli.options import (
     here,
 )
 from agfnet.console import bar, err, errors_said, escape, out
+from agfnet.files import ready_folder
 from agfnet.places import place
 from agfnet.types import Place
 
@@ -51,14 +52,20 @@ def predict(
     part_rows: Annotated[int | None, typer.Option(min=1, help="With --engine: rows of a part; 1000.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="With --engine ray: processes; otherwise all fit.")] = None,
     address: Annotated[str | None, typer.Option(help="With --engine ray: of a cluster, or auto.")] = None,
+    retry: Annotated[
+        bool,
+        typer.Option("--retry", help="With --engine: do again what could not be read, as after a lost share."),
+    ] = False,
     prevalence: Annotated[
         str | None,
         typer.Option(
             help="Shares of all classes among your patients, CLASS=SHARE by commas: re-weights the probabilities of a "
-            "calibrated bundle; diagnosis sets and referral stay as calibrated."
+            "calibrated bundle; diagnosis sets stay as calibrated, and answers outside them are referred."
         ),
     ] = None,
-    skip_bad: SkipOpt = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Exit code 0 although some cases could not be read; their rows stay.")
+    ] = False,
     threads: ThreadsOpt = 0,
     batch: BatchOpt = 16,
     provider: ProviderOpt = "cpu",
@@ -72,13 +79,15 @@ def predict(
 
     agfnet predict model.agf --view clinical=photo.jpg --view ultrasound=scan.png
 
-    With --engine: a folder of Parquet files, with a quarantine of bad cases; a stopped run goes on when called again.
+    With --engine: into a folder of Parquet files, with a quarantine of bad cases; a stopped run goes on when called
+    again. TABLE may then be a folder of Parquet files, too.
 
     agfnet predict model.agf cases.parquet --engine local -o predicted
 
     agfnet predict model.agf /shared/cases --engine ray --address auto -o /shared/predicted
     """
     with errors_said():
+        from agfnet.data.tablefile import writable_table
         from agfnet.prediction.bulk import predict_bulk, refuse_without_engine
         from agfnet.prediction.commands import asked_cases, predict_cases, show
 
@@ -86,11 +95,13 @@ def predict(
             tally = predict_bulk(
                 source, table, output, engine=engine, views=view or (), part_rows=part_rows, batch_size=batch,
                 prevalence=prevalence, provider=provider, data_root=data_root, threads=threads, workers=workers,
-                address=address,
+                address=address, retry=retry,
             )  # fmt: skip
             out.print(tally.said(), highlight=False, soft_wrap=True)
             raise typer.Exit(1 if tally.quarantined and not skip_bad else 0)
-        refuse_without_engine(part_rows=part_rows, workers=workers, address=address)
+        refuse_without_engine(part_rows=part_rows, workers=workers, address=address, retry=retry or None)
+        if output is not None:
+            writable_table(output)
 
         predictor, cases = asked_cases(
             source, table, view or [], threads=threads, provider=provider, data_root=data_root, prevalence=prevalence
@@ -129,7 +140,7 @@ def evaluate(
         from agfnet.evaluation.summary import summary_markdown
 
         card = evaluate_bundle(
-            source, table, folder, part=part, include_test=include_test, skip_bad=skip_bad,
+            source, table, ready_folder(folder), part=part, include_test=include_test, skip_bad=skip_bad,
             subgroups=subgroup or (), draws=draws, threads=threads, data_root=data_root,
         )  # fmt: skip
         out.print(escape(summary_markdown(card)), highlight=False, soft_wrap=True)
@@ -183,6 +194,7 @@ def explain(
         bool,
         typer.Option("--dicom", help="Of cases from DICOM files, also a report and the picture as DICOM."),
     ] = False,
+    skip_bad: SkipOpt = False,
     threads: ThreadsOpt = 0,
     data_root: RootOpt = None,
 ) -> None:
@@ -196,13 +208,14 @@ def explain(
         from agfnet.prediction.commands import asked_cases
         from agfnet.prediction.explanation import explain_cases
 
+        ready_folder(folder)
         predictor, asked = asked_cases(source, table, view or [], threads=threads, data_root=data_root)
         also = None
         if dicom:
             from agfnet.prediction.dicom_report import write_dicom
 
             also = partial(write_dicom, classes=predictor.classes, bundle_sha256=predictor.bundle.sha256)
-        written = explain_cases(predictor, asked[:cases], folder, also=also)
+        written = explain_cases(predictor, asked[:cases], folder, also=also, skip_bad=skip_bad)
         for path in written:
             out.print(str(path), highlight=False, soft_wrap=True)
         if len(asked) > cases:
@@ -234,8 +247,8 @@ def report(
 
         cases, root = data_of(source, table, data_root)
         page = write(
-            source, cases, folder, part=part, include_test=include_test, robustness=robustness, draws=draws,
-            threads=threads, data_root=root,
+            source, cases, ready_folder(folder), part=part, include_test=include_test, robustness=robustness,
+            draws=draws, threads=threads, data_root=root,
         )  # fmt: skip
         out.print(f"{page}: open it in a browser; it needs nothing else", highlight=False, soft_wrap=True)
 
@@ -268,7 +281,7 @@ def robustness(
         asked, root = data_of(source, table, data_root)
         with bar("settings") as progress:
             made = ask(
-                source, asked, folder, part=part, include_test=include_test, limit=cases,
+                source, asked, ready_folder(folder), part=part, include_test=include_test, limit=cases,
                 seed=seed, draws=draws, threads=threads, data_root=root, progress=progress,
             )  # fmt: skip
         write_robustness(made, folder)
@@ -308,6 +321,7 @@ def focus(
         from agfnet.files import write_json, write_text
 
         asked, root = data_of(source, table, data_root)
+        ready_folder(folder)
         made = measure(
             source, asked, masks, part=part, include_test=include_test, limit=cases, draws=draws, threads=threads,
             data_root=root,
@@ -323,7 +337,7 @@ def faithfulness(
     source: SourceArg,
     table: OwnTableArg = None,
     *,
-    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for the figures.")],
+    folder: Annotated[Path, typer.Option("--out", "-o", parser=here, help="Folder for the figures.")],
     part: PartOpt = None,
     include_test: TestOpt = False,
     cases: Annotated[int, typer.Option(min=2, help="At most the first so many cases.")] = 100,
@@ -344,6 +358,7 @@ def faithfulness(
         from agfnet.files import write_json, write_text
 
         asked, root = data_of(source, table, data_root)
+        ready_folder(folder)
         made = measure(
             source, asked, part=part, include_test=include_test, limit=cases, draws=draws, threads=threads,
             data_root=root,

@@ -50,7 +50,7 @@ AskedTableArg = Annotated[
     typer.Argument(
         metavar="[TABLE]",
         parser=place,
-        help="Cases, .csv or .parquet, local or by URL; without labels too. With --engine also a folder of Parquet.",
+        help="Cases, .csv or .parquet, local or by URL; without labels too.",
     ),
 ]
 PartOpt = Annotated[

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from agfnet.data import duplicates
 from agfnet.data.imagefile import check_unopened
 from agfnet.data.images import DEFAULT_LIMITS, CodedImageError, ImageLimits, read_image, sniff
 from agfnet.data.locate import locate_images
-from agfnet.data.table import infer_views, structural_faults
+from agfnet.data.table import RESERVED, SCALE_SUFFIX, infer_views, structural_faults
 from agfnet.data.tablefile import Fault, RawTable, load_table
 from agfnet.places import Url, look_up, place
 from agfnet.types import Place
@@ -109,6 +110,7 @@ def check_table(
     images, outside = locate_images(raw, views, path.parent, data_root)
     faults += outside
     faults += _absent_faults(raw, views, images, {fault.row for fault in outside})
+    faults += _name_faults(raw.frame, views)
     faults += _label_faults(raw, classes, min_patients_per_class, need_labels)
     uses = _with_ids(raw, images)
     faults += _repeat_faults(uses)
@@ -144,6 +146,45 @@ def _absent_faults(raw: RawTable, views: Sequence[str], images: pl.DataFrame, ou
     ]
 
 
+def _name_faults(frame: pl.DataFrame, views: Sequence[str]) -> list[Fault]:
+    """Columns whose names are nearly those of one that is not there: as a free column they would do nothing."""
+    wanted = [name for name in ("label", *(f"{view}{SCALE_SUFFIX}" for view in views)) if name not in frame.columns]
+    free = {name.casefold(): name for name in frame.columns if name not in (*RESERVED, *views)}
+    faults = []
+    for name in wanted:
+        alike = ["diagnosis", "dx"] if name == "label" else []
+        near = [one for one in alike if one in free] or difflib.get_close_matches(name, free, n=1, cutoff=0.8)
+        if near:
+            faults.append(
+                Fault(
+                    cause="missing-column",
+                    message=f"there is no column {name}, but one that looks like it",
+                    remedy=f"Rename {free[near[0]]} to {name}, if it is that.",
+                    row=1,
+                    column=free[near[0]],
+                )
+            )
+    return faults
+
+
+def _alike_faults(labels: pl.DataFrame) -> list[Fault]:
+    """Labels that a reader takes for one: they differ in capitals, or in how an accented letter is written."""
+    faults = []
+    counts = labels.group_by("label").agg(pl.len(), pl.col("row").min()).sort("len", "label", descending=[True, False])
+    first: dict[str, str] = {}
+    for label, _, row in counts.rows():
+        plain = unicodedata.normalize("NFKC", label).casefold()
+        other = first.setdefault(plain, label)
+        if other != label:
+            how = "in capitals" if unicodedata.normalize("NFKC", label) != unicodedata.normalize("NFKC", other) else (
+                "in how their letters are encoded"
+            )  # fmt: skip
+            message = f"the labels {label!r} and {other!r} differ {how} alone, and count as two"
+            remedy = f"Write {other!r} everywhere, if they are one diagnosis."
+            faults.append(Fault(cause="alike-labels", message=message, remedy=remedy, row=row, column="label"))
+    return faults
+
+
 def _label_faults(raw: RawTable, classes: Sequence[str] | None, min_patients: int, need_labels: bool) -> list[Fault]:
     faults: list[Fault] = []
     if "label" not in raw.frame.columns:
@@ -160,6 +201,7 @@ def _label_faults(raw: RawTable, classes: Sequence[str] | None, min_patients: in
             message = "the case has no label"
             faults.append(Fault(cause="missing-label", message=message, remedy=remedy, row=row, column="label"))
     known = labels.drop_nulls()
+    faults += _alike_faults(known)
     if classes is not None:
         for row, label in known.filter(~pl.col("label").is_in(list(classes))).rows():
             folded = {name.casefold(): name for name in classes}

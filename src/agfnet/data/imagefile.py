@@ -112,6 +112,8 @@ def _large(path: Place, limits: ImageLimits) -> int | None:
 def _unreachable(path: Place, error: Exception) -> CodedImageError:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         remedy = "Correct the path, or leave the cell empty where the view is absent."
+        if "\\" in str(path):
+            remedy = "Write `/`, not `\\`, between folders."
         return CodedImageError(path, "missing-file", "there is no such file", remedy)
     reason = getattr(error, "strerror", None) or error
     return CodedImageError(

@@ -79,6 +79,8 @@ def _fault(value: str, found: _Found, root: str, row: int, view: str) -> Fault:
         return Fault(cause="refused-url", message=message, remedy="Correct the URL.", row=row, column=view)
     remedy = "Move the image there, or name the folder that holds all images as the data root."
     message = f"{value} leaves the data folder {root}"
+    if not os.path.isabs(value) and ".." not in value.split("/"):  # noqa: PTH117  as above
+        message += f": a link leads to {found.path}"
     return Fault(cause="path-outside", message=message, remedy=remedy, row=row, column=view)
 
 

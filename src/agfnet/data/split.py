@@ -8,6 +8,7 @@ much in a class is made good in the next, so the sizes of the parts stay right o
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ from agfnet.data.table import PARTS, infer_views, structural_faults, table_error
 from agfnet.data.tablefile import load_table, write_table
 from agfnet.places import joined, place
 from agfnet.types import Case, ConfigError, Place, TableError
+
+log = logging.getLogger("agfnet")
 
 DEFAULT_FRACTIONS: Mapping[str, float] = {
     "train": 0.6,
@@ -183,7 +186,7 @@ def _too_few(label: str, size: int, needed: int, what: str) -> TableError:
 def split_to_file(
     path: str | Place, output: Path, *, fractions: Mapping[str, float] = DEFAULT_FRACTIONS, seed: int = 0
 ) -> dict[str, int]:
-    """Split a table and write it with the column `split`; an older `split` column is replaced.
+    """Split a table and write it with the column `split`; an older `split` column is replaced, and the log says so.
 
     Where the output lies in another folder, relative image paths are made absolute, so that they still lead to the
     same files.
@@ -192,7 +195,8 @@ def split_to_file(
         The number of cases of each part.
 
     Raises:
-        TableError, ConfigError: see `read_cases` and `split_table`.
+        TableError, ConfigError: see `read_cases` and `split_table`; or the output is there and has other content: cases
+            that a network was trained on must not come into another part.
     """
     path = place(path)
     raw, faults = load_table(path)
@@ -206,9 +210,25 @@ def split_to_file(
     folder = path.resolve().parent
     if output.resolve().parent != folder:
         frame = frame.with_columns(pl.col(v).map_elements(partial(_absolute, folder), pl.String) for v in views)
+    if "label" not in frame.columns:
+        log.warning("%s: has no column label; the parts are drawn without regard to the diagnoses", path)
     parts = split_table(frame, fractions=fractions, seed=seed)
-    write_table(frame.with_columns(split=pl.Series(parts)), output)
+    made = frame.with_columns(split=pl.Series(parts))
+    if "split" in raw.frame.columns:
+        moved = (raw.frame["split"] != made["split"]).sum()
+        log.warning("%s: has parts; they are drawn anew, and %d cases come into another", path, moved)
+    if output.exists() and not _holds(output, made):
+        raise TableError(
+            f"{output}: is there already, with other content. Name a new file; or delete it, if no network was trained "
+            "on its parts."
+        )
+    write_table(made, output)
     return {part: parts.count(part) for part in PARTS if part in parts}
+
+
+def _holds(output: Path, made: pl.DataFrame) -> bool:
+    raw, faults = load_table(output)
+    return raw is not None and not faults and raw.frame.equals(made)
 
 
 def _absolute(folder: Place, cell: str) -> str:

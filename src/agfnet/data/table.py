@@ -133,6 +133,7 @@ def infer_views(frame: pl.DataFrame) -> tuple[str, ...]:
 
 def table_error(path: Place, faults: Sequence[Fault]) -> TableError:
     """The error for a table with these faults, showing the first of them."""
+    faults = sorted(faults, key=lambda fault: fault.row or 0)
     lines = [f"  {fault}" for fault in faults[:_SHOWN_FAULTS]]
     if len(faults) > _SHOWN_FAULTS:
         lines.append(f"  and {len(faults) - _SHOWN_FAULTS} more; `agfnet check {path}` lists them all")
@@ -169,8 +170,6 @@ def duplicate_case(name: str, row: int, first: int) -> Fault:
 def _column_faults(frame: pl.DataFrame, views: Sequence[str], extra_labels: Sequence[str]) -> list[Fault]:
     def missing(name: str, what: str) -> Fault:
         remedy = f"Add the column, or correct its name; the table has: {', '.join(frame.columns)}."
-        if len(frame.columns) == 1 and (";" in frame.columns[0] or "\t" in frame.columns[0]):
-            remedy = "Separate the columns with commas, not with semicolons or tabs."
         return Fault(cause="missing-column", message=f"there is no {what}", remedy=remedy, row=1, column=name)
 
     faults = [missing(name, f"column {name}") for name in ("case_id", "patient_id") if name not in frame.columns]

@@ -11,6 +11,7 @@ import hashlib
 import io
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,19 +106,30 @@ def write_table(frame: pl.DataFrame, path: str | Path) -> None:
     Raises:
         TableError: the suffix is neither, or the file cannot be written.
     """
+    path = writable_table(path)
+    try:
+        write_atomically(path, frame.write_csv if path.suffix.lower() == ".csv" else frame.write_parquet)
+    except OSError as error:
+        message = f"{path}: the table cannot be written ({error}). Choose a folder that may be written to."
+        raise TableError(message) from error
+
+
+def writable_table(path: str | Path) -> Path:
+    """The local path of a table that may be written there: to be asked before long work.
+
+    Raises:
+        TableError: the suffix is neither .csv nor .parquet, it is a folder, or it is not local.
+    """
     try:
         path = local(path)
     except ValueError as error:
         raise TableError(f"{error}.") from error
-    kind = _SUFFIXES.get(path.suffix.lower())
-    if kind is None:
+    if path.suffix.lower() not in _SUFFIXES:
         message = f"{path}: a table is written as .csv or .parquet. Choose a name with one of these endings."
         raise TableError(message)
-    try:
-        write_atomically(path, frame.write_csv if kind == "CSV" else frame.write_parquet)
-    except OSError as error:
-        message = f"{path}: the table cannot be written ({error}). Choose a folder that may be written to."
-        raise TableError(message) from error
+    if path.is_dir():
+        raise TableError(f"{path}: is a folder. Choose the name of a file.")
+    return path
 
 
 def table_sha256(path: str | Place) -> str:
@@ -165,13 +177,17 @@ def _from_csv(content: bytes) -> tuple[RawTable | None, list[Fault]]:
     if not any(header):
         remedy = "Begin the table with a header of column names in row 1."
         return None, faults or [Fault(cause="missing-header", message="row 1 is empty", remedy=remedy, row=1)]
+    if separator := separator_fault(header):
+        return None, [separator]
     kept: list[list[str]] = []
     rows: list[int] = []
     for row, record in enumerate(records[1:], start=2):
+        if is_blank(record):  # no case, but counted as a row
+            continue
         if len(record) == len(header):
             kept.append(record)
             rows.append(row)
-        elif record:  # a blank line is no case, but is counted as a row
+        else:
             faults.append(ragged_row(row, len(record), len(header)))
     columns = list(zip(*kept, strict=True)) if kept else [()] * len(header)
     used, name_faults = usable_columns(header, [any(cell.strip() for cell in column) for column in columns])
@@ -179,6 +195,20 @@ def _from_csv(content: bytes) -> tuple[RawTable | None, list[Fault]]:
         [pl.Series(header[index], columns[index], dtype=pl.String) for index in used],
     )
     return RawTable(stripped(frame), np.array(rows, dtype=np.int64)), faults + name_faults
+
+
+def separator_fault(header: Sequence[str]) -> Fault | None:
+    """The fault of a table whose columns are separated by something else than commas, as its header shows."""
+    if len(header) > 1 or not {";", "\t"} & set(header[0]):
+        return None
+    remedy = "Separate the columns with commas, and put a value that holds a comma in quotes."
+    message = "the columns are separated with semicolons or tabs, not with commas"
+    return Fault(cause="wrong-separator", message=message, remedy=remedy, row=1)
+
+
+def is_blank(record: Sequence[str]) -> bool:
+    """Whether a record is a blank line, or one of empty cells alone, as spreadsheets leave at the end."""
+    return not any(cell.strip() for cell in record)
 
 
 def ragged_row(row: int, cells: int, columns: int) -> Fault:

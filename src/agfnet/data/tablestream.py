@@ -26,8 +26,10 @@ from agfnet.data.tablefile import (
     RawTable,
     as_text,
     empty_table,
+    is_blank,
     no_parquet,
     ragged_row,
+    separator_fault,
     stripped,
     table_sha256,
     usable_columns,
@@ -136,6 +138,8 @@ def _csv_pieces(path: Path, height: int) -> Iterator[Piece]:
         if not any(header):
             remedy = "Begin the table with a header of column names in row 1."
             raise table_error(path, [Fault(cause="missing-header", message="row 1 is empty", remedy=remedy, row=1)])
+        if separator := separator_fault(header):
+            raise table_error(path, [separator])
         first = 2
         while piece := list(islice(records, height)):
             yield _csv_piece(path, header, piece, first)
@@ -171,12 +175,9 @@ def _wrong_encoding(path: Path) -> Fault:
 
 
 def _csv_piece(path: Path, header: list[str], records: Sequence[list[str]], first: int) -> Piece:
-    whole = [(row, record) for row, record in enumerate(records, first) if len(record) == len(header)]
-    faults = [
-        ragged_row(row, len(record), len(header))
-        for row, record in enumerate(records, first)
-        if record and len(record) != len(header)  # a blank line is no case, but is counted as a row
-    ]
+    numbered = [(row, record) for row, record in enumerate(records, first) if not is_blank(record)]
+    whole = [(row, record) for row, record in numbered if len(record) == len(header)]
+    faults = [ragged_row(row, len(record), len(header)) for row, record in numbered if len(record) != len(header)]
     columns = list(zip(*(record for _, record in whole), strict=True)) or [()] * len(header)
     used, name_faults = usable_columns(header, [any(cell.strip() for cell in column) for column in columns])
     if name_faults:

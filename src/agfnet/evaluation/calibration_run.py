@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agfnet.config import Config, load_config
-from agfnet.data.table import cases_sha256, own_cases, read_cases, table_sha256
+from agfnet.data.table import cases_sha256, fingerprint, own_cases, read_cases, table_sha256
 from agfnet.evaluation.answers import Answers, answers_of, whole
 from agfnet.evaluation.calibrate import (
     choose_temperature,
@@ -65,7 +65,7 @@ def calibrate(
 
     Args:
         run: a finished run folder.
-        table: the calibration cases; None: the run's own table.
+        table: the calibration cases, in the place of those of the run's own table; without parts, all its cases.
         data_root: the folder that every image of `table` must lie in; the run's own table has the run's.
         part: only cases of this part.
         coverage: chosen coverage of the diagnosis sets.
@@ -81,7 +81,7 @@ def calibrate(
     Raises:
         ConfigError: the folder holds no finished run, its table has other training cases than it was trained on, or
             calibration cases were trained on.
-        TableError: no labelled calibration case, or those of one patient alone.
+        TableError: no labelled calibration case, or those of one patient alone, or test cases.
     """
     if not (run / BUNDLE).is_file():
         raise ConfigError(f"{run}: holds no exported run. Train first; then calibrate.")
@@ -126,6 +126,7 @@ def calibrate(
         "cases": len(answers),
         "patients": len(set(answers.patients)),
         "trained_on": len(learnt),
+        "fitted_on": sorted(map(fingerprint, cases)),
         "false_refers": false_refers,
         "notes": notes,
     }
@@ -175,9 +176,12 @@ def _trained(run: Path, config: Config, cases: Sequence[Case]) -> list[Case]:
 
 def _chosen(given: Sequence[Case], trained: Sequence[Case], part: str, table: Place) -> list[Case]:
     """The labelled cases of a part: of several patients, and none of which case, patient or image was trained on."""
-    cases = [c for c in given if c.split == part and c.label is not None]
+    if part == "test":
+        raise TableError(f"{table}: test cases are looked at once, at the end, and never fitted on.")
+    parts = sorted({c.split for c in given if c.split is not None})
+    cases = [c for c in given if c.split in ((part,) if parts else (None,)) and c.label is not None]
     if not cases:
-        raise TableError(f"{table}: no labelled case has split {part}. Make the part with `agfnet split`.")
+        raise TableError(f"{table}: no labelled case has split {part}; there is {', '.join(parts) or 'no split'}.")
     if len({c.patient_id for c in cases}) == 1:
         raise TableError(f"{table}: its {part} cases are one patient's. Calibrate on cases of several patients.")
     checks: dict[str, Callable[[Case], set[str | Place]]] = {

@@ -7,21 +7,28 @@ white; past eight lines the dashes differ too.
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.text import Text
 
 from agfnet.files import write_atomically
 from agfnet.types import RESEARCH_USE
 
+log = logging.getLogger("agfnet")
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D00")
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)))
 GREY = "#555555"
+FAMILIES = {"Noto Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Micro Hei"}
+"""Fonts of other scripts that machines have."""
 NOTICE = 0.28  # inches at the bottom that are kept free for the notice
 
 
@@ -80,4 +87,19 @@ def save(figure: Figure, path: str | Path) -> None:
         path: where the PNG goes.
     """
     figure.text(0.5, 0.09 / figure.get_figheight(), RESEARCH_USE, ha="center", va="bottom", fontsize=8.5, color=GREY)
-    write_atomically(Path(path), partial(figure.savefig, format="png", metadata={"Software": None}))
+    for text in figure.findobj(Text):
+        text.set_fontfamily(_families())
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        write_atomically(Path(path), partial(figure.savefig, format="png", metadata={"Software": None}))
+    for one in said:
+        if "missing from font" not in str(one.message):
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    if any("missing from font" in str(one.message) for one in said):
+        log.warning("%s: no font here has all letters of the names. Install one, such as fonts-noto-cjk.", path)
+
+
+@cache
+def _families() -> list[str]:
+    """What letters are taken from, in turn: matplotlib's own font, then those of the machine for what it lacks."""
+    return ["DejaVu Sans", *sorted(FAMILIES & set(fontManager.get_font_names()))]

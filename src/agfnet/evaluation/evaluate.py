@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,19 @@ def chosen_part(cases: Sequence[Case], part: str | None, *, include_test: bool, 
     on cases that were trained on mean nothing.
 
     Raises:
-        TableError: the part is empty, or `part="test"` without `include_test`.
+        TableError: the part is empty, or `part="test"` without `include_test`, or that with another part.
     """
     if part == "test" and not include_test:
         raise TableError(f"{table}: test cases are looked at once, at the end; say so with --include-test.")
+    if include_test and part not in (None, "test"):
+        raise TableError(f"{table}: the part {part} has no test cases. Leave out --include-test, or --part.")
     if part is None and any(c.split is not None for c in cases):
         part = "test" if include_test else "validation"
         log.info("%s has parts: evaluating %s cases (--part chooses)", table, part)
     kept = [c for c in cases if part is None or c.split == part]
     if not kept:
-        raise TableError(f"{table}: no case with split {part} to evaluate.")
+        there = ", ".join(sorted({c.split for c in cases if c.split is not None})) or "no column split"
+        raise TableError(f"{table}: no case with split {part} to evaluate; there is {there}.")
     return kept
 
 
@@ -77,6 +81,13 @@ def data_of(source: Path, table: Place | None, data_root: Place | None) -> tuple
     if not config.is_file():
         raise ConfigError(f"{source}: is no run folder, so its table is not known; name a TABLE.")
     data = load_config(config).data
+    if isinstance(data.table, Path) and not data.table.is_file():
+        raise ConfigError(
+            f"{config}: names the table {data.table}, which is not there as seen from {Path.cwd()}. Call from the "
+            "folder that the run was trained in, or name a TABLE."
+        )
+    if table_sha256(data.table) != json.loads((source / "run.json").read_text(encoding="utf-8"))["table_sha256"]:
+        log.warning("%s: is not as it was when %s was trained; its parts may be others", data.table, source)
     return data.table, data_root or data.data_root
 
 
@@ -123,7 +134,8 @@ def evaluate_outcomes(
         draws=draws,
         subgroups={name: [_attribute(o.case, name) for o in kept] for name in subgroups} or None,
     )
-    card["notes"] += [*notes, *(predictor.decision.facts["notes"] if predictor.decision else ())]
+    card["notes"] = [*_seen_before(kept, predictor), *card["notes"], *notes]
+    card["notes"] += predictor.decision.facts["notes"] if predictor.decision else ()
     if any(o.case.reference_standard == SYNTHETIC_STANDARD for o in kept):
         card["notes"].insert(0, SYNTHETIC)
     card |= {
@@ -144,6 +156,18 @@ def evaluate_outcomes(
     return card
 
 
+def _seen_before(outcomes: Sequence[Outcome], predictor: Predictor) -> Iterator[str]:
+    """What figures on cases that were learnt from are worth."""
+    found = [fingerprint(outcome.case) for outcome in outcomes]
+    fitted = predictor.decision.facts.get("fitted_on", ()) if predictor.decision else ()
+    for known, said in (
+        (set(predictor.bundle.facts.get("trained_on", ())), "trained on: these figures say how well they were learnt"),
+        (set(fitted), "calibrated on: calibration, coverage and referral are optimistic"),
+    ):
+        if shared := sum(one in known for one in found):
+            yield f"{shared} of these {len(found)} cases were {said}."
+
+
 def evaluate(
     source: Path,
     table: Place,
@@ -162,7 +186,8 @@ def evaluate(
     cases = chosen_cases(predictor, table, part, include_test=include_test, data_root=data_root)
     missing = [s for s in subgroups if all(_attribute(c, s) is None for c in cases)]
     if missing:
-        raise TableError(f"{table}: no value in a column {', '.join(missing)} for --subgroup.")
+        free = sorted({name for c in cases for name in c.attributes} | {"site", "split", "reference_standard"})
+        raise TableError(f"{table}: no subgroups by {', '.join(missing)}; there are values of {', '.join(free)}.")
     outcomes = predict_cases(predictor, cases)
     facts = table_facts(table, cases, include_test=include_test)
     return evaluate_outcomes(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -23,7 +23,7 @@ from agfnet.metrics.weighting import FloatArray, weighted_mean
 from agfnet.prediction.commands import predict_cases
 from agfnet.prediction.explanation import Explanation, explain
 from agfnet.prediction.predictor import Outcome, Predictor
-from agfnet.types import RESEARCH_USE, Case, Place
+from agfnet.types import RESEARCH_USE, Case, ConfigError, Place
 
 log = logging.getLogger("agfnet")
 SUBGROUP_VALUES = 12
@@ -60,8 +60,12 @@ def report_facts(
 
     Returns:
         The facts (JSON), and an explanation of each case that is shown, by its id.
+
+    Raises:
+        ConfigError: no robustness was measured in the folder named, or another network's.
     """
     predictor = Predictor(run, threads=threads)
+    holds = None if robustness is None else _robustness(robustness, predictor)
     cases = chosen_cases(predictor, table, part, include_test=include_test, data_root=data_root)
     outcomes = predict_cases(predictor, cases)
     subgroups = subgroup_columns(cases)
@@ -79,15 +83,15 @@ def report_facts(
         "notice": RESEARCH_USE,
         "card": card,
         "cohort": cohort(cases, predictor),
-        "run": {name: fact for name, fact in predictor.bundle.facts.items() if name != "trained_on"},
+        "run": _plain(predictor.bundle.facts),
         "bundle_sha256": predictor.bundle.sha256,
         "precision_recall": {name: _precision_recall(answers, k) for k, name in enumerate(predictor.classes)},
         "decision": decision_curve(answers, [predictor.classes.index(m) for m in malignant]) if malignant else None,
         "sets": set_figures(kept, answers, predictor, draws) if predictor.decision else None,
         "referral": referral_figures(kept, answers, draws) if predictor.decision else None,
-        "calibration": dict(predictor.decision.facts) if predictor.decision else None,
+        "calibration": _plain(predictor.decision.facts) if predictor.decision else None,
         "missing_views": missing_views(predictor, cases, draws),
-        "robustness": _robustness(robustness),
+        "robustness": holds,
         "shown": shown,
     }
     return told, explained
@@ -209,10 +213,20 @@ def missing_views(predictor: Predictor, cases: Sequence[Case], draws: int) -> di
     return out
 
 
-def _robustness(folder: Path | None) -> dict[str, Any] | None:
-    if folder is None:
-        return None
-    made: dict[str, Any] = json.loads((folder / "robustness.json").read_text(encoding="utf-8"))
+def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the fingerprints of cases, which tell a reader nothing."""
+    return {name: fact for name, fact in facts.items() if name not in ("trained_on", "fitted_on")}
+
+
+def _robustness(folder: Path, predictor: Predictor) -> dict[str, Any]:
+    file = folder / "robustness.json"
+    if not file.is_file():
+        raise ConfigError(f"{file}: is not there. Name a folder that `agfnet robustness` has written.")
+    made: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if made["bundle_sha256"] != predictor.bundle.sha256:
+        raise ConfigError(
+            f"{file}: is of another network, or from before a calibration. Run `agfnet robustness` again."
+        )
     return {key: made[key] for key in ("clean", "groups", "cases", "notes")}
 
 

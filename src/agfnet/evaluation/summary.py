@@ -49,6 +49,7 @@ def summary_markdown(card: Mapping[str, Any]) -> str:
             f"{card['n_cases']} cases of {card['n_patients']} patients. In brackets: "
             f"{100 * card['level']:.0f} % interval, bootstrap over patients, {card['draws']} draws."
         ),
+        *([f"Of {_cell(card['table'])}, part: {card['part'] or 'none'}."] if "table" in card else []),
         "",
         "| Figure | Value |",
         "|---|---|",

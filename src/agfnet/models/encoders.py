@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from importlib import import_module
@@ -40,7 +41,7 @@ class Encoder(nn.Module):
     def __init__(self, name: str, *, pretrained: bool | Path = False, drop_path: float = 0.0) -> None:
         super().__init__()
         if not timm.is_model(name):
-            near = ", ".join(timm.list_models(f"*{name.split('_', 1)[0]}*")[:8]) or "none alike"
+            near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=8)) or "none"
             raise ConfigError(f"encoder {name!r} is not a timm backbone; alike: {near}. See timm.list_models().")
         features: Any = timm.create_model(name, features_only=True)
         reductions = features.feature_info.reduction()

@@ -12,7 +12,15 @@ from typing import NamedTuple
 import polars as pl
 
 from agfnet.prediction.bulk_part import PartPredictor
-from agfnet.prediction.bulk_plan import PREDICTIONS, QUARANTINE, Settings, Work, parts_to_do, plan_work
+from agfnet.prediction.bulk_plan import (
+    PREDICTIONS,
+    QUARANTINE,
+    Settings,
+    Work,
+    parts_to_do,
+    plan_work,
+    retry_quarantine,
+)
 from agfnet.prediction.commands import shares
 from agfnet.prediction.predictor import Predictor
 from agfnet.types import ConfigError, Place
@@ -59,6 +67,7 @@ def predict_bulk(
     threads: int = 0,
     workers: int | None = None,
     address: str | None = None,
+    retry: bool = False,
 ) -> Tally:
     """Predict every row of a table into a folder, or go on with a folder that was begun.
 
@@ -76,6 +85,7 @@ def predict_bulk(
         threads: processor threads, of each worker of a Ray cluster; 0 lets ONNX Runtime choose, or is 1 there.
         workers: processes of the Ray engine; None: as many as there are processors for.
         address: of the Ray cluster; None starts one on this machine.
+        retry: do the parts again in which rows are in quarantine.
 
     Raises:
         ConfigError: the arguments do not fit together, or the folder was begun otherwise.
@@ -107,6 +117,8 @@ def predict_bulk(
     )
     folder = folder.resolve()
     work = plan_work(folder, table, tuple(predictor.specs), predictor.bundle.sha256, settings)
+    if retry:
+        retry_quarantine(folder, work)
     todo = parts_to_do(folder, work)
     log.info("%s: %s rows in %d parts, %d of them to do", folder, f"{work.rows:,}", work.parts, len(todo))
     if ray and todo:

@@ -96,6 +96,14 @@ def parts_to_do(folder: Path, work: Work) -> list[int]:
     return [part for part in range(work.parts) if part_file(folder, PREDICTIONS, part).name not in done]
 
 
+def retry_quarantine(folder: Path, work: Work) -> None:
+    """Have the parts done again in which rows are in quarantine: their images may be there by now."""
+    for part in range(work.parts):
+        file = part_file(folder, QUARANTINE, part)
+        if file.exists() and pl.read_parquet(file).height:
+            part_file(folder, PREDICTIONS, part).unlink(missing_ok=True)
+
+
 def read_work(folder: Path) -> Work:
     """The record of a planned folder.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from PIL import Image
 from agfnet.files import write_atomically, write_json
 from agfnet.prediction.overlay import Row, overlay, positive_part, sheet, spread
 from agfnet.prediction.predictor import Array, Frames, Look, Predictor
-from agfnet.types import RESEARCH_USE, Case, Prediction
+from agfnet.types import RESEARCH_USE, Case, ImageError, Prediction
+
+log = logging.getLogger("agfnet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +157,9 @@ Also = Callable[[Explanation, Case, Path], list[Path]]
 """What else is written of a case: its explanation, itself, and folder and start of the files' names to the files."""
 
 
-def explain_cases(predictor: Predictor, cases: Sequence[Case], folder: Path, *, also: Also | None = None) -> list[Path]:
+def explain_cases(
+    predictor: Predictor, cases: Sequence[Case], folder: Path, *, also: Also | None = None, skip_bad: bool = False
+) -> list[Path]:
     """Write a sheet for each case, and `explanations.json` with every share.
 
     Args:
@@ -162,16 +167,23 @@ def explain_cases(predictor: Predictor, cases: Sequence[Case], folder: Path, *, 
         cases: the cases.
         folder: for the files.
         also: writes further files of a case.
+        skip_bad: say which cases have unreadable images, and go on.
 
     Returns:
         The files.
 
     Raises:
-        ImageError: an image cannot be read.
+        ImageError: an image cannot be read and `skip_bad` is off.
     """
     told, files = [], []
     for number, case in enumerate(cases, start=1):
-        made = explain(predictor, case)
+        try:
+            made = explain(predictor, case)
+        except ImageError as error:
+            if not skip_bad:
+                raise ImageError(f"row {case.row}, case {case.case_id}: {error}") from error
+            log.warning("row %d, case %s: %s", case.row, case.case_id, error)
+            continue
         p = made.prediction
         heading = f"case {case.case_id}" + (f", diagnosis {case.label}" if case.label else "")
         # Numbered: an id may hold what a file name must not.

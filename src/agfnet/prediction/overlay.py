@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,9 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+log = logging.getLogger("agfnet")
 Pixels = NDArray[np.uint8]
 # From nothing to most: violet, magenta, orange, pale yellow; lightness rises all the way, so it also reads in grey.
 _STOPS = np.array([[20, 11, 52], [132, 32, 107], [229, 92, 48], [246, 215, 70], [252, 255, 164]], np.float64)
+FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "wqy-microhei.ttc")
+"""Tried in this order for what is not English."""
+_NO_LETTER = "\uffff"
 SIDE = 320  # shorter side of a shown view, pixels
 BAR = 14
 
@@ -65,6 +70,26 @@ class Row(NamedTuple):
     mm_per_pixel: float | None
 
 
+def letters(text: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A font of the machine that has every letter of a text, or else Pillow's own, which knows English."""
+    if text.isascii():
+        return ImageFont.load_default(size)
+    for name in FONTS:
+        try:
+            font = ImageFont.truetype(name, size)
+        except OSError:
+            continue
+        unknown = bytes(font.getmask(_NO_LETTER))
+        if all(bytes(font.getmask(one)) != unknown for one in set(text) if not one.isspace()):
+            return font
+    log.warning(
+        "no font of this machine (%s) has all letters of the names: some are boxes in pictures. Install one, such as "
+        "fonts-noto-cjk.",
+        ", ".join(FONTS),
+    )
+    return ImageFont.load_default(size)
+
+
 def sheet(rows: Sequence[Row], title: Sequence[str], notice: str) -> Image.Image:
     """One case: each view as it is and with its overlay, the legend, and what was found.
 
@@ -73,7 +98,8 @@ def sheet(rows: Sequence[Row], title: Sequence[str], notice: str) -> Image.Image
         title: lines above the pictures.
         notice: the line below.
     """
-    font, small = ImageFont.load_default(17), ImageFont.load_default(13)
+    written = "".join([*title, *(row.caption for row in rows)])
+    font, small = letters(written, 17), letters(written, 13)
     plain = [_enlarged(row.frame) for row in rows]
     width = max([2 * picture.width + 3 * 16 for picture in plain] + [640])
     top = 16 + 24 * len(title)

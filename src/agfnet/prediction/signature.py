@@ -31,7 +31,10 @@ def deploy(source: Path, path: Path, *, card: Path | None = None, key: Path | No
     bundle = read_bundle(source)
     parts = dict(bundle.parts)
     if card is not None:
-        parts[CARD] = card.read_bytes()
+        try:
+            parts[CARD] = card.read_text(encoding="utf-8").encode()
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{card}: is no text. Name a model card, Markdown.") from error
     write_bundle(path, bundle.facts, parts, sign=None if key is None else _private(key).sign)
     return read_bundle(path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from contextlib import suppress
 
 import uvicorn
@@ -12,6 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from agfnet.prediction.predictor import Predictor
 from agfnet.serving.app import create_app
 from agfnet.serving.settings import ServiceSettings
+from agfnet.types import ConfigError
 
 log = logging.getLogger("agfnet.serving")
 
@@ -36,7 +38,17 @@ def serve(predictor: Predictor, settings: ServiceSettings) -> None:
 
     Raises:
         AuditError: the audit log cannot be used.
+        ConfigError: something else listens there.
     """
+    try:
+        with socket.create_server(
+            (settings.host, settings.port), family=socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        ):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{settings.host}:{settings.port} cannot be listened on ({error.strerror}). Choose another --port."
+        ) from error
     config = uvicorn.Config(
         create_app(predictor, settings),
         host=settings.host,

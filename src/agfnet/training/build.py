@@ -38,6 +38,8 @@ def task_of(config: Config, train: Sequence[Case], validation: Sequence[Case]) -
         TableError: fewer than two classes, a case without a label, or a label that the configuration does not know.
         ConfigError: `data.malignant` names an unknown class.
     """
+    if all(case.label is None for case in (*train, *validation)):
+        raise TableError(f"{config.data.table}: no case has a label. Is the diagnosis in a column `label`?")
     for case in train:
         if case.label is None:
             raise TableError(

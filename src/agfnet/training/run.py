@@ -102,6 +102,7 @@ def train(
     """
     if cases is None:
         cases = parts(config, own_cases(config.data))
+    task = task or task_of(config, *cases)
     machine.check(config.training.batch_size, sum(case.label is not None for case in cases[1]))
     if config.training.compile:
         check_compiler()
@@ -110,7 +111,6 @@ def train(
     if weights.exists():
         log.info("%s: training is already finished", folder)
         return weights
-    task = task or task_of(config, *cases)
     pytorch_lightning.seed_everything(config.training.seed, workers=True, verbose=False)
     network = build_network(config, task, pretrained=True)
     specs = view_specs(config, network)

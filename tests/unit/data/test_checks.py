@@ -59,6 +59,26 @@ def test_every_fault_is_found_not_only_the_first(tmp_path):
     ]  # fmt: skip
 
 
+def test_rows_of_empty_cells_are_no_cases(tmp_path):
+    report = check_table(write(tmp_path, [*good_lines(tmp_path), ",,,,", " , ,,,"]))
+    assert report.ok, [str(fault) for fault in report.faults]
+    assert report.cases == 8
+
+
+def test_backslashes_and_links_are_named(tmp_path):
+    folder = tmp_path / "table"
+    folder.mkdir()
+    lines = good_lines(folder)
+    (folder / "real").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "c1.jpg").rename(tmp_path / "elsewhere" / "c1.jpg")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    lines[1], lines[2] = lines[1].replace("c0.jpg", "real\\c0.jpg"), lines[2].replace("c1.jpg", "linked/c1.jpg")
+    first, second = check_table(write(folder, lines)).faults
+    assert "Write `/`, not `\\`" in first.remedy
+    assert f"a link leads to {(tmp_path / 'elsewhere' / 'c1.jpg').resolve()}" in second.message
+
+
 def test_close_matches_are_offered_for_an_unknown_label(tmp_path):
     path = write(tmp_path, ["case_id,patient_id,label,clinical", "1,1,melanma,a.jpg"])
     (fault,) = (f for f in check_table(path, classes=["melanoma", "naevus"]).faults if f.cause == "unknown-label")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agfnet.data.split import DEFAULT_FRACTIONS, patient_folds, split_table
+from agfnet.data.split import DEFAULT_FRACTIONS, patient_folds, split_table, split_to_file
 from agfnet.data.table import PARTS
 from agfnet.types import Case, ConfigError, TableError
 
@@ -154,3 +154,27 @@ def test_too_many_folds_are_an_error_with_the_number_that_works():
         patient_folds(cases_of(pairs), 5)
     with pytest.raises(ConfigError):
         patient_folds(cases_of(pairs), 1)
+
+
+def test_parts_that_are_there_are_not_written_over(tmp_path, caplog):
+    """A case that a network was trained on would come into the test part."""
+    rows = [{"case_id": f"c{i}", "patient_id": f"p{i}", "label": "ab"[i % 2], "clinical": "a.jpg"} for i in range(60)]
+    pl.DataFrame(rows).write_csv(tmp_path / "cases.csv")
+    out = tmp_path / "parts.csv"
+    counts = split_to_file(tmp_path / "cases.csv", out)
+    before = out.read_bytes()
+    assert split_to_file(tmp_path / "cases.csv", out) == counts  # the same parts again
+    with pytest.raises(TableError, match="is there already"):
+        split_to_file(tmp_path / "cases.csv", out, seed=1)
+    assert out.read_bytes() == before
+    assert "drawn anew" not in caplog.text
+    split_to_file(out, tmp_path / "other.csv", seed=1)
+    moved = (pl.read_csv(out)["split"] != pl.read_csv(tmp_path / "other.csv")["split"]).sum()
+    assert f"{moved} cases come into another" in caplog.text
+
+
+def test_a_split_without_labels_says_so(tmp_path, caplog):
+    rows = [{"case_id": f"c{i}", "patient_id": f"p{i}", "clinical": "a.jpg"} for i in range(30)]
+    pl.DataFrame(rows).write_csv(tmp_path / "cases.csv")
+    split_to_file(tmp_path / "cases.csv", tmp_path / "parts.csv")
+    assert "has no column label" in caplog.text

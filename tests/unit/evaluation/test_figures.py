@@ -128,3 +128,11 @@ def test_training_curves_leave_out_what_is_not_finite_or_late(tmp_path):
 def test_training_curves_without_anything_to_draw_are_refused(history, tmp_path):
     with pytest.raises(ValueError, match="history"):
         training_curves(history, tmp_path / "curves.png")
+
+
+def test_names_without_a_font_are_one_message(tmp_path, caplog, recwarn):
+    p = np.random.default_rng(0).dirichlet(np.ones(2), 50)
+    card = scorecard(p.argmax(1), p, None, ["Nävus", "\U00013000"], draws=10)
+    confusion_figure(card, tmp_path / "confusion.png")
+    assert caplog.text.count("Install one") == 1
+    assert not recwarn.list

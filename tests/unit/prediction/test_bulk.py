@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import sys
 
 import click
@@ -71,6 +72,18 @@ def test_a_table_by_url_gives_the_same(calibrated, predicted, drawn, tmp_path):
     assert_frame_equal(told, results(predicted)[0].head(len(good)).drop("row"), abs_tol=1e-5)
     with pytest.raises(TableError, match=r"memory://bulk/none\.csv cannot be opened"):
         again(calibrated, place("memory://bulk/none.csv"), tmp_path / "other")
+
+
+def test_what_could_not_be_read_is_done_again_when_asked(calibrated, drawn, tmp_path):
+    rows = many_rows(drawn, 12, {5: "bad-mm-per-pixel"})
+    rows.write_csv(tmp_path / "cases.csv")
+    options = {"part_rows": 6, "data_root": tmp_path}
+    assert again(calibrated, tmp_path / "cases.csv", tmp_path / "out", **options).quarantined == 12
+    for name in ("photos", "scans"):
+        shutil.copytree(drawn / name, tmp_path / name)
+    assert again(calibrated, tmp_path / "cases.csv", tmp_path / "out", **options).quarantined == 12
+    assert again(calibrated, tmp_path / "cases.csv", tmp_path / "out", **options, retry=True).quarantined == 1
+    check_whole(tmp_path / "out", rows, {5: "bad-mm-per-pixel"})
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

@@ -4,6 +4,7 @@ import json
 from itertools import chain, combinations
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from PIL import Image
 
 from agfnet.data.table import read_cases
 from agfnet.prediction.explanation import explain, log_odds, shapley
-from agfnet.prediction.overlay import colours, overlay, positive_part, spread
+from agfnet.prediction.overlay import colours, letters, overlay, positive_part, spread
 from agfnet.prediction.predictor import Predictor
 
 numbers = st.floats(-9, 9, allow_nan=False)
@@ -97,3 +98,25 @@ def test_the_command(trained, drawn, tmp_path, agfnet_command):
     nothing = agfnet_command("explain", trained, "-o", tmp_path / "y")
     assert nothing.exit_code == 1
     assert "give either a TABLE or --view" in nothing.stderr
+
+
+def test_letters_of_other_scripts_are_drawn_or_said(caplog):
+    font = letters("nävus", 17)
+    if not caplog.text:
+        assert bytes(font.getmask("ä")) != bytes(font.getmask("\uffff"))
+    letters("黑色素瘤 \U00013000", 17)  # no usual font has hieroglyphs
+    assert "Install one" in caplog.text
+
+
+def test_bad_images_are_named_or_left_out(trained, drawn, tmp_path, agfnet_command):
+    cases = pl.read_csv(drawn / "cases.csv").head(2)
+    places = [(pl.lit(f"{drawn}/") + pl.col(view)).alias(view) for view in ("clinical", "ultrasound")]
+    cases = cases.with_columns(places)
+    cases[0, "clinical"] = "gone.jpg"
+    cases.write_csv(tmp_path / "cases.csv")
+    done = agfnet_command("explain", trained, tmp_path / "cases.csv", "-o", tmp_path / "a")
+    assert done.exit_code == 1
+    assert f"row 2, case {cases[0, 'case_id']}: " in done.stderr.replace("\n", " ")
+    done = agfnet_command("explain", trained, tmp_path / "cases.csv", "-o", tmp_path / "b", "--skip-bad")
+    assert done.exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["0002.png", "explanations.json"]

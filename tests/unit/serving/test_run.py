@@ -4,9 +4,13 @@ import socket
 import threading
 import time
 
+import pytest
 import uvicorn
 
-from agfnet.serving.run import Impatient
+from agfnet.prediction.predictor import Predictor
+from agfnet.serving.run import Impatient, serve
+from agfnet.serving.settings import ServiceSettings
+from agfnet.types import ConfigError
 
 
 async def hello(_scope, _receive, send):
@@ -43,3 +47,10 @@ def test_a_connection_that_asks_nothing_is_closed():
     finally:
         server.should_exit = True
         thread.join(10)
+
+
+def test_a_port_in_use_is_said_before_anything_else(trained, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = ServiceSettings(port=taken.getsockname()[1], audit=tmp_path / "audit.sqlite")
+        with pytest.raises(ConfigError, match="Choose another --port"):
+            serve(Predictor(trained, threads=1), settings)
