@@ -119,9 +119,11 @@ def sheet(rows: Sequence[Row], title: Sequence[str], notice: str) -> Image.Image
             pen.line((left, low, left + bar, low), fill="white", width=3)
             pen.text((left, low - 17), "5 mm", fill="white", font=small)
         y += picture.height + 44
-    pen.text((16, y + 2), "evidence: none", fill="black", font=small)
-    page.paste(Image.fromarray(colours(np.tile(np.linspace(0.0, 1.0, 180), (BAR, 1)))), (116, y + 4))
-    pen.text((304, y + 2), "most in this image", fill="black", font=small)
+    none, legend = "evidence: none", Image.fromarray(colours(np.tile(np.linspace(0.0, 1.0, 180), (BAR, 1))))
+    left = 24 + round(pen.textlength(none, font=small))
+    pen.text((16, y + 2), none, fill="black", font=small)
+    page.paste(legend, (left, y + 4))
+    pen.text((left + legend.width + 8, y + 2), "most in this image", fill="black", font=small)
     pen.text((16, y + 32), notice, fill="#555555", font=small)
     return page
 
