@@ -60,7 +60,7 @@ def serving(
     audit, url = folder / "audit.sqlite", f"http://127.0.0.1:{port}"
     agfnet = command or Path(sys.executable).with_name("agfnet")
     started_as = [agfnet, "serve", bundle, "--port", port, "--audit", audit, *arguments]
-    environment = {**os.environ, "AGFNET_TOKENS": f"tests {token}" if token else ""}
+    environment = {**os.environ, **({"AGFNET_TOKENS": f"tests {token}"} if token else {})}
     started = time.perf_counter()
     with (folder / "serve.log").open("wb") as log:
         process = subprocess.Popen(

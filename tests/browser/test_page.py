@@ -227,7 +227,7 @@ def test_a_scale_that_is_no_number_is_explained(page: Any) -> None:
     choose(page, "ultrasound", SCAN)
     page.fill("#scale-ultrasound", "wide")
     page.click("#analyse")
-    assert "above 0" in page.locator("#error-ultrasound").inner_text()
+    assert "from 0.0005 to 2" in page.locator("#error-ultrasound").inner_text()
     sync_api.expect(page.locator("#scale-ultrasound")).to_be_focused()
     page.fill("#scale-ultrasound", "0,07")
     analyse(page)
