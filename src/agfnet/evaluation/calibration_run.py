@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,8 @@ from agfnet.types import RESEARCH_USE, AgfnetWarning, Case, ConfigError, Place, 
 
 log = logging.getLogger("agfnet")
 FOLDER = "calibration"
+Asked = Sequence[tuple[Case, Prediction]]
+"""Cases and what the network says of them."""
 OPTIMISTIC = (
     "Fitted on cases of the validation part, on which choices were made: calibration and coverage are optimistic."
 )
@@ -87,10 +89,9 @@ def calibrate(
         raise ConfigError(f"{run}: holds no exported run. Train first; then calibrate.")
     config = load_config(run / "config.yaml")
     predictor = Predictor(run, threads=threads, calibrated=False)
-    views = list(predictor.specs)
     own = own_cases(config.data)
     trained = _trained(run, config, own)
-    given = own if table is None else read_cases(table, views=views, data_root=data_root)
+    given = own if table is None else read_cases(table, views=list(predictor.specs), data_root=data_root)
     table = table or config.data.table
     cases = _chosen(given, trained, part, table)
     log.info("asking about %d calibration cases", len(cases))
@@ -98,48 +99,92 @@ def calibrate(
     log.info("asking about %d training cases, for what their images look like", len(trained))
     learnt = list(whole(predict_cases(predictor, trained), skip_bad=config.data.skip_bad))
 
-    answers = answers_of(asked, predictor.classes)
-    classes = predictor.classes
-    notes = [OPTIMISTIC] if part in config.data.validation else []
-    temperature = choose_temperature(answers.labels, answers.probabilities, answers.patients, seed=seed)
-    # Half a case more of each class, so that a class without a calibration case is rare, not impossible.
-    prevalence = np.bincount(answers.labels, minlength=len(classes)) + 0.5
-    prevalence /= prevalence.sum()
-    each = [asked[i] for i in one_case_each(answers.patients, seed)]
-    references = {view: _reference(view, learnt, each, false_refers) for view in predictor.specs}
-    calibrated = tempered(answers.probabilities, temperature)
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always", AgfnetWarning)
-        conformal = fit_conformal(answers.labels, calibrated, answers.patients, coverage=coverage, seed=seed)
-    notes += [_named(str(warning.message), classes) for warning in said]
-    apart = [disagreement(list(p.view_probabilities.values())) for _, p in asked]
-    rule = fit_refer(
-        answers.labels, calibrated, answers.patients, apart, references, risk=risk, false_refers=false_refers, seed=seed
-    )
-    notes += _too_few(rule, len(answers), len(each), false_refers)
-    for note in notes:
-        log.warning("%s", note)
     facts = {
         "table": str(table),
         "table_sha256": table_sha256(table),
         "part": part,
-        "cases": len(answers),
-        "patients": len(set(answers.patients)),
+        "cases": len(asked),
+        "patients": len({case.patient_id for case, _ in asked}),
         "trained_on": len(learnt),
         "fitted_on": sorted(map(fingerprint, cases)),
         "false_refers": false_refers,
-        "notes": notes,
     }
+    notes = [OPTIMISTIC] if part in config.data.validation else []
+    decision = _fitted(asked, learnt, predictor, _Wanted(coverage, risk, false_refers, seed), facts, notes)
+    for note in decision.facts["notes"]:
+        log.warning("%s", note)
+    _write(run, decision)
+    (run / FOLDER).mkdir(exist_ok=True)
+    made = _fared(decision, asked, predictor, run / FOLDER, seed=seed, draws=draws)
+    write_json(run / FOLDER / "calibration.json", made)
+    write_text(run / FOLDER / "calibration.md", calibration_markdown(made, predictor.classes))
+    return made
+
+
+class _Wanted(NamedTuple):
+    """See `calibrate`."""
+
+    coverage: float
+    risk: float
+    false_refers: float
+    seed: int
+
+
+def _fitted(
+    asked: Asked,
+    learnt: Asked,
+    predictor: Predictor,
+    wanted: _Wanted,
+    facts: Mapping[str, Any],
+    notes: Sequence[str],
+) -> Decision:
+    """Everything that is fitted, from the answers to calibration and to training cases; notes come into the facts."""
+    answers, seed = answers_of(asked, predictor.classes), wanted.seed
+    temperature = choose_temperature(answers.labels, answers.probabilities, answers.patients, seed=seed)
+    # Half a case more of each class, so that a class without a calibration case is rare, not impossible.
+    prevalence = np.bincount(answers.labels, minlength=len(predictor.classes)) + 0.5
+    prevalence /= prevalence.sum()
+    each = [asked[i] for i in one_case_each(answers.patients, seed)]
+    references = {view: _reference(view, learnt, each, wanted.false_refers) for view in predictor.specs}
+    calibrated = tempered(answers.probabilities, temperature)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", AgfnetWarning)
+        conformal = fit_conformal(answers.labels, calibrated, answers.patients, coverage=wanted.coverage, seed=seed)
+    rule = fit_refer(
+        answers.labels, calibrated, answers.patients, _apart(asked), references,
+        risk=wanted.risk, false_refers=wanted.false_refers, seed=seed,
+    )  # fmt: skip
     distances = {
         view: np.array([own.farthest(x) for x in _statistics(view, asked)]) for view, own in references.items()
     }
-    usual = fit_usual(calibrated, distances)
-    decision = Decision(temperature, tuple(prevalence.tolist()), conformal, rule, usual, facts)
-    _write(run, decision)
-    (run / FOLDER).mkdir(exist_ok=True)
+    told = [*notes, *(_named(str(warning.message), predictor.classes) for warning in said)]
+    told += _too_few(rule, len(answers), len(each), wanted.false_refers)
+    return Decision(
+        temperature,
+        tuple(prevalence.tolist()),
+        conformal,
+        rule,
+        fit_usual(calibrated, distances),
+        {**facts, "notes": told},
+    )
+
+
+def _apart(asked: Asked) -> list[float]:
+    """How far the views' opinions of each case are apart."""
+    return [disagreement(list(p.view_probabilities.values())) for _, p in asked]
+
+
+def _fared(
+    decision: Decision, asked: Asked, predictor: Predictor, folder: Path, *, seed: int, draws: int
+) -> dict[str, Any]:
+    """What was fitted, and how the cases that it was fitted on fare before and after; see `calibrate`."""
+    answers, temperature, rule = answers_of(asked, predictor.classes), decision.temperature, decision.refer
+    calibrated = tempered(answers.probabilities, temperature)
     reasons = [
-        rule.reasons(float(p.max()), gap, {view: references[view].farthest(x) for view, x in told.statistics.items()})
-        for p, gap, (_, told) in zip(calibrated, apart, asked, strict=True)
+        rule.reasons(
+            float(p.max()), gap, {view: rule.references[view].farthest(x) for view, x in told.statistics.items()}
+        )
+        for p, gap, (_, told) in zip(calibrated, _apart(asked), asked, strict=True)
     ]
     right = (calibrated.argmax(1) == answers.labels).tolist()
     honest = cross_fitted(
@@ -147,17 +192,15 @@ def calibrate(
     )
     made: dict[str, Any] = {
         "temperature": list(temperature),
-        "coverage": coverage,
-        "thresholds": {"marginal": conformal.marginal, "per_class": conformal.per_class},
+        "coverage": decision.conformal.coverage,
+        "thresholds": {"marginal": decision.conformal.marginal, "per_class": decision.conformal.per_class},
         "referral": referral_facts(rule, reasons, right),
         "certainty": rule.certainty,
-        "facts": facts,
+        "facts": dict(decision.facts),
     }
     for name, probabilities in (("before", answers.probabilities), ("after", honest)):
         fared = replace(answers, probabilities=probabilities)
-        made[name] = _calibration_of(fared, predictor, draws, run / FOLDER / f"reliability-{name}.png")
-    write_json(run / FOLDER / "calibration.json", made)
-    write_text(run / FOLDER / "calibration.md", calibration_markdown(made, classes))
+        made[name] = _calibration_of(fared, predictor, draws, folder / f"reliability-{name}.png")
     return made
 
 
@@ -198,9 +241,6 @@ def _chosen(given: Sequence[Case], trained: Sequence[Case], part: str, table: Pl
                 "Calibrate on cases that the network has not seen."
             )
     return cases
-
-
-Asked = Sequence[tuple[Case, Prediction]]
 
 
 def _reference(view: str, learnt: Asked, each: Asked, false_refers: float) -> Reference:
