@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -98,6 +99,18 @@ def test_what_is_refused(copied, drawn, agfnet_command, part, said):
     done = agfnet_command("calibrate", copied, drawn / "parts.csv", "--part", part)
     assert done.exit_code == 1
     assert said in done.stderr.replace("\n", " ")
+
+
+def test_a_run_from_another_folder_says_where_its_table_is(copied, tmp_path, monkeypatch, agfnet_command):
+    run = tmp_path / "run"
+    shutil.copytree(copied, run)
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(re.sub("table: .*", "table: parts.csv", config))
+    monkeypatch.chdir(tmp_path)
+    for command in (["calibrate", run], ["report", run, "-o", "report"]):
+        done = agfnet_command(*command)
+        assert done.exit_code == 1
+        assert "names the table parts.csv, which is not there as seen from" in done.stderr.replace("\n", " ")
 
 
 def test_a_folder_without_a_run(tmp_path, agfnet_command):

@@ -28,6 +28,7 @@ from agfnet.evaluation.calibrate import (
     one_case_each,
     referral_facts,
 )
+from agfnet.evaluation.evaluate import data_of
 from agfnet.evaluation.figures import reliability_figure
 from agfnet.evaluation.scorecard import scorecard
 from agfnet.evaluation.summary import figure_text
@@ -89,10 +90,11 @@ def calibrate(
         raise ConfigError(f"{run}: holds no exported run. Train first; then calibrate.")
     config = load_config(run / "config.yaml")
     predictor = Predictor(run, threads=threads, calibrated=False)
+    own_table, _ = data_of(run, None, None)
     own = own_cases(config.data)
     trained = _trained(run, config, own)
     given = own if table is None else read_cases(table, views=list(predictor.specs), data_root=data_root)
-    table = table or config.data.table
+    table = table or own_table
     cases = _chosen(given, trained, part, table)
     log.info("asking about %d calibration cases", len(cases))
     asked = list(whole(predict_cases(predictor, cases), skip_bad=config.data.skip_bad))
