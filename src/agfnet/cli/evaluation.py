@@ -54,7 +54,7 @@ def predict(
     address: Annotated[str | None, typer.Option(help="With --engine ray: of a cluster, or auto.")] = None,
     retry: Annotated[
         bool,
-        typer.Option("--retry", help="With --engine: do again what could not be read, as after a lost share."),
+        typer.Option("--retry", help="With --engine: ask again about images that could not be read."),
     ] = False,
     prevalence: Annotated[
         str | None,

@@ -146,14 +146,19 @@ def _absent_faults(raw: RawTable, views: Sequence[str], images: pl.DataFrame, ou
     ]
 
 
+_LABEL = ("diagnosis", "lable")
+"""What a column of diagnoses is called instead."""
+
+
 def _name_faults(frame: pl.DataFrame, views: Sequence[str]) -> list[Fault]:
     """Columns whose names are nearly those of one that is not there: as a free column they would do nothing."""
     wanted = [name for name in ("label", *(f"{view}{SCALE_SUFFIX}" for view in views)) if name not in frame.columns]
-    free = {name.casefold(): name for name in frame.columns if name not in (*RESERVED, *views)}
+    taken = {*RESERVED, *views, *(f"{view}{SCALE_SUFFIX}" for view in views)}
+    free = {name.casefold(): name for name in frame.columns if name not in taken}
     faults = []
     for name in wanted:
-        alike = ["diagnosis", "dx"] if name == "label" else []
-        near = [one for one in alike if one in free] or difflib.get_close_matches(name, free, n=1, cutoff=0.8)
+        near = difflib.get_close_matches(name, free, n=1, cutoff=0.85)
+        near += [one for one in _LABEL if name == "label" and one in free]
         if near:
             faults.append(
                 Fault(

@@ -71,6 +71,22 @@ _REMEDIES = {
 _OTHERWISE = "Export it again from its archive."
 
 
+class Patient(NamedTuple):
+    """Whose image it is, as digests that are the same for the same text in this process alone.
+
+    Attributes:
+        id: of the patient's id.
+        issuer: of who gave it; empty where the file does not say.
+    """
+
+    id: bytes
+    issuer: bytes
+
+    def may_be(self, other: Patient) -> bool:
+        """Whether two files can be of one patient: one id, and not two issuers."""
+        return self.id == other.id and (not self.issuer or not other.issuer or self.issuer == other.issuer)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DicomImage:
     """What is taken from a DICOM file.
@@ -84,8 +100,7 @@ class DicomImage:
         kind: photo, dermoscopy, ultrasound, or other.
         cropped: whether the pixels were cut to a region.
         captured: whether it is a secondary capture: made by a program, not by a device.
-        patient: a digest of the patient's id and its issuer, the same for the same patient in this process alone; None
-            where there is no id.
+        patient: whose image it is; None where there is no id.
     """
 
     pixels: NDArray[np.uint8]
@@ -96,7 +111,7 @@ class DicomImage:
     kind: Kind
     cropped: bool
     captured: bool
-    patient: bytes | None
+    patient: Patient | None
 
 
 class _Scale(NamedTuple):
@@ -166,9 +181,12 @@ def decode_dicom(name: Place | str, file: IO[bytes], limits: ImageLimits) -> Dic
     )
 
 
-def _patient(values: Values) -> bytes | None:
-    name, issuer = (identifier(values, tag) for tag in (PATIENT, ISSUER))
-    return hashlib.blake2b(name + b"\0" + issuer, key=_KEY, digest_size=16).digest() if name else None
+def _patient(values: Values) -> Patient | None:
+    name, issuer = (
+        hashlib.blake2b(own, key=_KEY, digest_size=16).digest() if (own := identifier(values, tag)) else b""
+        for tag in (PATIENT, ISSUER)
+    )
+    return Patient(name, issuer) if name else None
 
 
 def identifier(values: Values, tag: int) -> bytes:

@@ -273,7 +273,12 @@ def _codestream(header: Header, layout: Layout, index: int) -> bytes:
             raise HeaderFault("unreadable-image", "its compressed frame is damaged, or unpacks to more than it says")
         return data
     said = coded(data)
-    if said is None or (said.rows, said.columns, said.bits) != (layout.rows, layout.columns, layout.stored):
+    # Some writers code all the allocated bits; of fewer than are stored the picture would be black.
+    if (
+        said is None
+        or (said.rows, said.columns) != (layout.rows, layout.columns)
+        or not layout.stored <= said.bits <= layout.allocated
+    ):
         raise HeaderFault(
             "unreadable-image", "its compressed frame is damaged, or of another size or depth than its header says"
         )

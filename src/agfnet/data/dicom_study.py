@@ -17,7 +17,7 @@ from pathlib import Path
 
 import polars as pl
 
-from agfnet.data.dicom import ISSUER, PATIENT, DicomImage, decode_dicom, dicom_values, identifier
+from agfnet.data.dicom import PATIENT, DicomImage, decode_dicom, dicom_values, identifier
 from agfnet.data.dicom_header import Values
 from agfnet.data.imagefile import DEFAULT_LIMITS, CodedImageError, ImageLimits, opened
 from agfnet.data.table import SCALE_SUFFIX, write_table
@@ -115,11 +115,12 @@ def dicom_table(
     found: list[_Found] = []
     skipped: list[tuple[str, str]] = []
     seen: dict[bytes, str] = {}
+    issuers: dict[bytes, bytes] = {}
     foreign = 0
     for done, path in enumerate(files, start=1):
         name = path.relative_to(root).as_posix()
         try:
-            found.append(_read(path, name, key, seen, limits))
+            found.append(_read(path, name, key, seen, issuers, limits))
         except CodedImageError as error:
             if error.cause == "not-an-image":
                 foreign += 1
@@ -149,7 +150,9 @@ def _files(root: Path) -> Iterator[Path]:
                 yield path
 
 
-def _read(path: Path, name: str, key: bytes, seen: dict[bytes, str], limits: ImageLimits) -> _Found:
+def _read(
+    path: Path, name: str, key: bytes, seen: dict[bytes, str], issuers: dict[bytes, bytes], limits: ImageLimits
+) -> _Found:
     """One file as a line, with its identifiers already replaced.
 
     Args:
@@ -157,6 +160,7 @@ def _read(path: Path, name: str, key: bytes, seen: dict[bytes, str], limits: Ima
         name: the same, relative to the folder.
         key: of the pseudonyms.
         seen: digest of an instance -> the file that has it; this one is added.
+        issuers: digest of a patient's id -> that of who gave it; this one is added.
         limits: what it may be.
     """
     with opened(path, limits) as (_, file):
@@ -171,15 +175,16 @@ def _read(path: Path, name: str, key: bytes, seen: dict[bytes, str], limits: Ima
     instance = hashlib.sha256(identifier(values, _INSTANCE)).digest()
     if identifier(values, _INSTANCE) and instance in seen:
         raise _Unusable(f"it is the same image as {seen[instance]}.")
+    who = image.patient
+    if who is not None and who.issuer and issuers.setdefault(who.id, who.issuer) != who.issuer:
+        raise _Unusable("another hospital has a patient of the same id in this folder: export each by itself.")
     made = _line(path, view, values, image, key)
     seen[instance] = name
     return made
 
 
 def _line(path: Path, view: str, values: Values, image: DicomImage, key: bytes) -> _Found:
-    # Two hospitals may give the same id to two patients; who gave it says so.
-    patient, issuer = identifier(values, PATIENT), identifier(values, ISSUER)
-    who = (patient, issuer) if issuer else (patient,)
+    patient = identifier(values, PATIENT)
     accession, study = identifier(values, _ACCESSION), identifier(values, _STUDY)
     if not patient:
         raise _Unusable("it has no patient id.")
@@ -188,8 +193,8 @@ def _line(path: Path, view: str, values: Values, image: DicomImage, key: bytes) 
     visit = (b"accession", accession) if accession else (b"study", study)
     return _Found(
         path=path,
-        case_id=pseudonym(key, b"case", *who, *visit),
-        patient_id=pseudonym(key, b"patient", *who),
+        case_id=pseudonym(key, b"case", patient, *visit),
+        patient_id=pseudonym(key, b"patient", patient),
         view=view,
         mm_per_pixel=image.mm_per_pixel,
         burned_in=image.burned_in,

@@ -24,9 +24,9 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from agfnet.data.dicom import decode_dicom
+from agfnet.data.dicom import Patient, decode_dicom
 from agfnet.data.imagefile import DEFAULT_LIMITS, UPLOAD, CodedImageError, ImageLimits, check_size, opened
-from agfnet.data.jpeg import MAX_SCANS, walk_jpeg
+from agfnet.data.jpeg import MAX_SCANS, has_many_scans
 from agfnet.places import place
 from agfnet.types import Place
 
@@ -125,15 +125,15 @@ class ScaledImage(NamedTuple):
         pixels: (H, W, 3) uint8.
         mm_per_pixel: where the file is a calibrated DICOM image.
         burned_in: it says that text is burned into the pixels.
-        kind: photo, dermoscopy, ultrasound or other, where it is a DICOM image.
-        patient: a digest of whose image it is, where it is a DICOM image that says so; see `DicomImage`.
+        kind: photo, dermoscopy, ultrasound or other, where it is a DICOM image of a device.
+        patient: whose image it is, where it is a DICOM image that says so.
     """
 
     pixels: NDArray[np.uint8]
     mm_per_pixel: float | None = None
     burned_in: bool = False
     kind: str | None = None
-    patient: bytes | None = None
+    patient: Patient | None = None
 
 
 def read_scaled_image(
@@ -145,11 +145,12 @@ def read_scaled_image(
         ImageError: see `read_image`.
     """
     with opened(source if isinstance(source, bytes) else place(source), limits) as (name, file):
-        kind = _format_of(name, file)
-        if kind == "DICOM":
+        suffix = _format_of(name, file)
+        if suffix == "DICOM":
             made = decode_dicom(name, file, limits)
-            return ScaledImage(made.pixels, made.mm_per_pixel, bool(made.burned_in), made.kind, made.patient)
-        return ScaledImage(_decoded(name, file, kind, limits, at_least))
+            kind = None if made.captured else made.kind  # a program's picture may be of anything
+            return ScaledImage(made.pixels, made.mm_per_pixel, bool(made.burned_in), kind, made.patient)
+        return ScaledImage(_decoded(name, file, suffix, limits, at_least))
 
 
 def _decoded(
@@ -175,10 +176,10 @@ def _check_scans(path: Place | str, file: IO[bytes]) -> None:
     """Refuse a JPEG that would keep the decoder busy for minutes."""
     at = file.tell()
     file.seek(0)
-    head = walk_jpeg(file.read())
+    many = has_many_scans(file.read())
     file.seek(at)
-    if head is not None and head.scans > MAX_SCANS:
-        problem = f"it has {head.scans:,} scans, over the limit of {MAX_SCANS}"
+    if many:
+        problem = f"it has more than {MAX_SCANS} scans"
         raise CodedImageError(path, "oversized-image", problem, "Save it anew as a JPEG or PNG.")
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 MAX_SCANS = 100
 """A progressive image has about ten. A decoder goes over the whole image for each, and a scan may be empty."""
-_MARKER = re.compile(rb"\xff+([\x80-\xcf\xd8-\xfe])")
+_MARKER = re.compile(rb"\xff([\x80-\xcf\xd8-\xfe])")  # not `\xff+`, which is slow on a long run of them
 _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _SCAN, _END = 0xDA, 0xD9
 
@@ -28,6 +28,14 @@ class JpegHead(NamedTuple):
     scans: int
 
 
+def has_many_scans(data: bytes) -> bool:
+    """Whether a file that begins as a JPEG has over `MAX_SCANS` scans, or may have them."""
+    if data.count(b"\xff\xda") <= MAX_SCANS:  # which is soon said of nearly all
+        return False
+    head = walk_jpeg(data)
+    return head is None or head.scans > MAX_SCANS
+
+
 def walk_jpeg(data: bytes) -> JpegHead | None:
     """Walk a codestream's markers up to its end; None where it is none, or garbled.
 
@@ -36,7 +44,7 @@ def walk_jpeg(data: bytes) -> JpegHead | None:
     if data[:2] != b"\xff\xd8":
         return None
     place, scans, frame = 2, 0, None
-    while (found := _MARKER.match(data, place)) is not None:
+    while (found := _MARKER.search(data, place)) is not None:  # what is between segments decoders step over, too
         marker, place = found[1][0], found.end()
         if marker == _END:
             break
@@ -49,8 +57,4 @@ def walk_jpeg(data: bytes) -> JpegHead | None:
             frame = rows, columns, bits
         if marker == _SCAN:
             scans += 1
-            after = _MARKER.search(data, place)
-            if after is None:
-                break
-            place = after.start()
     return None if frame is None else JpegHead(*frame, scans)

@@ -54,14 +54,15 @@ def locate_images(
     found = [resolve(value) for value in images["value"]]
     images = images.with_columns(
         path=pl.Series([one.path for one in found], dtype=pl.String),
+        linked=pl.Series([one.linked for one in found], dtype=pl.Boolean),
         inside=pl.Series([one.inside for one in found], dtype=pl.Boolean),
         refusal=pl.Series([one.refusal for one in found], dtype=pl.String),
     )
     usable = pl.col("inside") & pl.col("refusal").is_null()
     faults = [
-        _fault(value, _Found(path, inside, refusal), resolve.root, row, view)
-        for row, view, value, path, inside, refusal in images.filter(~usable)
-        .select("row", "view", "value", "path", "inside", "refusal")
+        _fault(value, _Found(path, inside, refusal, linked), resolve.root, row, view)
+        for row, view, value, path, inside, refusal, linked in images.filter(~usable)
+        .select("row", "view", "value", "path", "inside", "refusal", "linked")
         .rows()
     ]
     return images.filter(usable).select("index", "row", "view", "path"), faults
@@ -71,6 +72,8 @@ class _Found(NamedTuple):
     path: str
     inside: bool
     refusal: str | None = None
+    linked: bool = False
+    """Whether it lies outside for a link alone."""
 
 
 def _fault(value: str, found: _Found, root: str, row: int, view: str) -> Fault:
@@ -79,7 +82,7 @@ def _fault(value: str, found: _Found, root: str, row: int, view: str) -> Fault:
         return Fault(cause="refused-url", message=message, remedy="Correct the URL.", row=row, column=view)
     remedy = "Move the image there, or name the folder that holds all images as the data root."
     message = f"{value} leaves the data folder {root}"
-    if not os.path.isabs(value) and ".." not in value.split("/"):  # noqa: PTH117  as above
+    if found.linked:
         message += f": a link leads to {found.path}"
     return Fault(cause="path-outside", message=message, remedy=remedy, row=row, column=view)
 
@@ -117,5 +120,9 @@ class _Resolver:
                 path = os.path.realpath(path)
         except (OSError, ValueError):  # not there, or not a possible name: opening it says so with its cause
             path = f"{real or parent}/{name}"
-        inside = (absolute and self._absolute_anywhere) or path == self.root
-        return _Found(path, inside or path.startswith(f"{self.root.rstrip('/')}/"))
+        if (absolute and self._absolute_anywhere) or self._holds(path):
+            return _Found(path, inside=True)
+        return _Found(path, inside=False, linked=self._holds(os.path.normpath(f"{parent}/{name}")))
+
+    def _holds(self, path: str) -> bool:
+        return path == self.root or path.startswith(f"{self.root.rstrip('/')}/")

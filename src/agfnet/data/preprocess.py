@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from agfnet.data.dicom import Patient
 from agfnet.data.images import DEFAULT_LIMITS, UPLOAD, CodedImageError, ImageLimits, read_scaled_image
 from agfnet.types import ImageError, Place
 
@@ -57,21 +58,20 @@ class Framed(NamedTuple):
         pixels: (height, width, 3) uint8.
         mm_per_pixel: of the frame, where known.
         burned_in: the file says that text is burned into its pixels.
-        patient: a digest of whose image it is, where the file says so; see `DicomImage`.
+        patient: whose image it is, where the file says so.
     """
 
     pixels: NDArray[np.uint8]
     mm_per_pixel: float | None = None
     burned_in: bool = False
-    patient: bytes | None = None
+    patient: Patient | None = None
 
 
 def other_patient(frames: Mapping[str, Sequence[Framed]]) -> str | None:
     """The first view with an image that says to be of another patient than one before it; None where none does."""
-    known: set[bytes] = set()
-    for view, own in frames.items():
-        known |= {frame.patient for frame in own if frame.patient is not None}
-        if len(known) > 1:
+    known = [(view, frame.patient) for view, own in frames.items() for frame in own if frame.patient is not None]
+    for i, (view, patient) in enumerate(known):
+        if not all(patient.may_be(other) for _, other in known[:i]):
             return view
     return None
 

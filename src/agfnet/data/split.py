@@ -217,6 +217,8 @@ def split_to_file(
     if "split" in raw.frame.columns:
         moved = (raw.frame["split"] != made["split"]).sum()
         log.warning("%s: has parts; they are drawn anew, and %d cases come into another", path, moved)
+    if output.resolve() == path.resolve():
+        raise TableError(f"{output}: is the table itself. Name a new file for the table with its parts.")
     if output.exists() and not _holds(output, made):
         raise TableError(
             f"{output}: is there already, with other content. Name a new file; or delete it, if no network was trained "

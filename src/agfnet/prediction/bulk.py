@@ -19,7 +19,6 @@ from agfnet.prediction.bulk_plan import (
     Work,
     parts_to_do,
     plan_work,
-    retry_quarantine,
 )
 from agfnet.prediction.commands import shares
 from agfnet.prediction.predictor import Predictor
@@ -85,7 +84,7 @@ def predict_bulk(
         threads: processor threads, of each worker of a Ray cluster; 0 lets ONNX Runtime choose, or is 1 there.
         workers: processes of the Ray engine; None: as many as there are processors for.
         address: of the Ray cluster; None starts one on this machine.
-        retry: do the parts again in which rows are in quarantine.
+        retry: also ask again about rows whose images could not be read.
 
     Raises:
         ConfigError: the arguments do not fit together, or the folder was begun otherwise.
@@ -117,9 +116,7 @@ def predict_bulk(
     )
     folder = folder.resolve()
     work = plan_work(folder, table, tuple(predictor.specs), predictor.bundle.sha256, settings)
-    if retry:
-        retry_quarantine(folder, work)
-    todo = parts_to_do(folder, work)
+    todo = parts_to_do(folder, work, retry=retry)
     log.info("%s: %s rows in %d parts, %d of them to do", folder, f"{work.rows:,}", work.parts, len(todo))
     if ray and todo:
         done = ray.predicted_parts(folder, source, todo, threads=threads or 1, workers=workers, address=address)

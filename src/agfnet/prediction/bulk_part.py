@@ -12,7 +12,7 @@ from agfnet.data.table import as_cases, structural_faults
 from agfnet.data.tablefile import Fault, RawTable
 from agfnet.files import write_atomically
 from agfnet.places import place
-from agfnet.prediction.bulk_plan import PLAN, PREDICTIONS, QUARANTINE, part_file, read_work
+from agfnet.prediction.bulk_plan import PLAN, PREDICTIONS, QUARANTINE, part_file, read_work, unread
 from agfnet.prediction.output import outcome_table
 from agfnet.prediction.predictor import Predictor
 from agfnet.types import BundleError, Case
@@ -41,13 +41,31 @@ class PartPredictor:
             raise BundleError(f"the bundle (SHA-256 {found}) is not that of {folder} ({planned}). Copy that one here.")
 
     def __call__(self, part: int) -> None:
-        """Predict a part, unless that is done: its quarantine is written first, its predictions last.
+        """Predict a part: its quarantine is written first, its predictions last.
 
-        Rows are in quarantine for their own faults, in the table or in the image files.
+        Rows are in quarantine for their own faults, in the table or in the image files. Of a part that is done the rows
+        whose images could not be read are asked about again; then the predictions, which hold what was there before,
+        are written first, so that a stop loses none.
         """
-        if part_file(self.folder, PREDICTIONS, part).exists():
-            return
         staged = pl.read_parquet(part_file(self.folder, PLAN, part))
+        file = part_file(self.folder, PREDICTIONS, part)
+        if not file.exists():
+            told, bad = self._asked(staged)
+            self._write(QUARANTINE, part, bad)
+            self._write(PREDICTIONS, part, told)
+            return
+        again = unread(self.folder, part)
+        if not len(again):
+            return
+        told, bad = self._asked(staged.filter(pl.col("row").is_in(again.to_list())))
+        before, kept = pl.read_parquet(file), pl.read_parquet(part_file(self.folder, QUARANTINE, part))
+        told = pl.concat([before.filter(~pl.col("row").is_in(told["row"].to_list())), told])
+        kept = pl.concat([kept.filter(~pl.col("row").is_in(again.to_list())), bad])
+        self._write(PREDICTIONS, part, told.sort("row"))
+        self._write(QUARANTINE, part, kept.sort("row"))
+
+    def _asked(self, staged: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """The predictions of staged rows, and the quarantine of the others."""
         cases, reasons = self._cases(staged)
         outcomes = list(self.predictor.predict(cases, batch_size=self.work.settings.batch))
         reasons |= {outcome.case.row: outcome.error for outcome in outcomes if outcome.error is not None}
@@ -57,8 +75,7 @@ class PartPredictor:
         good = [outcome for outcome in outcomes if outcome.error is None]
         told = outcome_table(good, self.predictor.classes, self.predictor.specs, self.predictor.bundle.extra_classes)
         rows = pl.Series("row", [outcome.case.row for outcome in good], dtype=pl.Int64)
-        self._write(QUARANTINE, part, pl.DataFrame(bad, schema=_REASONS, orient="row"))
-        self._write(PREDICTIONS, part, told.drop("error").insert_column(0, rows))
+        return told.drop("error").insert_column(0, rows), pl.DataFrame(bad, schema=_REASONS, orient="row")
 
     def _cases(self, staged: pl.DataFrame) -> tuple[list[Case], dict[int, str]]:
         """The cases of a part, and row -> reason of the rows that cannot be used."""

@@ -90,18 +90,24 @@ def part_file(folder: Path, kind: str, part: int) -> Path:
     return folder / kind / f"part-{part:06d}.parquet"
 
 
-def parts_to_do(folder: Path, work: Work) -> list[int]:
-    """The parts that have no predictions yet: a part's predictions are the last that is written of it."""
+def parts_to_do(folder: Path, work: Work, *, retry: bool = False) -> list[int]:
+    """The parts that have no predictions yet: a part's predictions are the last that is written of it.
+
+    With `retry` also those with `unread` rows.
+    """
     done = {file.name for file in (folder / PREDICTIONS).glob("*.parquet")}
-    return [part for part in range(work.parts) if part_file(folder, PREDICTIONS, part).name not in done]
+    return [
+        part
+        for part in range(work.parts)
+        if part_file(folder, PREDICTIONS, part).name not in done or (retry and len(unread(folder, part)))
+    ]
 
 
-def retry_quarantine(folder: Path, work: Work) -> None:
-    """Have the parts done again in which rows are in quarantine: their images may be there by now."""
-    for part in range(work.parts):
-        file = part_file(folder, QUARANTINE, part)
-        if file.exists() and pl.read_parquet(file).height:
-            part_file(folder, PREDICTIONS, part).unlink(missing_ok=True)
+def unread(folder: Path, part: int) -> pl.Series:
+    """The rows of a part that is done which are in quarantine for what they name, not for what stands in the plan."""
+    usable = pl.read_parquet(part_file(folder, PLAN, part)).filter(pl.col("reason").is_null())
+    rows = pl.read_parquet(part_file(folder, QUARANTINE, part))["row"]
+    return rows.filter(rows.is_in(usable["row"].to_list()))
 
 
 def read_work(folder: Path) -> Work:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ log = logging.getLogger("agfnet")
 SCHEME = "99AGFNET"
 MAKER = "agfnet"
 _NEEDED = ("PatientID", "Modality", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_ENCODINGS = {re.sub("[ -]", "_", name) for name in python_encoding}
 _PATIENT = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate")
 _MAY_BE_EMPTY = (
     "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
@@ -73,21 +75,29 @@ def dicom_sources(files: Sequence[Place]) -> list[Source]:
     sources = [_source(path) for path in files]
     first = sources[0].header
     for path, source in zip(files, sources, strict=True):
-        pairs = [(_plain(source.header, keyword), _plain(first, keyword)) for keyword in _PATIENT]
-        if any(one != other for one, other in pairs if one and other):
+        if not _may_be_one(source.header, first):
             raise ImageError(f"{path}: is of another patient than {files[0]}. Correct the case table.")
     return sources
 
 
-def _plain(header: Dataset, keyword: str) -> str:
-    """What a header says, without what devices write the same name with: capitals, empty parts at its end."""
-    return str(header.get(keyword, "")).casefold().rstrip("^= ")
+def _may_be_one(header: Dataset, other: Dataset) -> bool:
+    """Whether two headers can be of one patient: what both say of id, issuer and birth date is the same.
+
+    Without birth dates family names count, as devices write the rest of a name in many ways.
+    """
+    pairs = {k: (str(header.get(k, "")).strip(), str(other.get(k, "")).strip()) for k in _PATIENT}
+    names = [str(one.get("PatientName", "")).partition("=")[0].partition("^")[0] for one in (header, other)]
+    pairs["PatientName"] = (names[0].strip().casefold(), names[1].strip().casefold())
+    if all(pairs["PatientBirthDate"]):
+        del pairs["PatientName"]
+    return all(one == another for one, another in pairs.values() if one and another)
 
 
 def _check_letters(header: Dataset, path: Place) -> None:
     """Refuse a patient's name whose letters can only be guessed at: it would go into the archive as another."""
     sets = header.get("SpecificCharacterSet") or ""
-    known = all(name in python_encoding for name in ([sets] if isinstance(sets, str) else sets)) and sets
+    names = [re.sub("[ -]", "_", name) for name in ([sets] if isinstance(sets, str) else sets)]
+    known = any(names) and all(name in _ENCODINGS for name in names)
     if not known and not all(str(header.get(keyword, "")).isascii() for keyword in _PATIENT):
         raise ImageError(f"{path}: the letters of its patient's name are in no stated character set. {_REMEDY}")
 

@@ -137,6 +137,7 @@ def verify(path: Path) -> ChainState:
     """
     if not path.is_file():
         raise AuditError(f"{path}: no such audit log.")
+    path = path.resolve()  # the journal lies beside the file itself, not beside a link to it
     previous, count = START, 0
     # Without a journal nobody writes to it, and a reader without leave to write beside it can read it too.
     how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"

@@ -59,6 +59,13 @@ def test_every_fault_is_found_not_only_the_first(tmp_path):
     ]  # fmt: skip
 
 
+def test_names_of_other_views_scales_are_no_misspelling(tmp_path):
+    header = "case_id,patient_id,view_a,view_b,view_b_mm_per_pixel,dx,labeler"
+    (tmp_path / "cases.csv").write_text(f"{header}\n1,1,a.jpg,b.jpg,0.1,x,y\n")
+    causes = {fault.cause for fault in check_table(tmp_path / "cases.csv").faults}
+    assert "missing-column" not in causes
+
+
 def test_rows_of_empty_cells_are_no_cases(tmp_path):
     report = check_table(write(tmp_path, [*good_lines(tmp_path), ",,,,", " , ,,,"]))
     assert report.ok, [str(fault) for fault in report.faults]

@@ -83,12 +83,14 @@ def test_ids_are_pseudonyms_that_only_the_key_makes_again(export, tmp_path):
         assert text not in (tmp_path / "1.csv").read_text().replace(str(export), "")
 
 
-def test_one_id_of_two_hospitals_is_two_patients(tmp_path):
-    for i, hospital in enumerate(("North", "South", "North")):
-        save(tmp_path / f"{i}.dcm", scan(i, IssuerOfPatientID=hospital, AccessionNumber=f"A{i // 2}"))
+def test_one_id_of_two_hospitals_is_not_one_patient(tmp_path):
+    """And a file that does not say who gave the id may be of either."""
+    for i, hospital in enumerate(("North", "South", None)):
+        save(tmp_path / f"{i}.dcm", scan(i, **({"IssuerOfPatientID": hospital} if hospital else {})))
     made = dicom_table(tmp_path, tmp_path / "out.csv", key=b"0123456789abcdef")
-    assert made.frame["patient_id"].n_unique() == 2
-    assert made.frame["case_id"].n_unique() == 3
+    assert made.frame["ultrasound"].to_list() == [f"{tmp_path}/0.dcm;{tmp_path}/2.dcm"]
+    assert made.skipped[0][0] == "1.dcm"
+    assert "another hospital" in made.skipped[0][1]
 
 
 def test_lists_of_identifiers_do_not_run_together():

@@ -84,6 +84,12 @@ def test_what_could_not_be_read_is_done_again_when_asked(calibrated, drawn, tmp_
     assert again(calibrated, tmp_path / "cases.csv", tmp_path / "out", **options).quarantined == 12
     assert again(calibrated, tmp_path / "cases.csv", tmp_path / "out", **options, retry=True).quarantined == 1
     check_whole(tmp_path / "out", rows, {5: "bad-mm-per-pixel"})
+    before = results(tmp_path / "out")
+    for name in ("photos", "scans"):
+        shutil.rmtree(tmp_path / name)
+    assert again(calibrated, tmp_path / "cases.csv", tmp_path / "out", **options, retry=True).quarantined == 1
+    for one, other in zip(results(tmp_path / "out"), before, strict=True):
+        assert_frame_equal(one, other)  # while the share is away again, nothing is lost
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

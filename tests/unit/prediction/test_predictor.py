@@ -210,7 +210,13 @@ def test_images_of_two_patients_are_not_one_case(trained, tmp_path):
         {"clinical": (scan["a"],), "ultrasound": ()},
     ]
     cases = [Case(case_id=str(i), patient_id="p", row=i, views=own) for i, own in enumerate(views)]
+    named = dicom(smooth(1, 64, 64), modality="US", PatientID="a", IssuerOfPatientID="North")
+    captured = dicom(smooth(1, 64, 64), modality="OT", PatientID="a")
+    for extra in (named, captured):
+        path = save(tmp_path / f"{len(cases)}.dcm", extra)
+        cases.append(replace(cases[0], case_id=str(len(cases)), views=views[0] | {"ultrasound": (path,)}))
     errors = [outcome.error for outcome in Predictor(trained).predict(cases)]
+    assert errors[4:] == [None, None]  # an issuer that one file alone names; a program's picture of anything
     assert errors[0] is None
     assert "of another patient" in errors[1]
     assert "of another patient" in errors[2]
