@@ -11,11 +11,12 @@ import struct
 import threading
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agfnet.data.codestream import coded
 from agfnet.data.dicom_header import (
     DEFLATED,
     EXPLICIT_BIG,
@@ -28,7 +29,6 @@ from agfnet.data.dicom_header import (
     numbers,
     text,
 )
-from agfnet.data.jpeg import MAX_SCANS, walk_jpeg
 
 MAX_FRAMES = 20_000
 """Over ten minutes at 30 frames a second; more than that is no clip of a lesion, or a damaged number."""
@@ -48,7 +48,6 @@ _COMPRESSED = {
     "1.2.840.10008.1.2.4.203": "high-throughput JPEG 2000",
     _RLE: "RLE",
 }
-_JPEG_2000 = b"\xff\x4f\xff\x51"
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _SAMPLES = {
     **dict.fromkeys((*_GREY, "PALETTE COLOR"), 1),
@@ -308,48 +307,6 @@ def _rle_fits(data: bytes, layout: Layout) -> bool:
         if not 64 <= start <= end or unpacked > most:
             return False
     return True
-
-
-class _Coded(NamedTuple):
-    """What a compressed frame says of itself.
-
-    Attributes:
-        rows, columns: of the image.
-        bits: of a sample.
-        rgb: it says that its colours become RGB in decoding, whatever the header says; False where it does not say.
-    """
-
-    rows: int
-    columns: int
-    bits: int
-    rgb: bool = False
-
-
-def coded(data: bytes) -> _Coded | None:
-    """What a JPEG, JPEG-LS or JPEG 2000 codestream says; None where it is none, or has no scan or too many."""
-    # Some writers leave JPEG 2000 in its file format, where boxes stand before the codestream.
-    start = data[:4096].find(_JPEG_2000) if data[4:8] == b"jP  " else 0
-    if start >= 0 and data[start : start + 4] == _JPEG_2000:
-        return _coded_2000(data, start)
-    head = walk_jpeg(data)
-    return _Coded(head.rows, head.columns, head.bits) if head and 1 <= head.scans <= MAX_SCANS else None
-
-
-def _coded_2000(data: bytes, start: int) -> _Coded | None:
-    """Of a JPEG 2000 codestream's main header (ITU-T T.800 annex A): the sizes, and the component transform."""
-    try:
-        right, low, left, top = struct.unpack_from(">4I", data, start + 8)
-        (bits,) = struct.unpack_from("B", data, start + 42)
-        place = start + 2
-        while True:
-            marker, length = struct.unpack_from(">HH", data, place)
-            if marker == 0xFF52:
-                return _Coded(low - top, right - left, (bits & 0x7F) + 1, rgb=data[place + 8] == 1)
-            if marker == 0xFF90 or marker < 0xFF00:
-                return None
-            place += 2 + length
-    except (struct.error, IndexError):
-        return None
 
 
 def _shown(header: Header, layout: Layout, stored: NDArray[Any]) -> NDArray[np.uint8]:

@@ -24,9 +24,9 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from agfnet.data.codestream import MAX_SCANS, has_many_scans
 from agfnet.data.dicom import Patient, decode_dicom
 from agfnet.data.imagefile import DEFAULT_LIMITS, UPLOAD, CodedImageError, ImageLimits, check_size, opened
-from agfnet.data.jpeg import MAX_SCANS, has_many_scans
 from agfnet.places import place
 from agfnet.types import Place
 

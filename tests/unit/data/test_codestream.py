@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from agfnet.data.codestream import MAX_SCANS, walk_jpeg
 from agfnet.data.images import read_image
-from agfnet.data.jpeg import MAX_SCANS, walk_jpeg
 from agfnet.types import ImageError
 
 
