@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,6 +17,9 @@ from agfnet.types import ImageError, Place
 
 SCALING = (1 / 64, 16.0)
 """Least and greatest factor from an image's scale to the input's; beyond it the millimetres are surely wrong."""
+
+SAME_SCALE = 0.1
+"""Up to this difference of their logarithms a given scale and a DICOM file's own are one, rounded."""
 
 _KINDS = {"photo": "a photo", "dermoscopy": "a dermoscopic image", "ultrasound": "ultrasound"}
 
@@ -91,6 +95,7 @@ def read_frame(
         source: the file, or its content.
         spec: the view.
         mm_per_pixel: the image's scale, where known; otherwise that of a calibrated DICOM file is taken.
+            Where both are known they must agree within a tenth.
         enlarge: factor on the frame.
         change: what is done to the pixels (H, W, 3) before they are fitted; for tests of robustness.
         limits: what the file may be.
@@ -106,6 +111,11 @@ def read_frame(
         name = UPLOAD if isinstance(source, bytes) else source
         problem = f"this DICOM file says that it is {_KINDS[read.kind]}, in the place of {_KINDS[spec.kind]}"
         raise CodedImageError(name, "wrong-view", problem, "Put each image in its own view's place.")
+    if mm_per_pixel and read.mm_per_pixel and abs(math.log(mm_per_pixel / read.mm_per_pixel)) > SAME_SCALE:
+        name = UPLOAD if isinstance(source, bytes) else source
+        problem = f"the scale is given as {mm_per_pixel:g} mm per pixel, and this DICOM file says {read.mm_per_pixel:g}"
+        remedy = "Leave the scale empty to take the file's; if it is the file that errs, convert it to PNG."
+        raise CodedImageError(name, "two-scales", problem, remedy)
     mm = read.mm_per_pixel if mm_per_pixel is None else mm_per_pixel
     pixels = fit(change(read.pixels) if change else read.pixels, spec, mm_per_pixel=mm, enlarge=enlarge)
     scale = None if mm is None else frame_scale((read.pixels.shape[0], read.pixels.shape[1]), spec, mm) / enlarge

@@ -291,11 +291,15 @@ def test_kinds(modality, kind, captured):
     assert (made.kind, made.captured) == (kind, captured)
 
 
-def test_a_frame_is_fitted_by_the_files_own_scale_unless_the_table_gives_one(tmp_path):
+def test_a_frame_is_fitted_by_the_files_own_scale_and_none_that_contradicts_it(tmp_path):
     path = save(tmp_path / "a.dcm", with_regions(dicom(RGB, modality="US"), region()))
     spec = ViewSpec("ultrasound", (32, 32), mm_per_pixel=0.1)
     assert not read_frame(path, spec).pixels[17:].any()  # 32 pixels of 0.05 mm are 16 of 0.1 mm
-    assert read_frame(path, spec, mm_per_pixel=0.1).pixels[31].any()
+    assert not read_frame(path, spec, mm_per_pixel=0.054).pixels[18:].any()
+    for wrong in (0.1, 0.025):
+        with pytest.raises(CodedImageError, match="the scale is given") as error:
+            read_frame(path, spec, mm_per_pixel=wrong)
+        assert error.value.cause == "two-scales"
 
 
 def test_without_pydicom_the_remedy_is_said(monkeypatch):
