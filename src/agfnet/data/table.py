@@ -14,10 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import polars as pl
 
-from agfnet.config import DataConfig
+from agfnet.config import DataConfig, ViewConfig
 from agfnet.data.imagefile import MM_PER_PIXEL_RANGE
 from agfnet.data.images import IMAGE_SUFFIXES
 from agfnet.data.locate import locate_images
+from agfnet.data.preprocess import ViewSpec
 from agfnet.data.tablefile import Fault, RawTable, load_table, table_sha256, write_table
 from agfnet.places import place
 from agfnet.types import Case, Place, TableError
@@ -30,6 +31,7 @@ __all__ = [
     "infer_views",
     "own_cases",
     "read_cases",
+    "say_scales",
     "table_sha256",
     "write_table",
 ]
@@ -87,7 +89,21 @@ def own_cases(data: DataConfig) -> list[Case]:
         log.warning(
             "%s: %d of %d cases have %s; they are left out", data.table, len(every) - len(cases), len(every), without
         )
+    say_scales(cases, data.views)
     return cases
+
+
+def say_scales(cases: Sequence[Case], views: Mapping[str, ViewConfig | ViewSpec]) -> None:
+    """Warn of images whose scale the table does not give, in views that the network sees at a fixed one."""
+    for view, seen in views.items():
+        having = [case for case in cases if case.views.get(view)]
+        lacking = sum(view not in case.mm_per_pixel for case in having)
+        if seen.mm_per_pixel is not None and lacking:
+            log.warning(
+                "%d of %d cases have no %s%s. The network sees this view at %g mm per pixel; such an image is fitted "
+                "to its frame whatever it measures, unless it is a calibrated DICOM file, and may be misjudged.",
+                lacking, len(having), view, SCALE_SUFFIX, seen.mm_per_pixel,
+            )  # fmt: skip
 
 
 def cases_sha256(*parts: Sequence[Case]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from agfnet.data.table import SCALE_SUFFIX, read_cases, write_table
+from agfnet.data.table import read_cases, say_scales, write_table
 from agfnet.data.tablefile import load_table
 from agfnet.places import place
 from agfnet.prediction.output import outcome_table
@@ -29,21 +29,8 @@ def cases_of(table: Place, predictor: Predictor, *, data_root: Place | None = No
     if absent:
         log.warning("%s: no column %s; these views are absent in every case", table, ", ".join(absent))
     cases = read_cases(table, views=views, data_root=data_root)
-    _say_scales(cases, predictor)
+    say_scales(cases, predictor.specs)
     return cases
-
-
-def _say_scales(cases: Sequence[Case], predictor: Predictor) -> None:
-    """Warn of images that are not shown to the network at the scale that it knows."""
-    for view, spec in predictor.specs.items():
-        having = [case for case in cases if case.views.get(view)]
-        lacking = sum(view not in case.mm_per_pixel for case in having)
-        if spec.mm_per_pixel is not None and lacking:
-            log.warning(
-                "%s: %d of %d cases have no %s%s. The network was trained at %g mm per pixel; such an image is fitted "
-                "to its frame whatever it measures, unless it is a calibrated DICOM file, and may be misjudged.",
-                view, lacking, len(having), view, SCALE_SUFFIX, spec.mm_per_pixel,
-            )  # fmt: skip
 
 
 def predict_cases(
@@ -94,7 +81,7 @@ def asked_cases(
             raise ConfigError(f"--view {argument!r}: the network knows {', '.join(predictor.specs)}, not {modality!r}.")
         files[modality] = (*files.get(modality, ()), place(file))
     case = Case(case_id="1", patient_id="1", row=1, views=files)
-    _say_scales([case], predictor)
+    say_scales([case], predictor.specs)
     return predictor, [case]
 
 

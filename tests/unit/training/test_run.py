@@ -241,3 +241,7 @@ def test_cases_without_any_of_the_views_are_left_out(drawn, caplog):
     cases = own_cases(parse_config(tree, "test").data)
     assert [c.case_id for c in cases] == table.filter(pl.col("ultrasound").is_not_null())["case_id"].to_list()
     assert f"{table['ultrasound'].null_count()} of {len(table)} cases have no image of ultrasound" in caplog.text
+    assert "mm_per_pixel" not in caplog.text
+    tree["data"]["views"]["ultrasound"]["mm_per_pixel"] = 0.1
+    own_cases(parse_config(tree, "test").data)
+    assert f"{len(cases)} of {len(cases)} cases have no ultrasound_mm_per_pixel" in caplog.text
