@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from agfnet.prediction.bundle import BUNDLE, read_bundle
 from drawn import small_config, write_config
 from runfolder import history, whole
 
@@ -170,3 +171,5 @@ def test_folds(drawn, config, tmp_path):
     assert card["n_cases"] == len(pooled)
     held = pl.read_csv(tmp_path / "cv" / "pooled" / "predictions.csv")["case_id"]
     assert sorted(held) == sorted(pooled["case_id"])
+    assert not any("trained on" in note for note in card["notes"])
+    assert card["bundle_sha256"] == [read_bundle(tmp_path / "cv" / f"fold-{k}" / BUNDLE).sha256 for k in (1, 2)]

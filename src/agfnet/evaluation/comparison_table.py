@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from agfnet.places import place
 from agfnet.prediction.calibration import tempered
 from agfnet.types import SYNTHETIC, SYNTHETIC_STANDARD, ConfigError
 
+Figure = Callable[[FloatArray], FloatArray]
+"""A figure as a function of the cases' weights."""
 COSTS = ("parameters", "forward_ms", "training_minutes")
 
 
@@ -136,7 +139,7 @@ def comparison_table(plan: ComparisonPlan, folder: Path, *, draws: int = 2000) -
     for row, own in results.items():
         if any(not _same_cases(r.sets[TEST], first) for r in own):
             raise ConfigError(f"{folder}: row {row!r} was tested on other cases than {plan.reference!r}.")
-    sets = {row: [_figures(r, TEST) for r in own] for row, own in results.items()}
+    sets = {row: [_every_figure(r, TEST) for r in own] for row, own in results.items()}
     rows: dict[str, dict[str, Any]] = {}
     for row, own in results.items():
         figures = bootstrap(sets[row], first.patients, draws=draws)
@@ -189,8 +192,11 @@ def _judged(claim: Claim, results: Mapping[str, Sequence[Result]], draws: int) -
     sign = -1.0 if claim.figure in LOWER_IS_BETTER else 1.0
     null = claim.bound or 0.0
     null = sign * math.log1p(sign * null) if claim.relative else null
+    if claim.row == claim.than:  # both sides are of the same trainings, which are drawn together
+        better, worse = list(map(_seed_by_seed, better, worse)), [_nothing]
     apart = paired_difference(better, worse, patients, draws=draws, null=null)["figure"]
-    values = [float(bootstrap(side, patients, draws=1)["figure"].value) for side in (first, second)]
+    every = np.ones(len(patients))
+    values = [float(np.mean([seed(every)["figure"] for seed in side])) for side in (first, second)]
     if claim.relative:
         values = [math.exp(v) for v in values]
         apart = replace(apart, **{e: sign * np.expm1(sign * getattr(apart, e)) for e in ("value", "low", "high")})
@@ -210,40 +216,50 @@ def _same_cases(first: Answers, second: Answers) -> bool:
     return first.cases == second.cases and np.array_equal(first.labels, second.labels)
 
 
-def _figures(result: Result, on: str) -> MetricSet:
+def _figures(result: Result, on: str) -> dict[str, Figure]:
+    """Those in `FIGURES`, by name."""
     own = result.sets[on]
     temperature = fit_temperature(result.fitted.labels, result.fitted.probabilities)
     y, p, cooled = own.labels, own.probabilities, tempered(own.probabilities, temperature)
+    return {
+        "balanced_accuracy": partial(balanced_accuracy, y, p),
+        "accuracy": partial(accuracy, y, p),
+        "macro_auc": partial(macro_auc, y, p),
+        "nll": partial(nll, y, p),
+        "brier": partial(brier, y, p),
+        "nll_tempered": partial(nll, y, cooled),
+        "brier_tempered": partial(brier, y, cooled),
+    }
 
-    def figures(weights: FloatArray) -> dict[str, FloatArray]:
-        return {
-            "balanced_accuracy": balanced_accuracy(y, p, weights),
-            "accuracy": accuracy(y, p, weights),
-            "macro_auc": macro_auc(y, p, weights),
-            "nll": nll(y, p, weights),
-            "brier": brier(y, p, weights),
-            "nll_tempered": nll(y, cooled, weights),
-            "brier_tempered": brier(y, cooled, weights),
-        }
 
-    return figures
+def _every_figure(result: Result, on: str) -> MetricSet:
+    figures = _figures(result, on)
+    return lambda weights: {name: figure(weights) for name, figure in figures.items()}
 
 
 def _one_figure(result: Result, figure: str, on: str, *, log: bool) -> MetricSet:
     """One figure of a claim, under the name `figure`; its logarithm for a relative gain."""
+    whole: Figure
     if figure.startswith("focus/"):
         _, view, heat = figure.split("/")
-        values = np.array([math.nan if v is None else v for v in result.focus[view][heat]])
-        known = np.isfinite(values)
-
-        def whole(weights: FloatArray) -> FloatArray:
-            return weighted_mean(values[known], weights[..., known])
+        whole = partial(_energy, np.array([math.nan if v is None else v for v in result.focus[view][heat]]))
     else:
-
-        def whole(weights: FloatArray) -> FloatArray:
-            return _figures(result, on)(weights)[figure]
-
+        whole = _figures(result, on)[figure]
     return lambda weights: {"figure": np.log(whole(weights)) if log else whole(weights)}
+
+
+def _energy(values: FloatArray, weights: FloatArray) -> FloatArray:
+    """The mean over the cases that have a value."""
+    known = np.isfinite(values)
+    return weighted_mean(values[known], weights[..., known])
+
+
+def _nothing(weights: FloatArray) -> dict[str, FloatArray]:
+    return {"figure": np.zeros(weights.shape[:-1])}
+
+
+def _seed_by_seed(better: MetricSet, worse: MetricSet) -> MetricSet:
+    return lambda weights: {"figure": better(weights)["figure"] - worse(weights)["figure"]}
 
 
 def comparison_notes(plan: ComparisonPlan, *, complete: bool) -> list[str]:

@@ -107,8 +107,20 @@ def evaluate_outcomes(
     draws: int = 2000,
     facts: dict[str, Any] | None = None,
     notes: Sequence[str] = (),
+    pooled: bool = False,
 ) -> dict[str, Any]:
     """Scorecard, summary, predictions and pictures of outcomes with known labels, written into a folder.
+
+    Args:
+        outcomes: what was predicted.
+        predictor: what predicted it; of pooled folds, that of one of them.
+        folder: what is written goes there.
+        skip_bad: leave out cases that could not be read, and list them, instead of stopping.
+        subgroups: columns by whose values the figures are also given.
+        draws: of the bootstrap.
+        facts: further entries of the scorecard.
+        notes: further notes.
+        pooled: the cases were held out by folds, each predicted by another network.
 
     Raises:
         ImageError: a case could not be read and `skip_bad` is off.
@@ -134,8 +146,10 @@ def evaluate_outcomes(
         draws=draws,
         subgroups={name: [_attribute(o.case, name) for o in kept] for name in subgroups} or None,
     )
-    card["notes"] = [*_seen_before(kept, predictor), *card["notes"], *notes]
-    card["notes"] += predictor.decision.facts["notes"] if predictor.decision else ()
+    card["notes"] += notes
+    if not pooled:
+        card["notes"] = [*_seen_before(kept, predictor), *card["notes"]]
+        card["notes"] += predictor.decision.facts["notes"] if predictor.decision else ()
     if any(o.case.reference_standard == SYNTHETIC_STANDARD for o in kept):
         card["notes"].insert(0, SYNTHETIC)
     card |= {

@@ -14,7 +14,7 @@ from agfnet.data.table import own_cases
 from agfnet.evaluation.evaluate import evaluate_outcomes
 from agfnet.evaluation.figures import training_curves
 from agfnet.export.onnx import export_run
-from agfnet.prediction.bundle import BUNDLE
+from agfnet.prediction.bundle import BUNDLE, read_bundle
 from agfnet.prediction.commands import predict_cases
 from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.training.build import Task, task_of
@@ -38,7 +38,7 @@ def run(config: Config, folder: Path, *, resume: bool = False, machine: Machine 
     outcomes = _run(config, folder, cases, resume=resume, machine=machine)
     if not first_process():
         return {}
-    return _scored(outcomes, folder, folder / "validation", config, "validation")
+    return _scored(outcomes, [folder], folder / "validation", config, "validation")
 
 
 def run_folds(
@@ -57,7 +57,8 @@ def run_folds(
         pooled += _run(config, folder / f"fold-{k}", split, resume=resume, machine=machine, task=task)
     if not first_process():
         return {}
-    return _scored(pooled, folder / "fold-1", folder / "pooled", config, f"{folds} folds, pooled")
+    runs = [folder / f"fold-{k}" for k in range(1, folds + 1)]
+    return _scored(pooled, runs, folder / "pooled", config, f"{folds} folds, pooled")
 
 
 def fold_parts(config: Config, folds: int, seed: int) -> tuple[list[tuple[list[Case], list[Case]]], Task]:
@@ -123,13 +124,18 @@ def _run(
     return predict_cases(Predictor(folder), cases[1])
 
 
-def _scored(outcomes: list[Outcome], run_folder: Path, out: Path, config: Config, part: str) -> dict[str, Any]:
-    facts = json.loads((run_folder / "run.json").read_text(encoding="utf-8"))
+def _scored(outcomes: list[Outcome], runs: Sequence[Path], out: Path, config: Config, part: str) -> dict[str, Any]:
+    """The scorecard of what one run, or several folds' runs, said of cases that were held out."""
+    told = json.loads((runs[0] / "run.json").read_text(encoding="utf-8"))
+    facts: dict[str, Any] = {"table": told["table"], "table_sha256": told["table_sha256"], "part": part}
+    if len(runs) > 1:
+        facts["bundle_sha256"] = [read_bundle(run / BUNDLE).sha256 for run in runs]
     return evaluate_outcomes(
         outcomes,
-        Predictor(run_folder),
+        Predictor(runs[0]),
         out,
         skip_bad=config.data.skip_bad,
         notes=[] if config.training.early_stopping is None else [CHOSEN],
-        facts={"table": facts["table"], "table_sha256": facts["table_sha256"], "part": part},
+        facts=facts,
+        pooled=len(runs) > 1,
     )

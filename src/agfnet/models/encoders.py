@@ -67,7 +67,7 @@ class Encoder(nn.Module):
         self.std: tuple[float, ...] = tuple(cfg.std) if cfg else (0.229, 0.224, 0.225)
 
     def forward(self, images: Images) -> Pyramid:
-        """Feature maps (B, C_s, ceil(H/s), ceil(W/s)) for s in 8, 16, 32."""
+        """Feature maps (B, C_s, H/s, W/s) for s in 8, 16, 32; backbones round either up or down."""
         maps: list[Tensor] = self.body(images)
         if self.channels_last_maps:
             maps = [m.permute(0, 3, 1, 2).contiguous() for m in maps]

@@ -60,9 +60,23 @@ def choose_hidden(evidence: Tensor, fraction: float, policy: Policy) -> Tensor:
 
 
 def at_scales(hidden: Tensor, maps: Pyramid) -> list[Tensor]:
-    """Positions of the coarsest map, (B, h, w), as positions (B, 1, H, W) of each of its maps; odd sides are cut."""
-    finer = [hidden.repeat_interleave(ratio, 1).repeat_interleave(ratio, 2) for ratio in RATIOS]
-    return [f[:, None, : m.shape[-2], : m.shape[-1]] for f, m in zip(finer, maps, strict=True)]
+    """Positions of the coarsest map, (B, h, w), as positions (B, 1, H, W) of each of its maps."""
+    finer = [hidden[:, None].repeat_interleave(ratio, 2).repeat_interleave(ratio, 3) for ratio in RATIOS]
+    return [_fitted(f, m) for f, m in zip(finer, maps, strict=True)]
+
+
+def _fitted(grid: Tensor, like: Tensor) -> Tensor:
+    """A grid (..., h, w) cut to the sides of a map, or continued by its last row or column where it is smaller.
+
+    Some encoders round the sides of a map up where its stride does not divide them, others down.
+    """
+    if grid.shape[-2:] == like.shape[-2:]:
+        return grid
+    rows, columns = (
+        torch.arange(wanted, device=grid.device).clamp(max=side - 1)
+        for wanted, side in zip(like.shape[-2:], grid.shape[-2:], strict=True)
+    )
+    return grid[..., rows[:, None], columns]
 
 
 class Completed(NamedTuple):
@@ -147,13 +161,10 @@ class FeatureReconstruction(nn.Module):
         return tokens + self.feed(tokens)
 
     def _write(self, modality: str, grid: Tensor, maps: Pyramid) -> Pyramid:
-        """Decoded cells (B, D, h, w) to features at every scale, cut to the maps' sizes."""
+        """Decoded cells (B, D, h, w) to features at every scale."""
         channels = self.channels[modality]
         pieces = self.leave[modality](grid).split([c * r * r for c, r in zip(channels, RATIOS, strict=True)], dim=1)
-        return [
-            F.pixel_shuffle(p, r)[..., : m.shape[2], : m.shape[3]].to(m.dtype)
-            for p, r, m in zip(pieces, RATIOS, maps, strict=True)
-        ]
+        return [_fitted(F.pixel_shuffle(p, r), m).to(m.dtype) for p, r, m in zip(pieces, RATIOS, maps, strict=True)]
 
 
 def blank(pyramids: Sequence[Pyramid], hidden: Sequence[Tensor]) -> list[Pyramid]:

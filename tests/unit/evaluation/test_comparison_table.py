@@ -70,3 +70,24 @@ def test_a_claim_on_a_map_that_a_network_lacks_is_not_defined():
     )
     told = _judged(claim, results, draws=99)
     assert (told["values"], told["gain"]["value"], told["p"], told["holds"]) == ([None, 0.2], None, None, False)
+
+
+def test_two_maps_of_the_same_trainings_are_compared_training_by_training():
+    """Trainings lie far apart, but in each the attention is 0.02 above the control: so is the difference, surely."""
+    patients = [f"p{i}" for i in range(20)]
+    answered = Answers(patients, patients, np.arange(20) % 2, np.full((20, 2), 0.5))
+    results = {
+        "a": [
+            Result(
+                {"test": answered}, answered, {"scan": {"attention": [v + 0.02] * 20, "centre": [v] * 20}}, patients, {}
+            )
+            for v in (0.2, 0.3, 0.4)
+        ]
+    }
+    claim = Claim(
+        says="looks", row="a", than="a", figure="focus/scan/attention", than_figure="focus/scan/centre", bound=0.0
+    )
+    told = _judged(claim, results, draws=99)
+    assert (told["gain"]["low"], told["gain"]["value"], told["gain"]["high"]) == pytest.approx((0.02, 0.02, 0.02))
+    assert told["values"] == pytest.approx([0.32, 0.3])
+    assert told["holds"]

@@ -192,10 +192,11 @@ def test_focus_corrects_the_attention_alone_and_only_of_present_views():
     assert focus_loss(flat, flat, torch.tensor([0, 1, 2]), present).item() == 0.0
 
 
-@pytest.mark.parametrize("size", [(72, 128), (65, 66)])
-def test_sides_that_the_strides_do_not_divide(size):
-    """Finer maps are then not a whole number of times as large."""
-    network = AGFNet(3, ["a", "b"], "test_efficientnet", fusion_options={"width": 32})
+@pytest.mark.parametrize("encoder", ["test_efficientnet", "test_convnext"])
+@pytest.mark.parametrize("size", [(72, 128), (65, 66), (120, 112)])
+def test_sides_that_the_strides_do_not_divide(size, encoder):
+    """Finer maps are then not a whole number of times as large: the first encoder rounds up, the second down."""
+    network = AGFNet(3, ["a", "b"], encoder, fusion_options={"width": 32})
     images = {m: torch.randn(2, 3, *size) for m in "ab"}
     pyramids = network.encode(images, torch.ones(2, 2, dtype=torch.bool))
     decoder = FeatureReconstruction(network.channels, width=16, heads=2)
@@ -203,3 +204,4 @@ def test_sides_that_the_strides_do_not_divide(size):
     done = decoder(pyramids, hidden, torch.ones(2, 2, dtype=torch.bool))
     for maps, own in zip(pyramids, done.pyramids, strict=True):
         assert [m.shape for m in maps] == [m.shape for m in own]
+    assert [[m.shape for m in maps] for maps in blank(pyramids, hidden)] == [[m.shape for m in p] for p in pyramids]
