@@ -11,12 +11,12 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchmetrics import MetricCollection
-from torchmetrics.aggregation import MeanMetric, SumMetric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC
+from torchmetrics.aggregation import CatMetric, MeanMetric
 
 from agfnet.config import ReconstructionConfig, TrainingConfig
 from agfnet.data.dataset import UNKNOWN, Batch
+from agfnet.metrics.classification import accuracy, balanced_accuracy
+from agfnet.metrics.ranking import macro_auc
 from agfnet.models.network import AGFNet, Output
 from agfnet.training.losses import DiagnosisLoss
 from agfnet.training.reconstruction import (
@@ -60,17 +60,8 @@ class LesionModule(pl.LightningModule):
         )
         rebuilds = reconstruction.enabled and reconstruction.fill == "reconstruct"
         self.decoder = FeatureReconstruction(network.channels) if rebuilds else None
-        K = network.num_classes
-        self.figures = MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(K, average="micro"),
-                "balanced_accuracy": MulticlassAccuracy(K, average="macro"),
-                "auc": MulticlassAUROC(K, average="macro"),
-            },
-            prefix="val_",
-        )
         self.val_loss = MeanMetric()
-        self.val_cases = SumMetric()
+        self.val_labels, self.val_probabilities = CatMetric("disable"), CatMetric("disable")
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
         """A step's random numbers (dropout, random hiding) depend on seed, epoch, step and rank alone.
@@ -144,15 +135,21 @@ class LesionModule(pl.LightningModule):
         known = batch.label != UNKNOWN
         if bool(known.any()):
             logits, label = output.logits[known].float(), batch.label[known]
-            self.figures.update(logits.softmax(-1), label)
             self.val_loss.update(nn.functional.cross_entropy(logits, label, reduction="none"))
-            self.val_cases.update(len(label))
+            self.val_labels.update(label)
+            self.val_probabilities.update(logits.softmax(-1))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the figures and start anew."""
-        figures = {"val_loss": self.val_loss.compute(), "val_cases": self.val_cases.compute()}
-        self.log_dict({**figures, **self.figures.compute()}, sync_dist=False)  # already over all processes
-        for metric in (self.val_loss, self.val_cases, self.figures):
+        """Log the figures, by the definitions of every evaluation, and start anew."""
+        y = self.val_labels.compute().cpu().numpy().astype(np.int64)
+        p = self.val_probabilities.compute().cpu().numpy()
+        figures = {"val_loss": float(self.val_loss.compute()), "val_cases": float(y.size)}
+        if np.isfinite(p).all():  # otherwise the epoch's end says so, and stops
+            figures["val_accuracy"] = float(accuracy(y, p))
+            figures["val_balanced_accuracy"] = float(balanced_accuracy(y, p))
+            figures["val_auc"] = float(macro_auc(y, p))
+        self.log_dict(figures, sync_dist=False)  # already over all processes
+        for metric in (self.val_loss, self.val_labels, self.val_probabilities):
             metric.reset()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

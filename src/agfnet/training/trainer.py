@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import sys
@@ -64,8 +65,8 @@ def make_trainer(
     if recipe.ema:
         callbacks.insert(0, RampedAverage(recipe.ema))
     if recipe.early_stopping is not None:
-        patience = max(1, recipe.early_stopping // recipe.validate_every)
-        callbacks.append(EarlyStopping("val_loss", patience=patience, check_on_train_epoch_end=False))
+        patience = math.ceil(recipe.early_stopping / recipe.validate_every)
+        callbacks.append(_Patience("val_loss", patience=patience, check_on_train_epoch_end=False))
     if sys.stderr.isatty():
         callbacks.append(RichProgressBar(leave=False))
     if not gpu:
@@ -95,6 +96,13 @@ def make_trainer(
         # What one view has to look at others with gets no gradient, nor does what FRL brings before it begins.
         **machine.options(idle=(frl.enabled and frl.start > 0) or len(config.data.views) == 1),
     )
+
+
+class _Patience(EarlyStopping):
+    """Early stopping that a resumed run remembers: one that had already ended trains no further epoch."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        trainer.should_stop = self.wait_count >= self.patience
 
 
 class _DepthwiseInFloat32(pl.Callback):

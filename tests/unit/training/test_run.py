@@ -16,9 +16,11 @@ from agfnet.evaluation.experiment import CHOSEN, run
 from agfnet.models.network import AGFNet
 from agfnet.prediction.bundle import read_bundle
 from agfnet.training.build import task_of
-from agfnet.training.callbacks import RampedAverage
+from agfnet.training.callbacks import EpochHistory, RampedAverage
 from agfnet.training.losses import DiagnosisLoss, class_weights
+from agfnet.training.ranks import ALONE
 from agfnet.training.run import WEIGHTS, load_run, parts, train
+from agfnet.training.trainer import make_trainer
 from agfnet.types import BundleError, ConfigError, ImageError, TableError
 from drawn import small_config
 
@@ -52,8 +54,13 @@ def test_hiding_without_reconstruction_trains_no_decoder(drawn, tmp_path):
 
 
 def test_early_stopping_keeps_the_best_epoch(drawn, tmp_path):
-    """A rate that keeps rising spoils the network: the run stops early, with the weights of its best epoch."""
-    train(config_of(drawn, epochs=8, early_stopping=1, warmup=0.9, learning_rate=0.3, ema=0.0), tmp_path / "run")
+    """A rate that keeps rising spoils the network: the run stops early, with the weights of its best epoch.
+
+    Killed before they were written, it does not train on when it is resumed.
+    """
+    config = config_of(drawn, epochs=8, early_stopping=1, warmup=0.9, learning_rate=0.3, ema=0.0)
+    first = train(config, tmp_path / "run").read_bytes()
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
     rows = json.loads((tmp_path / "run" / "history.json").read_text())
     losses = [row["val_loss"] for row in rows]
     assert len(losses) < 8
@@ -62,6 +69,17 @@ def test_early_stopping_keeps_the_best_epoch(drawn, tmp_path):
     assert best["epoch"] == losses.index(min(losses))
     _, _, network, _ = load_run(tmp_path / "run")
     assert torch.equal(network.head.weight, best["state_dict"]["network.head.weight"])
+    (tmp_path / "run" / WEIGHTS).unlink()
+    assert train(config, tmp_path / "run", resume=True).read_bytes() == first
+    assert json.loads((tmp_path / "run" / "history.json").read_text()) == rows
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["epochs"] == facts["epochs"] == len(rows)
+
+
+@pytest.mark.parametrize(("wanted", "every", "looks"), [(5, 3, 2), (3, 2, 2), (4, 2, 2), (1, 6, 1)])
+def test_patience_is_never_shorter_than_asked(drawn, tmp_path, wanted, every, looks):
+    config = config_of(drawn, epochs=8, early_stopping=wanted, validate_every=every)
+    trainer = make_trainer(config, tmp_path, ALONE, EpochHistory(tmp_path / "h.json"), tmp_path)
+    assert trainer.early_stopping_callback.patience == looks
 
 
 @pytest.fixture

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from agfnet.config import ReconstructionConfig, TrainingConfig
+from agfnet.data.dataset import UNKNOWN, Batch
+from agfnet.metrics.classification import accuracy, balanced_accuracy
+from agfnet.metrics.ranking import macro_auc
+from agfnet.models.network import AGFNet
+from agfnet.training.module import LesionModule, decays
+
+
+def module_of(**recipe):
+    network = AGFNet(4, ["a", "b"], "test_efficientnet", fusion_options={"width": 32})
+    return LesionModule(network, TrainingConfig(**recipe), ReconstructionConfig())
+
+
+def test_figures_of_an_epoch_are_those_of_every_evaluation(monkeypatch):
+    """Over all batches, a class without a case and cases without a label left out."""
+    module = module_of().eval()
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0, 1, 2, 0, 1, UNKNOWN, 2, 0, 1, 2, 2, 0])
+    images = {m: torch.randn(12, 3, 64, 64, generator=generator) for m in "ab"}
+    present = torch.ones(12, 2, dtype=torch.bool)
+    with torch.no_grad():
+        torch.nn.init.normal_(module.network.head.weight, generator=generator)
+        for rows in (slice(0, 5), slice(5, 12)):
+            part = {m: x[rows] for m, x in images.items()}
+            none = torch.zeros(len(labels[rows]), 0, dtype=torch.int64)
+            module.validation_step(Batch(part, present[rows], labels[rows], none, labels[rows]), 0)
+        p = module.network(images, present).logits.softmax(-1).double().numpy()
+    told = {}
+    monkeypatch.setattr(module, "log_dict", lambda figures, **_: told.update(figures))
+    module.on_validation_epoch_end()
+    known = labels.numpy() != UNKNOWN
+    y, p = labels.numpy()[known], p[known]
+    assert told["val_cases"] == 11
+    assert told["val_loss"] == pytest.approx(-np.log(p[np.arange(11), y]).mean(), rel=1e-4)
+    for name, metric in (("accuracy", accuracy), ("balanced_accuracy", balanced_accuracy), ("auc", macro_auc)):
+        assert told[f"val_{name}"] == pytest.approx(float(metric(y, p)), abs=1e-6)
+
+
+def test_rates_and_decay(monkeypatch):
+    """Encoders learn slower, matrices alone decay; the rate rises over the warm-up and falls along a cosine."""
+    module = module_of(learning_rate=2e-3, encoder_rate=0.25, weight_decay=0.1, warmup=0.2)
+    monkeypatch.setattr(LesionModule, "trainer", SimpleNamespace(estimated_stepping_batches=50))
+    made = module.configure_optimizers()
+    optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    of = {id(p): g for g in optimizer.param_groups for p in g["params"]}
+    assert len(of) == sum(1 for _ in module.parameters())
+    for name, parameter in module.named_parameters():
+        group = of[id(parameter)]
+        assert group["initial_lr"] == pytest.approx(5e-4 if name.startswith("network.encoders.") else 2e-3)
+        assert group["weight_decay"] == (0.1 if decays(parameter) else 0.0)
+    assert decays(torch.nn.Linear(3, 2).weight)
+    assert decays(torch.nn.Conv2d(4, 4, 3).weight)
+    assert not decays(torch.nn.Linear(3, 2).bias)
+    assert not decays(torch.nn.Conv2d(4, 4, 3, groups=4).weight)
+    rates = []
+    for _ in range(50):
+        rates.append(optimizer.param_groups[-1]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[:10] == pytest.approx([2e-4 * (i + 1) for i in range(10)])
+    assert rates[10] == pytest.approx(2e-3)
+    assert rates[30] == pytest.approx(1e-3)
+    assert rates[49] < 5e-6
+    assert all(np.diff(rates[10:]) < 0)
