@@ -34,7 +34,7 @@ check: $(INSTALLED)
 # then and no process waits for another at the end. The full-size ones train networks and measure time: one after
 # the other, with all threads. A small test that waits for ever fails, with the stacks of its threads; one that ends
 # its process ends the run (a process started anew may wait for tests that are done: pytest-xdist issue 1378).
-SMALL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --dist loadscope --no-loadscope-reorder --timeout 600 -m "not full" --doctest-modules src/agfnet/metrics tests
+SMALL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart 0 --dist loadscope --no-loadscope-reorder --timeout 600 -m "not full" --doctest-modules src/agfnet tests
 
 test: check
 	$(SMALL) --durations=15

@@ -112,6 +112,9 @@ class DataConfig(Section):
         reserved = {"present", "fused", "logits", "weights", "view_logits", "extra_logits"} & set(self.views)
         if reserved:
             raise ValueError(f"views cannot be called {sorted(reserved)}: the graph uses these names itself")
+        for key, names in (("classes", self.classes or ()), ("malignant", self.malignant)):
+            if len(set(names)) < len(names):
+                raise ValueError(f"{key} names {sorted({n for n in names if names.count(n) > 1})} twice")
         return self
 
 

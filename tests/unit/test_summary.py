@@ -39,3 +39,17 @@ def test_the_command(agfnet_command):
     result = agfnet_command("summary", "--encoder", "test_efficientnet", "--no-timing")
     assert result.exit_code == 0
     assert "fusion local_fusion" in click.unstyle(result.stdout)
+
+
+def test_the_command_takes_what_a_configuration_says(agfnet_command, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "data: {table: none.csv, views: {clinical: {kind: photo, size: [64, 96]}}, classes: [a, b]}\n"
+        "model: {encoder: tf_efficientnet_lite0, fusion: concatenation}\n"
+    )
+    told = agfnet_command("summary", "--config", config, "--encoder", "test_efficientnet", "--no-timing").stdout
+    assert "clinical 64x96" in told
+    assert "local_fusion" not in told
+    small = AGFNet(2, ["clinical"], "test_efficientnet", fusion="concatenation")
+    heads = small.head, small.view_heads, small.opinion
+    assert f"{sum(p.numel() for part in heads for p in part.parameters()):,} parameters" in click.unstyle(told)

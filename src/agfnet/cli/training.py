@@ -144,26 +144,31 @@ def summary(
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="A configuration; otherwise two views at 224 px.")
     ] = None,
-    encoder: Annotated[str, typer.Option(help="Encoder, where no configuration is given.")] = "tf_efficientnet_lite0",
+    encoder: Annotated[str | None, typer.Option(help="Another encoder, for every view.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Processor threads.")] = 2,
     timing: Annotated[bool, typer.Option(help="Also export the network and measure it.")] = True,
 ) -> None:
     """Parameters, arithmetic and time of each part of the network, and the fusion's share.
 
+    For five classes where the configuration names none, and without further labels: the heads are small.
+
     Example:  agfnet summary --config configs/derm7pt.yaml
     """
     with errors_said():
-        from agfnet.config import load_config
+        from agfnet.config import apply_overrides, load_config, parse_config
         from agfnet.export.summary import BUDGET, PARAMETER_BUDGET, part_costs, timings
-        from agfnet.models.network import AGFNet
+        from agfnet.training.build import Task, build_network
 
-        views = {"clinical": (224, 224), "ultrasound": (224, 224)}
-        network = AGFNet(5, list(views), encoder)
-        if config is not None:
-            settings = load_config(config)
-            views = {m: v.size for m, v in settings.data.views.items()}
-            model = settings.model
-            network = AGFNet(5, list(views), model.encoder, fusion=model.fusion, fusion_options=model.fusion_options)
+        overrides = [] if encoder is None else [f"model.encoder={encoder}"]
+        two = {view: {"kind": kind} for view, kind in (("clinical", "photo"), ("ultrasound", "ultrasound"))}
+        settings = (
+            load_config(config, overrides)
+            if config is not None
+            else parse_config(apply_overrides({"data": {"table": "none", "views": two}}, overrides), "--encoder")
+        )
+        views = {m: v.size for m, v in settings.data.views.items()}
+        classes = settings.data.classes or tuple(map(str, range(5)))
+        network = build_network(settings, Task(classes, {}), pretrained=False)
         rows = part_costs(network, views)
         title = ", ".join(f"{m} {h}x{w}" for m, (h, w) in views.items())
         parts = [(row.name, f"{row.parameters:,}", f"{row.gflops:.3f}") for row in rows]

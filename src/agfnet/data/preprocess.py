@@ -145,12 +145,13 @@ def fit(
     height, width = (round(enlarge * side) for side in spec.size)
     h, w = pixels.shape[:2]
     if spec.mm_per_pixel is not None and mm_per_pixel is not None:
-        scale = enlarge * mm_per_pixel / spec.mm_per_pixel
-        if not SCALING[0] <= scale <= SCALING[1]:
+        times = mm_per_pixel / spec.mm_per_pixel
+        if not SCALING[0] <= times <= SCALING[1]:
             raise ImageError(
-                f"{mm_per_pixel} mm per pixel is {scale:.3g} times the input's scale ({spec.mm_per_pixel}). "
+                f"{mm_per_pixel} mm per pixel is {times:.3g} times the input's scale ({spec.mm_per_pixel}). "
                 f"Check the unit of the table's mm_per_pixel column, or the DICOM file's calibration."
             )
+        scale = enlarge * times
     else:
         scale = min(height / h, width / w)
     new_h, new_w = max(1, round(h * scale)), max(1, round(w * scale))

@@ -88,8 +88,8 @@ def choose_temperature(
         np.log(cross_fitted(y, p, patients, fit, seed=seed)[np.arange(len(y)), y])
         for fit in (lambda y, p: (fit_temperature(y, p),), fit_class_temperatures)
     )
-    gains = each - one
-    helps = gains.mean() > gains.std(ddof=1) / math.sqrt(len(gains))
+    gains = np.bincount(patient_index(patients), weights=each - one)  # a patient's cases are not independent
+    helps = gains.sum() > gains.std(ddof=1) * math.sqrt(len(gains))
     return fit_class_temperatures(y, p) if helps else common
 
 

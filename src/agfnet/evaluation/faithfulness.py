@@ -159,7 +159,7 @@ def faithfulness_of(
         ImageError: a case cannot be read.
         BundleError: the folder holds no finished run.
     """
-    random = Predictor(randomised(predictor.bundle, seed))
+    random = Predictor(randomised(predictor.bundle, seed), threads=predictor.threads)
     gradients = None if folder is None else GradientMaps(folder)
     found: dict[str, dict[str, list[float | None]]] = {
         view: {name: [] for name in CHECKS if name != "gradients" or gradients is not None} for view in predictor.specs

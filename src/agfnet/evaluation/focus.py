@@ -124,7 +124,7 @@ def focus_of(
     Raises:
         ImageError: a case or a mask cannot be read.
     """
-    random = Predictor(randomised(predictor.bundle, seed))
+    random = Predictor(randomised(predictor.bundle, seed), threads=predictor.threads)
     insides: dict[str, list[NDArray[np.float32] | None]] = {view: [] for view in predictor.specs}
     found: dict[str, dict[str, list[float | None]]] = {
         view: {name: [] for name in (*MAPS, *CONTROLS)} for view in predictor.specs

@@ -87,7 +87,10 @@ def _weights_source(name: str, pretrained: bool | Path) -> dict[str, object]:
 
 def _check_names(name: str, file: Path) -> None:
     """Every tensor of the backbone is in the file: timm would leave one that is not at its random start, in silence."""
-    stored = load_state_dict(str(file))
+    try:
+        stored = load_state_dict(str(file))
+    except Exception as error:
+        raise ConfigError(_no_weights(name, f"{file} cannot be read: {error}")) from error
     with torch.device("meta"):
         wanted = timm.create_model(name).state_dict()
     cfg = timm.get_pretrained_cfg(name)

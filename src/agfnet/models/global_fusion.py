@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from agfnet.models.feed_forward import feed_forward
 from agfnet.models.local_fusion import LocalFeatures
 from agfnet.models.shapes import Pooled, Presence
 
@@ -24,12 +25,7 @@ class GlobalBlock(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.query = nn.Linear(width, width)
         self.merge = nn.Linear(width, width)
-        self.feed = nn.Sequential(
-            nn.LayerNorm(width),
-            nn.Linear(width, ratio * width),
-            nn.GELU("tanh"),
-            nn.Linear(ratio * width, width),
-        )
+        self.feed = feed_forward(width, ratio)
 
     def forward(self, queries: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
         """Queries (B, Q, D), key and value (B, heads, T, d), seen (B, 1, 1, T) -> (B, Q, D)."""

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from agfnet.models.feed_forward import feed_forward
 from agfnet.models.shapes import AttentionMap, Presence, Pyramid, Tokens
 
 Shape = tuple[int, int]
@@ -191,12 +192,7 @@ class LocalBlock(nn.Module):
         self.null = nn.Parameter(torch.zeros(1, 1, 2 * inner))
         self.merge = nn.Linear(2 * inner, width, bias=False)  # without bias: no other view gives exactly zero
         self.scale_attention = nn.Parameter(torch.full((width,), scale))
-        self.feed = nn.Sequential(
-            nn.LayerNorm(width),
-            nn.Linear(width, ratio * width),
-            nn.GELU("tanh"),
-            nn.Linear(ratio * width, width),
-        )
+        self.feed = feed_forward(width, ratio)
         self.scale_feed = nn.Parameter(torch.full((width,), scale))
 
     def forward(self, tokens: Tokens, place: Layout, present: Presence) -> Tokens:
@@ -315,8 +311,8 @@ class LocalFusion(nn.Module):
         layer_scale: float = 0.1,
     ) -> None:
         super().__init__()
-        if width % 4 or width % heads or inner % heads:
-            raise ValueError(f"width {width} must be a multiple of 4 and of heads {heads}, inner {inner} of heads")
+        if inner % heads:
+            raise ValueError(f"the width of the attentions, {inner}, must be a multiple of heads, {heads}")
         self.width = width
         self.lateral = nn.ModuleDict(
             {

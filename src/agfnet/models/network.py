@@ -16,6 +16,7 @@ from agfnet.models.encoders import Encoder
 from agfnet.models.local_fusion import LocalPositions
 from agfnet.models.peers import build_fusion
 from agfnet.models.shapes import AttentionMap, Evidence, Images, Logits, Presence, Pyramid, ViewLogits
+from agfnet.types import ConfigError
 
 
 class Output(NamedTuple):
@@ -65,6 +66,9 @@ class AGFNet(nn.Module):
         extra_classes: number of classes of each further label column.
         dropout: on the features that the heads read.
         drop_path: stochastic depth of the encoders.
+
+    Raises:
+        ConfigError: a name that PyTorch does not allow, or what an encoder or the fusion does not take.
     """
 
     def __init__(
@@ -81,6 +85,9 @@ class AGFNet(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
+        taken = [m for m in modalities if hasattr(nn.ModuleDict, m) or m == "training"]
+        if taken:
+            raise ConfigError(f"views cannot be called {taken}: PyTorch's modules use these names themselves.")
         self.modalities = tuple(modalities)
         self.num_classes = num_classes
         self.extra_classes = tuple(extra_classes)
@@ -109,7 +116,7 @@ class AGFNet(nn.Module):
         Args:
             images: modality -> normalised images (B, 3, H, W); rows of absent views may hold anything finite. A
                 modality that is not given is absent for the whole batch.
-            present: (B, M); by default every view that is given is there.
+            present: (B, M); by default every view that is given is there, and none is that is not.
 
         Raises:
             ValueError: no view, or one that the network does not know.
@@ -118,9 +125,8 @@ class AGFNet(nn.Module):
         if unknown or not images:
             raise ValueError(f"images of {sorted(unknown) or 'no view'}; this network knows {list(self.modalities)}")
         given = next(iter(images.values()))
-        if present is None:
-            row = torch.tensor([m in images for m in self.modalities], device=given.device)
-            present = row.expand(given.shape[0], -1)
+        here = torch.tensor([m in images for m in self.modalities], device=given.device).expand(given.shape[0], -1)
+        present = here if present is None else here & present
         missing = {m: torch.zeros_like(given) for m in self.modalities if m not in images}
         return self.fuse(self.encode({**images, **missing}, present), present)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from agfnet.models.feed_forward import feed_forward
 from agfnet.models.fusion import Fused, Fusion, shown
 from agfnet.models.local_fusion import position_code
 from agfnet.models.shapes import Pooled, Presence, Pyramid
@@ -27,9 +28,7 @@ class Attention(nn.Module):
         self.query = nn.Linear(width, width)
         self.keys = nn.Linear(width, 2 * width)
         self.merge = nn.Linear(width, width)
-        self.feed = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, ratio * width), nn.GELU("tanh"), nn.Linear(ratio * width, width)
-        )
+        self.feed = feed_forward(width, ratio)
 
     def forward(self, tokens: Tensor, context: Tensor, seen: Tensor | None = None) -> Tensor:
         """Tokens (B, N, D) read context (B, T, D); `seen` (B, T) is false where there is nothing to read."""

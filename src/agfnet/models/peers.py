@@ -7,6 +7,7 @@ its parts in `ablations`. The mean of the probabilities of networks of single vi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -81,9 +82,16 @@ def build_fusion(name: str, channels: Mapping[str, Sequence[int]], options: Mapp
     if name not in FUSIONS:
         raise ConfigError(f"fusion {name!r} is not known; there are {', '.join(FUSIONS)}.")
     try:
+        _check_width(FUSIONS[name], options)
         return FUSIONS[name](channels, **options)
-    except (TypeError, ValueError) as error:
+    except (ArithmeticError, TypeError, ValueError) as error:
         raise ConfigError(f"fusion {name!r} does not take the options {dict(options)}: {error}.") from error
+
+
+def _check_width(method: Callable[..., Fusion], options: Mapping[str, Any]) -> None:
+    chosen = {key: known.default for key, known in signature(method).parameters.items()} | dict(options)
+    if "width" in chosen and (chosen["width"] % 4 or chosen["width"] % chosen["heads"]):
+        raise ValueError("width must be a multiple of 4, for the position codes, and of heads")
 
 
 FUSIONS: Mapping[str, Callable[..., Fusion]] = {

@@ -56,6 +56,8 @@ def task_of(config: Config, train: Sequence[Case], validation: Sequence[Case]) -
     strange = set(config.data.malignant) - set(classes)
     if strange:
         raise ConfigError(f"data.malignant names {sorted(strange)}, which is no class; classes: {list(classes)}.")
+    if set(config.data.malignant) == set(classes):
+        raise ConfigError("data.malignant names every class; leave it empty, or leave out the benign ones.")
     extra = {
         column: tuple(sorted({v for case in train if (v := case.extra_labels.get(column)) is not None}))
         for column in config.data.extra_labels

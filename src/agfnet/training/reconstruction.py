@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from agfnet.models.encoders import STRIDES
+from agfnet.models.feed_forward import feed_forward
 from agfnet.models.network import Output
 from agfnet.models.shapes import Presence, Pyramid
 
@@ -114,9 +115,7 @@ class FeatureReconstruction(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, 3 * width)
         self.merge = nn.Linear(width, width)
-        self.feed = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU("tanh"), nn.Linear(2 * width, width)
-        )
+        self.feed = feed_forward(width, 2)
         self.leave = nn.ModuleDict(
             {
                 m: nn.Conv2d(width, sum(c * r * r for c, r in zip(cs, RATIOS, strict=True)), 1)

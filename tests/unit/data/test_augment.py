@@ -113,11 +113,41 @@ def test_each_effect_belongs_to_its_kind_of_image(kind):
         assert 2 < sum(d.shadow[1] > 0 for d in draws) < 20
 
 
+class Fixed:
+    """Draws: no flip, no effect by chance, and of the ranges' units the chosen ones at their end."""
+
+    def __init__(self, *units):
+        self.units = units
+
+    def uniform(self, low=0.0, high=1.0, size=None):  # noqa: ARG002
+        if low == -1.0:
+            return np.isin(np.arange(size), self.units).astype(float)
+        return np.ones(size)
+
+    def integers(self, high):  # noqa: ARG002
+        return 0
+
+
 def test_rotation_keeps_the_aspect():
     """A quarter turn maps a horizontal bar to a vertical one of the same length in pixels."""
     image = np.zeros((120, 180, 3), np.uint8)
     image[55:65, 60:120] = 255
-    quarter = still(affine=np.array([[0, -120 / 180, 0], [180 / 120, 0, 0]], np.float32))
+    quarter = augment.draw(augment.Recipe(rotation=90.0, zoom=(1.0, 1.0), shift=0.0), Fixed(0), 180 / 120)
     out = augment.apply(torch.from_numpy(image)[None], [quarter], ViewSpec("photo", (120, 180)))[0, 0] > 0.5
     assert abs(int(out.any(1).sum()) - 60) <= 2
     assert abs(int(out.any(0).sum()) - 10) <= 2
+
+
+@pytest.mark.parametrize(
+    ("change", "unit", "seen", "becomes"),
+    [
+        ({"brightness": 0.2}, 3, (0.5, 0.25, 0.0), (0.7, 0.45, 0.2)),
+        ({"contrast": 0.2}, 4, (1.0, 0.5, 0.25), (1.1, 0.5, 0.2)),
+        ({"saturation": 0.5}, 5, (0.6, 0.3, 0.3), (0.7, 0.25, 0.25)),
+        ({"hue": 120.0}, 6, (0.8, 0.1, 0.2), (0.2, 0.8, 0.1)),
+    ],
+)
+def test_a_change_of_colour_is_the_one_it_is_called(change, unit, seen, becomes):
+    recipe = augment.Recipe(rotation=0.0, zoom=(1.0, 1.0), shift=0.0, **change)
+    matrix = augment.draw(recipe, Fixed(unit), 1.5).colour
+    assert matrix[:, :3] @ np.array(seen) + matrix[:, 3] == pytest.approx(becomes, abs=1e-6)

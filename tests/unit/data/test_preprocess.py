@@ -76,6 +76,17 @@ def test_a_wrong_unit_is_said():
         fit(np.zeros((40, 40, 3), np.uint8), SCAN, mm_per_pixel=50.0)
 
 
+@pytest.mark.parametrize(("times", "accepted"), [(15.9, True), (16.1, False), (1 / 63, True), (1 / 65, False)])
+@pytest.mark.parametrize("enlarge", [1.0, 1.25])
+def test_training_and_prediction_take_the_same_scales(times, accepted, enlarge):
+    pixels, mm = np.zeros((40, 40, 3), np.uint8), SCAN.mm_per_pixel * times
+    if accepted:
+        fit(pixels, SCAN, mm_per_pixel=mm, enlarge=enlarge)
+    else:
+        with pytest.raises(ImageError, match=f"is {times:.3g} times"):
+            fit(pixels, SCAN, mm_per_pixel=mm, enlarge=enlarge)
+
+
 @pytest.mark.parametrize("kind", ["photo", "ultrasound"])
 def test_what_the_frame_cuts_off_is_not_resampled(kind):
     """The same, to one grey level, as when all of it is; and what would become 96,000 pixels wide is done at once."""

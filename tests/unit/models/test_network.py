@@ -103,9 +103,13 @@ def test_a_local_file_with_other_names_is_no_random_start(tmp_path):
         ({"name": "resnet5000"}, "not a timm backbone"),
         ({"name": "test_vit"}, "no features at stride"),
         ({"name": "test_efficientnet", "pretrained": "missing.pth"}, "no such file"),
+        ({"name": "test_efficientnet", "pretrained": "none.safetensors"}, "cannot be read"),
+        ({"name": "test_efficientnet", "pretrained": "none.pth"}, "cannot be read"),
     ],
 )
 def test_encoder_errors(arguments, said, tmp_path):
+    for name in ("none.safetensors", "none.pth"):
+        (tmp_path / name).write_bytes(b"these are no weights")
     if "pretrained" in arguments:
         arguments = arguments | {"pretrained": tmp_path / arguments["pretrained"]}
     with pytest.raises(ConfigError, match=said):
@@ -137,7 +141,26 @@ def test_an_unknown_view_is_refused(network):
         network({})
 
 
-@pytest.mark.parametrize(("fusion", "options"), [("nonsense", {}), ("agf", {"foo": 1}), ("agf", {"width": 30})])
+def test_a_view_that_is_not_given_is_absent_whatever_is_said_of_it(network):
+    images = {"clinical": torch.randn(2, 3, 64, 64)}
+    said = network(images, torch.ones(2, len(network.modalities), dtype=torch.bool))
+    assert torch.equal(said.logits, network(images).logits)
+
+
+@pytest.mark.parametrize("name", ["type", "keys", "float", "training"])
+def test_names_that_modules_use_themselves_are_no_views(name):
+    with pytest.raises(ConfigError, match="cannot be called"):
+        AGFNet(3, ["a", name], "test_efficientnet")
+
+
+@pytest.mark.parametrize(
+    ("fusion", "options"),
+    [
+        ("nonsense", {}), ("agf", {"foo": 1}), ("agf", {"width": 30}), ("agf", {"heads": 3, "width": 36}),
+        ("agf", {"heads": 0}), ("agf_without_local", {"width": 30}), ("bottleneck", {"width": 32, "heads": 5}),
+        ("cross_attention", {"width": "wide"}), ("mmtm", {"ratio": 0}),
+    ],
+)  # fmt: skip
 def test_fusion_errors(fusion, options):
     with pytest.raises(ConfigError, match="fusion"):
         AGFNet(3, ["a"], "test_efficientnet", fusion=fusion, fusion_options=options)

@@ -44,6 +44,21 @@ def test_figures_of_an_epoch_are_those_of_every_evaluation(monkeypatch):
         assert told[f"val_{name}"] == pytest.approx(float(metric(y, p)), abs=1e-6)
 
 
+def test_processes_share_the_mean_of_their_running_statistics(monkeypatch):
+    module = module_of()
+    norms = [m for m in module.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for i, norm in enumerate(norms):
+        norm.running_mean.fill_(i)
+        norm.running_var.fill_(2.0 + i)
+    other = SimpleNamespace(reduce=lambda own, reduce_op: {"mean": (own + 10.0) / 2}[reduce_op])  # it has 10 everywhere
+    monkeypatch.setattr(LesionModule, "trainer", SimpleNamespace(world_size=2, strategy=other))
+    module.on_after_backward()
+    assert norms
+    for i, norm in enumerate(norms):
+        assert torch.all(norm.running_mean == (i + 10.0) / 2)
+        assert torch.all(norm.running_var == (i + 12.0) / 2)
+
+
 def test_rates_and_decay(monkeypatch):
     """Encoders learn slower, matrices alone decay; the rate rises over the warm-up and falls along a cosine."""
     module = module_of(learning_rate=2e-3, encoder_rate=0.25, weight_decay=0.1, warmup=0.2)

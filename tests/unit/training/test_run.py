@@ -136,15 +136,22 @@ def test_an_unfinished_run_cannot_be_used(tmp_path):
     [
         ({"classes": ["cyst", "lipoma"]}, "label 'naevus' is not one of the classes"),
         ({"malignant": ["wart"]}, "wart"),
+        ({"malignant": ["cyst", "lipoma", "naevus"]}, "every class"),
+        ({"malignant": ["cyst", "cyst"]}, r"malignant names \['cyst'\] twice"),
+        ({"classes": ["cyst", "lipoma", "naevus", "lipoma"]}, r"classes names \['lipoma'\] twice"),
         ({"extra_labels": ["reference_standard"]}, "reference_standard"),
     ],
 )
 def test_classes_that_do_not_fit(drawn, changes, said):
     tree = small_config(drawn / "parts.csv")
     tree["data"] |= changes
-    config = parse_config(tree, "test")
     with pytest.raises((TableError, ConfigError), match=said):
-        task_of(config, *parts(config, own_cases(config.data)))
+        given(tree)
+
+
+def given(tree):
+    config = parse_config(tree, "test")
+    return task_of(config, *parts(config, own_cases(config.data)))
 
 
 def test_class_weights():
