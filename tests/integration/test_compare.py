@@ -207,6 +207,20 @@ def test_test_cases_are_no_training_cases(plan_file, tmp_path, drawn, kind):
     assert not compare(plan, tmp_path, minutes=-1)
 
 
+def test_nor_are_they_of_the_same_patients(plan_file, tmp_path, drawn):
+    """The same id at another site may be another patient's."""
+    parts = pl.read_csv(drawn / "parts.csv")
+    trained = parts.filter(pl.col("split") == "train")["patient_id"][0]
+    other = parts.filter(pl.col("split") == "test").drop("split").with_columns(patient_id=pl.lit(trained))
+    other.write_csv(drawn / "other.csv")
+    tree = yaml.safe_load(plan_file.read_text())
+    with pytest.raises(ConfigError, match="its patient is one of those"):
+        compare(ComparisonPlan.model_validate(tree | {"test": str(drawn / "other.csv")}), tmp_path)
+    assert not compare(
+        ComparisonPlan.model_validate(tree | {"external": str(drawn / "other.csv")}), tmp_path, minutes=-1
+    )
+
+
 def test_what_all_rows_share_may_not_change(plan_file, tmp_path, agfnet_command):
     folder = tmp_path / "compared"
     folder.mkdir()

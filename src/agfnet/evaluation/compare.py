@@ -257,18 +257,26 @@ def _test_part(cases: Sequence[Case]) -> list[Case]:
 
 
 def _check_unseen(plan: ComparisonPlan, source: str) -> None:
-    """No test case, here or of another site, shows an image that a row is trained or validated on."""
+    """No test case, here or of another site, shows an image that a row is trained or validated on.
+
+    Nor, here, is it of such a patient; another site may have given the same id to another patient.
+    """
     base = parse_config(plan.base, source)
     used = {*base.data.train, *base.data.validation, "calibration"}
-    seen = {image for case in own_cases(base.data) if case.split in used for image in case.images}
+    known = [case for case in own_cases(base.data) if case.split in used]
+    images, patients = {image for case in known for image in case.images}, {case.patient_id for case in known}
     for table in (plan.test, plan.external):
         cases = _test_part(_answerable(plan, table)) if table is not None else []
-        shared = [case for case in cases if not seen.isdisjoint(case.images)]
-        if shared:
-            raise ConfigError(
-                f"{table}: row {shared[0].row}, case {shared[0].case_id}: its image is one of those that the networks "
-                f"are trained, validated or calibrated on ({len(shared)} such cases). Give other test cases."
-            )
+        for kind, shared in (
+            ("image", [case for case in cases if not images.isdisjoint(case.images)]),
+            ("patient", [case for case in cases if table == plan.test and case.patient_id in patients]),
+        ):
+            if shared:
+                where = f"{table}: row {shared[0].row}, case {shared[0].case_id}: its {kind}"
+                raise ConfigError(
+                    f"{where} is one of those that the networks are trained, validated or calibrated on "
+                    f"({len(shared)} such cases). Give other test cases."
+                )
         if table is not None and not cases:
             raise ConfigError(f"{table}: has no labelled case of the part test that every row can answer.")
 

@@ -79,7 +79,7 @@ def draw_subjects(cases: int, seed: int, site: SiteName, *, balanced: bool = Fal
         balanced: all classes alike often, in turn, whoever the patient is; otherwise by `PREVALENCE`.
     """
     labels, shares = list(PREVALENCE), np.array(list(PREVALENCE.values()))
-    prefix = "x" if site == "external" else "p"
+    prefix = f"s{seed}-{'x' if site == 'external' else 'p'}"  # patients of two sets are not the same
     subjects: list[Subject] = []
     patient = 0
     while len(subjects) < cases:
