@@ -185,6 +185,8 @@ class TrainingConfig(Section):
             `extra_loss`, its further labels.
         extra_loss: weight of the further labels.
         modality_dropout: chance that a view of a training case is left out (never all of them).
+        mixing: in half of the steps each case's images are blended with another's, and so are their losses (mixup,
+            1710.09412); the share is drawn from Beta(mixing, mixing). 0: never.
         early_stopping: epochs without a better validation NLL after which training stops; None: the whole schedule.
         validate_every: epochs between two looks at the validation part.
         precision: "auto" takes bfloat16 where the processor has it.
@@ -206,6 +208,7 @@ class TrainingConfig(Section):
     view_loss: Weight = 0.5
     extra_loss: Weight = 0.5
     modality_dropout: Fraction = 0.15
+    mixing: Weight = 0.0
     early_stopping: Positive | None = None
     validate_every: Positive = 1
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -220,9 +223,11 @@ class PredictionConfig(Section):
 
     Attributes:
         flips: average over left-right flips (photos also upside down).
+        zoom: average also over the middle of each image, of this share of its sides; 1: the whole image alone.
     """
 
     flips: bool = True
+    zoom: Annotated[float, Field(ge=0.5, le=1.0)] = 1.0
 
 
 class Config(Section):

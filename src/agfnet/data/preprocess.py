@@ -166,6 +166,15 @@ def fit(
     return np.asarray(frame)
 
 
+def middle(pixels: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
+    """The middle of an image (H, W, 3), of this share of its sides, at the size of the whole."""
+    if share == 1.0:
+        return pixels
+    h, w = pixels.shape[:2]
+    x, y = (1.0 - share) / 2 * w, (1.0 - share) / 2 * h
+    return np.asarray(Image.fromarray(pixels).resize((w, h), Image.Resampling.BICUBIC, box=(x, y, w - x, h - y)))
+
+
 def frame_scale(shape: tuple[int, int], spec: ViewSpec, mm_per_pixel: float) -> float:
     """Millimetres per pixel of the frame that `fit` makes of an image of this (height, width) and scale."""
     if spec.mm_per_pixel is not None:

@@ -160,6 +160,7 @@ def export_run(folder: Path) -> Path:
                 for m, s in specs.items()
             },
             "flips": config.prediction.flips,
+            "zoom": config.prediction.zoom,
             "opset": OPSET,
             "parity": difference,
             "trained_on": facts.get("trained_on", []),

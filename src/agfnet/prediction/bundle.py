@@ -92,8 +92,8 @@ def write_bundle(
 
     Args:
         path: the file.
-        facts: classes, extra_classes, views (kind, size, mean, std, mm_per_pixel), malignant, flips, trained_on (the
-            training cases' fingerprints, see `agfnet.data.table`), and anything that an auditor may ask for; JSON.
+        facts: classes, extra_classes, views (kind, size, mean, std, mm_per_pixel), malignant, flips, zoom, trained_on
+            (the training cases' fingerprints, see `agfnet.data.table`), and anything that an auditor may ask for; JSON.
         parts: the bytes of each of `PARTS`, and of those of `OPTIONAL` that there are.
         sign: gives the signature of the manifest's bytes.
     """

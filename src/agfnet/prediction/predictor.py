@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from agfnet.data.preprocess import Framed, normalise, other_patient, read_frame
+from agfnet.data.preprocess import Framed, middle, normalise, other_patient, read_frame
 from agfnet.prediction.bundle import Bundle, read_bundle
 from agfnet.prediction.calibration import reweighted
 from agfnet.prediction.decision import read_decision
@@ -217,21 +217,27 @@ class Predictor:
     def looks(self, frames: Frames) -> list[Look]:
         """What the network is asked about one case.
 
-        A case with several images of a view is looked at once per image and, where the bundle says so, per flip;
-        `conclude` averages the log-probabilities. Views with fewer are gone through again meanwhile, until every image
-        and flip has come equally often; where that takes over `EVEN_LOOKS`, some of a view come once more than others.
+        A case with several images of a view is looked at once per image and, where the bundle says so, per flip and
+        zoom; `conclude` averages the log-probabilities. Views with fewer are gone through again meanwhile, until each
+        has come equally often; where that takes over `EVEN_LOOKS`, some of a view come once more than others.
         """
-        flipped = {
-            m: [normalise(np.flip(frame.pixels, flip), self.specs[m]) for frame in own for flip in self._flips(m)]
+        shown = {
+            m: [
+                normalise(np.flip(middle(frame.pixels, share), flip), self.specs[m])
+                for frame in own
+                for share, flip in self._variants(m)
+            ]
             for m, own in frames.items()
         }
-        even, most = math.lcm(*map(len, flipped.values())), max(map(len, flipped.values()))
+        even, most = math.lcm(*map(len, shown.values())), max(map(len, shown.values()))
         count = even if even <= EVEN_LOOKS else most
-        return [{m: own[i % len(own)] for m, own in flipped.items()} for i in range(count)]
+        return [{m: own[i % len(own)] for m, own in shown.items()} for i in range(count)]
 
-    def _flips(self, modality: str) -> tuple[tuple[int, ...], ...]:
-        flips = self.specs[modality].flips
-        return flips if self.bundle.facts["flips"] else flips[:1]
+    def _variants(self, modality: str) -> list[tuple[float, tuple[int, ...]]]:
+        """How each image of a view is shown: share of its sides and axes of the flip, the whole unflipped one first."""
+        flips, zoom = self.specs[modality].flips, self.bundle.facts.get("zoom", 1.0)
+        shares = [1.0] if zoom == 1.0 else [1.0, zoom]
+        return [(share, flip) for share in shares for flip in (flips if self.bundle.facts["flips"] else flips[:1])]
 
     def ask(self, looks: Sequence[Look]) -> dict[str, Array]:
         """Every output of the graph, one row a look; see `run`."""
@@ -262,8 +268,8 @@ class Predictor:
             start += len(values)
         probabilities = averaged(own["logits"])
         opinions = {m: averaged(own["view_logits"][:, place[m]]) for m in views}
-        # Of a view's looks every so many is at an unflipped image.
-        statistics = {m: own[f"statistics_{m}"][:: len(self._flips(m))] for m in views}
+        # Of a view's looks every so many is at a whole image, unflipped.
+        statistics = {m: own[f"statistics_{m}"][:: len(self._variants(m))] for m in views}
         decided: dict[str, Any] = {}
         if self.decision is not None:
             probabilities = self.decision.calibrated(probabilities)

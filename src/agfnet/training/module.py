@@ -19,6 +19,7 @@ from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.ranking import macro_auc
 from agfnet.models.network import AGFNet, Output
 from agfnet.training.losses import DiagnosisLoss
+from agfnet.training.mixing import Blend, draw_blend
 from agfnet.training.reconstruction import (
     Completed,
     FeatureReconstruction,
@@ -71,16 +72,19 @@ class LesionModule(pl.LightningModule):
         key = np.random.SeedSequence([self.recipe.seed, self.current_epoch, batch_idx, self.global_rank])
         torch.manual_seed(int(key.generate_state(1)[0]))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of one batch; its parts are logged."""
         profile = self.trainer.profiler.profile  # type: ignore[attr-defined]
+        key = np.random.SeedSequence([self.recipe.seed, self.current_epoch, batch_idx])
+        blend = draw_blend(batch.present, self.recipe.mixing, np.random.default_rng(key))
         with profile("encoders"):
-            pyramids = self.network.encode(batch.images, batch.present)
+            pyramids = self.network.encode(blend.images(batch), batch.present)
         begun = self.trainer.global_step >= self.frl.start * self.trainer.estimated_stepping_batches
         with profile("fusion"):
             first = self.network.fuse(pyramids, batch.present)
-            parts = {"diagnosis": self.loss(first, batch.label, batch.extra, batch.present)}
-        if self.frl.enabled and begun:
+            parts = {"diagnosis": self._diagnosis(first, batch, blend)}
+        # A blended case has no one class whose evidence could be hidden or looked at.
+        if self.frl.enabled and begun and blend.share == 1.0:
             with profile("reconstruction"):
                 parts |= self._reconstructed(pyramids, first, batch)
         total = torch.stack(list(parts.values())).sum()
@@ -94,6 +98,13 @@ class LesionModule(pl.LightningModule):
             sync_dist=True,
         )
         return total
+
+    def _diagnosis(self, output: Output, batch: Batch, blend: Blend) -> Tensor:
+        own = self.loss(output, batch.label, batch.extra, batch.present)
+        if blend.share == 1.0:
+            return own
+        other = self.loss(output, batch.label[blend.partner], batch.extra[blend.partner], batch.present)
+        return torch.lerp(other, own, blend.share)
 
     def _reconstructed(self, pyramids: list[list[Tensor]], first: Output, batch: Batch) -> dict[str, Tensor]:
         """FRL: the encoders have run once; fusion and heads ran on their maps, and run on the completed maps."""

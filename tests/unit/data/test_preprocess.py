@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agfnet.data.preprocess import ViewSpec, fit, normalise, read_frame
+from agfnet.data.preprocess import ViewSpec, fit, middle, normalise, read_frame
 from agfnet.types import ImageError
 
 PHOTO = ViewSpec("photo", (64, 96))
@@ -69,6 +69,14 @@ def test_reading_to_scale_does_not_shrink_the_pixels(tmp_path):
     assert (read_frame(path, SCAN).pixels == read_frame(path, SCAN, mm_per_pixel=None).pixels).all()
     eighth = read_frame(path, SCAN, mm_per_pixel=0.005).pixels  # 6 mm: 60 pixels
     assert abs(int((eighth[30, :, 0] > 128).sum()) - 30) <= 1
+
+
+def test_the_middle_is_shown_as_large_as_the_whole():
+    image = np.zeros((100, 150, 3), np.uint8)
+    image[25:75, 38:112] = 200
+    assert middle(image, 1.0) is image
+    assert middle(image, 0.8).shape == image.shape
+    assert (middle(image, 0.5)[3:-3, 3:-3] > 195).all()
 
 
 def test_a_wrong_unit_is_said():

@@ -158,6 +158,23 @@ def test_many_images_of_two_views_do_not_multiply(predictor, cases):
         assert max(times) - min(times) <= 1
 
 
+def test_zoomed_looks_come_beside_the_whole_ones(predictor, cases):
+    """Twice as many; what is kept of the images themselves (maps, statistics) is of the whole ones."""
+    case = next(c for c in cases if all(c.views.values()))
+    bundle = predictor.bundle
+    zoomed = Predictor(replace(bundle, facts={**bundle.facts, "zoom": 0.8}), threads=1)
+    plain, both = (p.looks(p.frames(case)) for p in (predictor, zoomed))
+    assert (len(plain), len(both)) == (4, 8)
+    for m, flips in ((m, len(s.flips)) for m, s in predictor.specs.items()):
+        wholes = {look[m].tobytes() for look in plain}
+        assert [look[m].tobytes() in wholes for look in both] == [i % (2 * flips) < flips for i in range(8)]
+    own, other = (only(p, case, maps=True).prediction for p in (predictor, zoomed))
+    assert np.abs(own.probabilities - other.probabilities).max() > 1e-5
+    for m in own.views_present:
+        assert np.allclose(own.statistics[m], other.statistics[m], atol=1e-5)
+        assert np.allclose(own.evidence[m], other.evidence[m], atol=1e-5)
+
+
 def test_a_scale_that_is_not_given_is_said(predictor, drawn, caplog):
     def said(specs):
         caplog.clear()

@@ -11,6 +11,7 @@ from agfnet.data.dataset import UNKNOWN, Batch
 from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.ranking import macro_auc
 from agfnet.models.network import AGFNet
+from agfnet.training.mixing import Blend, draw_blend
 from agfnet.training.module import LesionModule, decays
 
 
@@ -42,6 +43,38 @@ def test_figures_of_an_epoch_are_those_of_every_evaluation(monkeypatch):
     assert told["val_loss"] == pytest.approx(-np.log(p[np.arange(11), y]).mean(), rel=1e-4)
     for name, metric in (("accuracy", accuracy), ("balanced_accuracy", balanced_accuracy), ("auc", macro_auc)):
         assert told[f"val_{name}"] == pytest.approx(float(metric(y, p)), abs=1e-6)
+
+
+def test_cases_are_blended_with_those_of_the_same_views():
+    present = torch.tensor([[1, 1], [1, 0], [1, 1], [0, 1], [1, 0], [1, 1]], dtype=torch.bool)
+    images = {m: torch.rand(6, 3, 8, 8) * present[:, i, None, None, None] for i, m in enumerate("ab")}
+    batch = Batch(images, present, torch.arange(6), torch.zeros(6, 0, dtype=torch.int64), torch.arange(6))
+    shares, moved = [], 0
+    for seed in range(200):
+        blend = draw_blend(present, 0.4, np.random.default_rng(seed))
+        shares.append(blend.share)
+        moved += int((blend.partner != torch.arange(6)).sum())
+        assert torch.equal(present[blend.partner], present)
+        for m, made in blend.images(batch).items():
+            expected = blend.share * images[m] + (1 - blend.share) * images[m][blend.partner]
+            assert torch.allclose(made, expected, atol=1e-6)
+    assert 70 < sum(share == 1.0 for share in shares) < 130
+    assert moved > 100
+    assert draw_blend(present, 0.0, np.random.default_rng(0)).share == 1.0
+
+
+def test_the_loss_of_blended_cases_is_blended():
+    module = module_of()
+    output = module.network({m: torch.randn(3, 3, 64, 64) for m in "ab"})
+    present, none = torch.ones(3, 2, dtype=torch.bool), torch.zeros(3, 0, dtype=torch.int64)
+    batch = Batch({}, present, torch.tensor([0, 1, 3]), none, torch.arange(3))
+    partner = torch.tensor([1, 2, 0])
+    own, other = (module.loss(output, label, none, present) for label in (batch.label, batch.label[partner]))
+    assert own.item() != pytest.approx(other.item())
+    assert module._diagnosis(output, batch, Blend(1.0, torch.arange(3))).item() == pytest.approx(own.item())
+    assert module._diagnosis(output, batch, Blend(0.25, partner)).item() == pytest.approx(
+        0.25 * own.item() + 0.75 * other.item()
+    )
 
 
 def test_processes_share_the_mean_of_their_running_statistics(monkeypatch):

@@ -53,6 +53,18 @@ def test_hiding_without_reconstruction_trains_no_decoder(drawn, tmp_path):
     assert len(set(ends.values())) == 3
 
 
+def test_mixing_with_frl_from_the_start(drawn, tmp_path):
+    """FRL sits out the blended steps."""
+    tree = small_config(drawn / "parts.csv", epochs=2, mixing=0.4)
+    tree["reconstruction"] = {"start": 0.0}
+    config = parse_config(tree, "test")
+    whole = train(config, tmp_path / "run").read_bytes()
+    rows = json.loads((tmp_path / "run" / "history.json").read_text())
+    assert all(row["train_reconstruction"] > 0 for row in rows)
+    plain = parse_config(tree | {"training": tree["training"] | {"mixing": 0.0}}, "test")
+    assert train(plain, tmp_path / "plain").read_bytes() != whole
+
+
 def test_early_stopping_keeps_the_best_epoch(drawn, tmp_path):
     """A rate that keeps rising spoils the network: the run stops early, with the weights of its best epoch.
 
