@@ -127,7 +127,7 @@ def test_the_first_process_killed(config, tmp_path):
 def test_torchrun_folds_and_a_late_frl(drawn, config, tmp_path):
     """Two folds under torchrun; FRL that sets in late leaves its decoder without gradient at first, and when mixing."""
     out = tmp_path / "cv"
-    late = ["reconstruction.start=0.5", "training.modality_dropout=0.5", "training.mixing=0.4"]
+    late = ["reconstruction.start=0.5", "training.modality_dropout=0.5", "training.mixing=0.4", "training.seed=3"]
     finished(start("-c", config, "-o", out, "--devices", 2, "--folds", 2, *late, launcher=TORCHRUN))
     for fold in (1, 2):
         rows = history(out / f"fold-{fold}")
