@@ -155,7 +155,7 @@ def evaluate_outcomes(
     card |= {
         "bundle_sha256": predictor.bundle.sha256,
         "left_out": {"unreadable": len(bad), "unlabelled": len(outcomes) - len(bad) - len(kept)},
-        "views_present": _counts([";".join(o.prediction.views_present) for o in kept if o.prediction is not None]),
+        "views_present": counts([";".join(o.prediction.views_present) for o in kept if o.prediction is not None]),
         **(facts or {}),
     }
     write_table(
@@ -216,5 +216,7 @@ def _attribute(case: Case, name: str) -> str | None:
     return case.attributes.get(name)
 
 
-def _counts(values: Sequence[str]) -> dict[str, int]:
-    return {v: values.count(v) for v in sorted(set(values))}
+def counts(values: Sequence[str | None]) -> dict[str, int]:
+    """How often each value comes, in their order; None is no value."""
+    known = [value for value in values if value is not None]
+    return {value: known.count(value) for value in sorted(set(known))}

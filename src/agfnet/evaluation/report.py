@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agfnet.evaluation.answers import Answers, answers_of, whole
-from agfnet.evaluation.evaluate import chosen_cases, evaluate_outcomes, table_facts
+from agfnet.evaluation.evaluate import chosen_cases, counts, evaluate_outcomes, table_facts
 from agfnet.evaluation.scorecard import thinned
 from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.ranking import macro_auc, net_benefit, precision_recall_curve
@@ -114,14 +114,9 @@ def cohort(cases: Sequence[Case], predictor: Predictor) -> dict[str, Any]:
         "classes": {name: sum(case.label == name for case in cases) for name in predictor.classes},
         "views": {view: sum(bool(case.views.get(view)) for case in cases) for view in predictor.specs},
         "parts": dict(predictor.bundle.facts["run"]["cases"]),
-        "reference_standard": _counts([case.reference_standard for case in cases]),
-        "site": _counts([case.site for case in cases]),
+        "reference_standard": counts([case.reference_standard for case in cases]),
+        "site": counts([case.site for case in cases]),
     }
-
-
-def _counts(values: Sequence[str | None]) -> dict[str, int]:
-    known = [value for value in values if value is not None]
-    return {value: known.count(value) for value in sorted(set(known))}
 
 
 def _precision_recall(answers: Answers, k: int) -> dict[str, Any]:

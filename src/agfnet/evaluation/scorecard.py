@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from agfnet.evaluation.notes import FEW_CASES, card_notes
-from agfnet.evaluation.summary import summary_markdown
 from agfnet.metrics.calibration import BINS, reliability_bins, simulate_calibrated
 from agfnet.metrics.classification import confusion_matrix
 from agfnet.metrics.patients import patient_index
@@ -22,8 +21,6 @@ from agfnet.metrics.scores import HEADLINE, MALIGNANT, PER_CLASS, all_scores
 from agfnet.metrics.selective import risk_coverage_curve
 from agfnet.metrics.statistics import Interval, bootstrap
 from agfnet.metrics.weighting import BoolArray, FloatArray, IntArray, check_cases
-
-__all__ = ["scorecard", "summary_markdown"]
 
 CURVE_POINTS = 200  # of a stored curve: more than a picture 1000 pixels wide can show
 SUBGROUP_SCORES = ("accuracy", "balanced_accuracy", "macro_auc", *MALIGNANT)

@@ -19,7 +19,7 @@ SHOWN = 4
 RIVALS = 4  # classes whose bars are drawn
 
 
-def chosen_cases(outcomes: Mapping[str, Sequence[Outcome]], classes: Sequence[str]) -> list[int]:
+def telling_cases(outcomes: Mapping[str, Sequence[Outcome]], classes: Sequence[str]) -> list[int]:
     """Cases of different classes that the first network has right and a later one wrong; then any others.
 
     They show how the networks can differ, and are no sample: the picture says so.
@@ -51,7 +51,7 @@ def showcase_figure(outcomes: Mapping[str, Sequence[Outcome]], classes: Sequence
         classes: in the order of the probabilities.
         path: where the PNG goes.
     """
-    chosen = chosen_cases(outcomes, classes)
+    chosen = telling_cases(outcomes, classes)
     names = list(outcomes)
     views = list(outcomes[names[0]][chosen[0]].case.views)
     height = 2.05 * len(chosen) + 0.9

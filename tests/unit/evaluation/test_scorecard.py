@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from agfnet.evaluation.scorecard import scorecard, summary_markdown
+from agfnet.evaluation.scorecard import scorecard
+from agfnet.evaluation.summary import summary_markdown
 from agfnet.metrics.calibration import ece
 from agfnet.metrics.classification import accuracy
 from agfnet.types import RESEARCH_USE
