@@ -241,7 +241,7 @@ def test_the_sheets_scale_may_come_from_the_file(tmp_path):
     path = save(tmp_path / "a.dcm", with_regions(dicom(smooth(1), modality="US"), region()))
     scan = ViewSpec("ultrasound", (64, 96))
     assert read_frame(path, scan).mm_per_pixel == pytest.approx(0.025)  # 32 x 32 pixels, doubled
-    assert read_frame(path, scan, mm_per_pixel=0.5).mm_per_pixel == pytest.approx(0.25)
+    assert read_frame(path, scan, mm_per_pixel=0.052).mm_per_pixel == pytest.approx(0.026)
     assert read_frame(path, ViewSpec("ultrasound", (64, 96), mm_per_pixel=0.1)).mm_per_pixel == 0.1
     assert read_frame(save(tmp_path / "b.dcm", photo()), ViewSpec("photo", (64, 96))).mm_per_pixel is None
 
