@@ -18,8 +18,12 @@ Public names are loaded when first used, so that `import agfnet` works where tor
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
+
+# ONNX Runtime would tell its maker of the machine and of the models that it runs; it asks when it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _PUBLIC = {
     "AGFNet": "agfnet.models.network",

@@ -126,6 +126,16 @@ def test_a_table_of_its_own_needs_no_parts(copied, drawn, tmp_path, agfnet_comma
     assert agfnet_command("calibrate", copied, tmp_path / "more.csv").exit_code == 0
 
 
+def test_a_class_without_calibration_cases_is_not_calibrated(copied, drawn, tmp_path, agfnet_command):
+    """The network would answer another diagnosis in its place, surely and unreferred."""
+    table = pl.read_csv(drawn / "parts.csv").filter((pl.col("split") == "calibration") & (pl.col("label") != "naevus"))
+    places = [(pl.lit(f"{drawn}/") + pl.col(view)).alias(view) for view in ("clinical", "ultrasound")]
+    table.with_columns(*places).write_csv(tmp_path / "two.csv")
+    done = agfnet_command("calibrate", copied, tmp_path / "two.csv")
+    assert done.exit_code == 1
+    assert "no calibration case is naevus" in done.stderr.replace("\n", " ")
+
+
 def test_one_patient_is_too_few(copied, drawn, tmp_path, agfnet_command):
     table = pl.read_csv(drawn / "parts.csv").filter(pl.col("split") == "calibration")
     places = [(pl.lit(f"{drawn}/") + pl.col(view)).alias(view) for view in ("clinical", "ultrasound")]

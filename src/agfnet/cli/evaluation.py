@@ -101,7 +101,7 @@ def predict(
             raise typer.Exit(1 if tally.quarantined and not skip_bad else 0)
         refuse_without_engine(part_rows=part_rows, workers=workers, address=address, retry=retry or None)
         if output is not None:
-            writable_table(output)
+            writable_table(output, source=table)
 
         predictor, cases = asked_cases(
             source, table, view or [], threads=threads, provider=provider, data_root=data_root, prevalence=prevalence

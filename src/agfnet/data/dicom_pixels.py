@@ -186,11 +186,16 @@ def decode_frame(header: Header, layout: Layout, index: int) -> NDArray[np.uint8
     return _eight_bits(stored, layout.stored)
 
 
+_IMPORTING = threading.Lock()
+"""Two threads that import parts of pydicom for the first time may each find the other's half done."""
+
+
 def _stored(header: Header, layout: Layout, index: int) -> NDArray[Any]:
     """The frame's samples (rows, columns[, 3]) as stored; colours as RGB."""
-    from pydicom.encaps import encapsulate  # noqa: PLC0415 - the bare install does without
-    from pydicom.pixels.decoders.base import get_decoder  # noqa: PLC0415
-    from pydicom.uid import UID  # noqa: PLC0415
+    with _IMPORTING:
+        from pydicom.encaps import encapsulate  # noqa: PLC0415 - the bare install does without
+        from pydicom.pixels.decoders.base import get_decoder  # noqa: PLC0415
+        from pydicom.uid import UID  # noqa: PLC0415
 
     native = header.syntax in NATIVE
     data = _native_bytes(header, layout, index) if native else encapsulate([_codestream(header, layout, index)])

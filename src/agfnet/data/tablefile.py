@@ -114,11 +114,15 @@ def write_table(frame: pl.DataFrame, path: str | Path) -> None:
         raise TableError(message) from error
 
 
-def writable_table(path: str | Path) -> Path:
+def writable_table(path: str | Path, *, source: Place | None = None) -> Path:
     """The local path of a table that may be written there: to be asked before long work.
 
+    Args:
+        path: where the table is to go.
+        source: the table that is read.
+
     Raises:
-        TableError: the suffix is neither .csv nor .parquet, it is a folder, or it is not local.
+        TableError: the suffix is neither .csv nor .parquet, it is a folder, it is not local, or it is the source.
     """
     try:
         path = local(path)
@@ -129,6 +133,8 @@ def writable_table(path: str | Path) -> Path:
         raise TableError(message)
     if path.is_dir():
         raise TableError(f"{path}: is a folder. Choose the name of a file.")
+    if isinstance(source, Path) and path.exists() and source.exists() and path.samefile(source):
+        raise TableError(f"{path}: is the table that is read. Choose another name for what is written.")
     return path
 
 

@@ -84,7 +84,7 @@ def calibrate(
     Raises:
         ConfigError: the folder holds no finished run, its table has other training cases than it was trained on, or
             calibration cases were trained on.
-        TableError: no labelled calibration case, or those of one patient alone, or test cases.
+        TableError: no labelled calibration case, or none of a class, or those of one patient alone, or test cases.
     """
     if not (run / BUNDLE).is_file():
         raise ConfigError(f"{run}: holds no exported run. Train first; then calibrate.")
@@ -96,6 +96,12 @@ def calibrate(
     given = own if table is None else read_cases(table, views=list(predictor.specs), data_root=data_root)
     table = table or own_table
     cases = _chosen(given, trained, part, table)
+    absent = sorted(set(predictor.classes) - {str(case.label) for case in cases})
+    if absent:
+        raise TableError(
+            f"{table}: no calibration case is {', '.join(absent)}: the network would become sure of what it was never "
+            "tried on. Calibrate on cases of every class."
+        )
     log.info("asking about %d calibration cases", len(cases))
     asked = list(whole(predict_cases(predictor, cases), skip_bad=config.data.skip_bad))
     log.info("asking about %d training cases, for what their images look like", len(trained))

@@ -215,3 +215,13 @@ def test_parquet_that_aborts_its_reader_is_an_error(tmp_path, monkeypatch):
 
 def test_good_table_is_read(tmp_path):
     assert len(read_cases(write(tmp_path, good_lines(tmp_path)))) == 8
+
+
+def test_a_table_is_not_written_over_the_one_that_is_read(tmp_path):
+    table = tmp_path / "cases.csv"
+    table.write_text("case_id\n")
+    (tmp_path / "link.csv").symlink_to(table)
+    for name in ("cases.csv", "link.csv"):
+        with pytest.raises(TableError, match="the table that is read"):
+            tablefile.writable_table(tmp_path / name, source=table)
+    assert tablefile.writable_table(tmp_path / "predictions.csv", source=table)
