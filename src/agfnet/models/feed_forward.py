@@ -6,10 +6,7 @@ from torch import nn
 
 
 def feed_forward(width: int, ratio: int) -> nn.Sequential:
-    """Norm and two layers, (..., width) to (..., width), the inner one `ratio` times as wide; no residual.
-
-    GELU by its tanh form, which ONNX Runtime computes in one pass.
-    """
+    """Norm and two layers, (..., width) to (..., width), the inner one `ratio` times as wide; no residual."""
     return nn.Sequential(
         nn.LayerNorm(width), nn.Linear(width, ratio * width), nn.GELU("tanh"), nn.Linear(ratio * width, width)
     )
