@@ -160,6 +160,45 @@ def test_the_images_of_another_patient_id_are_still_known(copied, drawn, tmp_pat
     assert "image was trained on" in done.stderr.replace("\n", " ")
 
 
+def test_the_test_cases_are_not_calibrated_on_without_their_part(copied, drawn, tmp_path, agfnet_command):
+    table = pl.read_csv(drawn / "parts.csv").filter(pl.col("split").is_in(["calibration", "test"])).drop("split")
+    places = [(pl.lit(f"{drawn}/") + pl.col(view)).alias(view) for view in ("clinical", "ultrasound")]
+    table = table.with_columns(*places)
+    for name, renamed in {"own": table, "new": table.with_columns(pl.col("case_id", "patient_id") + "x")}.items():
+        renamed.write_csv(tmp_path / f"{name}.csv")
+        done = agfnet_command("calibrate", copied, tmp_path / f"{name}.csv")
+        assert done.exit_code == 1
+        assert "is of the run's test cases" in done.stderr.replace("\n", " ")
+
+
+def test_trained_images_are_known_again_by_what_is_in_them(trained, drawn, tmp_path, agfnet_command):
+    """Under new ids and file names, and without one of their views; and new images of the same patients are named."""
+    rows = pl.read_csv(drawn / "parts.csv").filter(pl.col("split") == "train", pl.col("clinical").is_not_null())
+    for i, name in enumerate(rows["clinical"]):
+        shutil.copy(drawn / name, tmp_path / f"{i}.jpg")
+    renamed = pl.DataFrame(
+        {
+            "case_id": [f"new-{i}" for i in range(len(rows))],
+            "patient_id": [f"other-{i}" for i in range(len(rows))],
+            "label": rows["label"],
+            "clinical": [f"{i}.jpg" for i in range(len(rows))],
+        }
+    )
+    renamed.write_csv(tmp_path / "renamed.csv")
+    done = agfnet_command("evaluate", trained / "model.agf", tmp_path / "renamed.csv", "-o", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "was trained on images of these cases" in done.stderr.replace("\n", " ")
+
+    held = pl.read_csv(drawn / "parts.csv").filter(pl.col("split") == "validation").drop("split")
+    places = [(pl.lit(f"{drawn}/") + pl.col(view)).alias(view) for view in ("clinical", "ultrasound")]
+    first = pl.when(pl.int_range(pl.len()) == 0).then(pl.lit(rows["patient_id"][0])).otherwise(pl.col("patient_id"))
+    held.with_columns(*places, patient_id=first).write_csv(tmp_path / "held.csv")
+    done = agfnet_command("evaluate", trained, tmp_path / "held.csv", "-o", tmp_path / "out", "--draws", 100)
+    assert done.exit_code == 0, done.stderr
+    notes = json.loads((tmp_path / "out" / "scorecard.json").read_text())["notes"]
+    assert notes[0].startswith(f"1 of these {len(held)} cases are new images of patient ids that were trained on")
+
+
 def test_parts_that_were_made_anew_since_the_training(trained, drawn, tmp_path, agfnet_command):
     """Which cases were trained on is no longer known from the table, so nothing may be fitted on it."""
     run, table = tmp_path / "run", tmp_path / "parts.csv"
@@ -177,7 +216,7 @@ def test_parts_that_were_made_anew_since_the_training(trained, drawn, tmp_path, 
     for source in (run, run / "model.agf"):
         asked = agfnet_command("evaluate", source, table, "--part", "calibration", "-o", tmp_path / "asked")
         assert asked.exit_code == 1
-        assert "was trained on some of these cases" in asked.stderr.replace("\n", " ")
+        assert "was trained on images of these cases" in asked.stderr.replace("\n", " ")
     asked = agfnet_command("evaluate", trained, drawn / "parts.csv", "--part", "train", "-o", tmp_path / "asked")
     assert asked.exit_code == 0, asked.stderr  # asked for by name
     more = frame.filter(pl.col("split") == "calibration").with_columns(pl.col("case_id", "patient_id") + "x")

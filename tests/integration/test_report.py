@@ -13,10 +13,13 @@ import pytest
 from typer.testing import CliRunner
 
 from agfnet.cli import app
+from agfnet.config import parse_config
+from agfnet.evaluation.experiment import run
 from agfnet.evaluation.scorecard import scorecard
 from agfnet.metrics.calibration import ece, nll
 from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.ranking import macro_auc
+from drawn import small_config
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +27,7 @@ def reported(calibrated, drawn, tmp_path_factory):
     """The folder of a calibrated run's report."""
     out = tmp_path_factory.mktemp("reported") / "report"
     arguments = ["report", calibrated, drawn / "parts.csv", "--part", "train", "-o", out, "--draws", 100]
+    arguments += ["--subgroup", "border"]
     done = CliRunner().invoke(app, [str(a) for a in [*arguments, "--threads", 1]], catch_exceptions=False)
     assert done.exit_code == 0, done.stderr
     return out
@@ -182,11 +186,61 @@ def test_errors_are_the_most_confident_ones(facts):
     assert len(sure) <= 12
 
 
-def test_subgroups_are_found_without_being_named(facts):
-    assert "site" in facts["card"]["subgroups"]
+def test_subgroups_are_those_that_were_asked_for(facts, calibrated, tmp_path, agfnet_command):
+    """A free column may hold names: none is shown unasked."""
+    assert set(facts["card"]["subgroups"]) == {"site", "border"}
+    done = agfnet_command("report", calibrated, "-o", tmp_path, "--draws", 100, "--threads", 1)
+    assert done.exit_code == 0, done.stderr
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert "border" not in told["card"]["subgroups"]
+    assert "<h3>border</h3>" not in (tmp_path / "report.html").read_text()
+    unknown = agfnet_command("report", calibrated, "-o", tmp_path, "--subgroup", "age")
+    assert unknown.exit_code == 1
+    assert "no subgroups by age; there are values of border" in unknown.stderr.replace("\n", " ")
 
 
-def test_the_model_card(reported):
+def test_the_model_card(reported, facts, drawn):
     text = (reported / "model_card.md").read_text()
     assert "Research use only" in text
     assert "Balanced accuracy" in text
+    assert str(drawn) not in text  # of this machine, and a card is passed on
+    assert "(parts.csv, part train)" in text
+    for part in ("model.onnx", "decision.json"):
+        assert facts["run"]["sha256"][part] in text
+
+
+def test_malignant_cases_answered_as_benign_are_counted(reported, facts, drawn):
+    saved = pl.read_csv(reported / "predictions.csv").join(
+        pl.read_csv(drawn / "parts.csv").select("case_id", "patient_id", "label"), on="case_id"
+    )
+    malignant = facts["card"]["malignant"]
+    ill = saved.filter(pl.col("label").is_in(malignant))
+    missed = ill.filter((pl.col("referred") == "no") & ~pl.col("prediction").is_in(malignant))
+    told = facts["missed"]
+    assert (told["cases"], told["of_cases"]) == (len(missed), len(ill))
+    assert (told["patients"], told["of_patients"]) == (missed["patient_id"].n_unique(), ill["patient_id"].n_unique())
+    said = f"Malignant cases answered as benign and not referred: {len(missed)} of {len(ill)}"
+    assert said in (reported / "report.html").read_text()
+    assert said in (reported / "model_card.md").read_text()
+
+
+def test_cases_without_the_view_of_a_network_of_one_view_are_left_out(drawn, tmp_path, agfnet_command):
+    table = tmp_path / "parts.csv"
+    every = pl.read_csv(drawn / "parts.csv").with_columns(
+        *[(pl.lit(f"{drawn}/") + pl.col(view)).alias(view) for view in ("clinical", "ultrasound")],
+        split=pl.when(pl.col("patient_id") == "p005").then(pl.lit("validation")).otherwise(pl.col("split")),
+    )
+    every.write_csv(table)
+    asked = every.filter(pl.col("split") == "validation")
+    lacking = asked["ultrasound"].null_count()
+    assert lacking
+    config = small_config(table)
+    del config["data"]["views"]["clinical"]
+    run(parse_config(config, "drawn"), tmp_path / "run")
+    for command in ("report", "robustness", "faithfulness", "evaluate"):
+        named = [table] if command == "evaluate" else []
+        done = agfnet_command(command, tmp_path / "run", *named, "-o", tmp_path / command, "--draws", 100)
+        assert done.exit_code == 0, done.stderr
+        file = {"evaluate": "scorecard"}.get(command, command)
+        text = (tmp_path / command / f"{file}.json").read_text()
+        assert f"{lacking} of {len(asked)} cases have no image of ultrasound: they are left out." in text

@@ -18,6 +18,7 @@ from agfnet.cli.options import (
     RootOpt,
     SkipOpt,
     SourceArg,
+    SubgroupOpt,
     TableArg,
     TestOpt,
     ThreadsOpt,
@@ -125,7 +126,7 @@ def evaluate(
     folder: Annotated[Path, typer.Option("--out", "-o", parser=here, help="Folder for figures, summary and pictures.")],
     part: PartOpt = None,
     include_test: TestOpt = False,
-    subgroup: Annotated[list[str] | None, typer.Option(help="Also report by this column; may be repeated.")] = None,
+    subgroup: SubgroupOpt = None,
     skip_bad: SkipOpt = False,
     draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = 2000,
     threads: ThreadsOpt = 0,
@@ -232,24 +233,30 @@ def report(
     ],
     part: PartOpt = None,
     include_test: TestOpt = False,
+    subgroup: SubgroupOpt = None,
     robustness: Annotated[Path | None, typer.Option(help="Folder that `agfnet robustness` has written.")] = None,
+    skip_bad: SkipOpt = False,
     draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = 2000,
     threads: ThreadsOpt = 0,
     data_root: RootOpt = None,
 ) -> None:
     """One self-contained HTML page on a network, with every figure as JSON beside it, and a model card.
 
-    Example:  agfnet report runs/first -o report
+    By site and reference standard, and by each --subgroup: what names a patient is no subgroup.
+
+    Example:  agfnet report runs/first -o report --subgroup sex
     """
     with errors_said():
         from agfnet.evaluation.evaluate import data_of
-        from agfnet.evaluation.report_page import report as write
+        from agfnet.evaluation.report import report_facts
+        from agfnet.evaluation.report_page import write_report
 
         cases, root = data_of(source, table, data_root)
-        page = write(
-            source, cases, ready_folder(folder), part=part, include_test=include_test, robustness=robustness,
-            draws=draws, threads=threads, data_root=root,
+        facts, explained = report_facts(
+            source, cases, ready_folder(folder), part=part, include_test=include_test, subgroups=subgroup or (),
+            robustness=robustness, skip_bad=skip_bad, draws=draws, threads=threads, data_root=root,
         )  # fmt: skip
+        page = write_report(facts, explained, folder)
         out.print(f"{page}: open it in a browser; it needs nothing else", highlight=False, soft_wrap=True)
 
 

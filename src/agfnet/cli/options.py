@@ -58,6 +58,9 @@ PartOpt = Annotated[
     typer.Option(help="Only cases of this part (column `split`); otherwise validation, or test with --include-test."),
 ]
 TestOpt = Annotated[bool, typer.Option("--include-test", help="Also use test cases. Once, at the end.")]
+SubgroupOpt = Annotated[
+    list[str] | None, typer.Option("--subgroup", metavar="COLUMN", help="Also report by this column; may be repeated.")
+]
 ViewOpt = Annotated[
     list[str] | None, typer.Option(metavar="MODALITY=FILE", help="One case from files; may be repeated.")
 ]

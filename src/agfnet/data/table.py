@@ -27,7 +27,6 @@ __all__ = [
     "KNOWN_VIEWS",
     "PARTS",
     "cases_sha256",
-    "fingerprint",
     "infer_views",
     "own_cases",
     "read_cases",
@@ -109,22 +108,6 @@ def say_scales(cases: Sequence[Case], views: Mapping[str, ViewConfig | ViewSpec]
 def cases_sha256(*parts: Sequence[Case]) -> str:
     """SHA-256 of the ids of cases, part by part, in their order: whether two tables have the same parts."""
     return hashlib.sha256(repr([[case.case_id for case in part] for part in parts]).encode()).hexdigest()
-
-
-def fingerprint(case: Case) -> str:
-    """What a case is known by again, also in a table that was split anew or moved: 16 hexadecimal digits.
-
-    Of its ids and its images' names and sizes in bytes: nothing in it can be read, and ids alone may be another's.
-    """
-    images = sorted((view, path.name, _size(path)) for view, paths in case.views.items() for path in paths)
-    return hashlib.sha256(repr((case.case_id, case.patient_id, images)).encode()).hexdigest()[:16]
-
-
-def _size(path: Place) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
 
 
 def infer_views(frame: pl.DataFrame) -> tuple[str, ...]:

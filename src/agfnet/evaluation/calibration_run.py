@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agfnet.config import Config, load_config
-from agfnet.data.table import cases_sha256, fingerprint, own_cases, read_cases, table_sha256
+from agfnet.data.fingerprints import image_fingerprints
+from agfnet.data.table import cases_sha256, own_cases, read_cases, table_sha256
 from agfnet.evaluation.answers import Answers, answers_of, whole
 from agfnet.evaluation.calibrate import (
     choose_temperature,
@@ -30,6 +31,7 @@ from agfnet.evaluation.calibrate import (
 )
 from agfnet.evaluation.evaluate import data_of
 from agfnet.evaluation.figures import reliability_figure
+from agfnet.evaluation.missed import missed_malignant, missed_text
 from agfnet.evaluation.scorecard import scorecard
 from agfnet.evaluation.summary import figure_text
 from agfnet.files import write_json, write_text
@@ -94,8 +96,11 @@ def calibrate(
     own = own_cases(config.data)
     trained = _trained(run, config, own)
     given = own if table is None else read_cases(table, views=list(predictor.specs), data_root=data_root)
+    kept = {"was trained on": trained}
+    if table is not None:  # within a table, its own check keeps the parts apart
+        kept["is of the run's test cases"] = [case for case in own if case.split == "test"]
     table = table or own_table
-    cases = _chosen(given, trained, part, table)
+    cases = _chosen(given, kept, part, table)
     absent = sorted(set(predictor.classes) - {str(case.label) for case in cases})
     if absent:
         raise TableError(
@@ -107,6 +112,7 @@ def calibrate(
     log.info("asking about %d training cases, for what their images look like", len(trained))
     learnt = list(whole(predict_cases(predictor, trained), skip_bad=config.data.skip_bad))
 
+    prints = _images(cases)
     facts = {
         "table": str(table),
         "table_sha256": table_sha256(table),
@@ -114,10 +120,11 @@ def calibrate(
         "cases": len(asked),
         "patients": len({case.patient_id for case, _ in asked}),
         "trained_on": len(learnt),
-        "fitted_on": sorted(map(fingerprint, cases)),
+        "fitted_on": sorted(prints),
         "false_refers": false_refers,
     }
-    notes = [OPTIMISTIC] if part in config.data.validation else []
+    chosen_on = _images([case for case in own if case.split in config.data.validation])
+    notes = [OPTIMISTIC] if not prints.isdisjoint(chosen_on) else []
     decision = _fitted(asked, learnt, predictor, _Wanted(coverage, risk, false_refers, seed), facts, notes)
     for note in decision.facts["notes"]:
         log.warning("%s", note)
@@ -204,6 +211,13 @@ def _fared(
         "thresholds": {"marginal": decision.conformal.marginal, "per_class": decision.conformal.per_class},
         "referral": referral_facts(rule, reasons, right),
         "certainty": rule.certainty,
+        "missed": missed_malignant(
+            answers.labels,
+            calibrated,
+            [not why for why in reasons],
+            answers.patients,
+            [predictor.classes.index(name) for name in predictor.bundle.facts["malignant"]],
+        ),
         "facts": dict(decision.facts),
     }
     for name, probabilities in (("before", answers.probabilities), ("after", honest)):
@@ -225,30 +239,42 @@ def _trained(run: Path, config: Config, cases: Sequence[Case]) -> list[Case]:
     return trained
 
 
-def _chosen(given: Sequence[Case], trained: Sequence[Case], part: str, table: Place) -> list[Case]:
-    """The labelled cases of a part: of several patients, and none of which case, patient or image was trained on."""
+def _chosen(given: Sequence[Case], kept: Mapping[str, Sequence[Case]], part: str, table: Place) -> list[Case]:
+    """The labelled cases of a part: of several patients, and none of which case, patient or image is kept for others.
+
+    Args:
+        given: of the table.
+        kept: what is said of cases that may not be calibrated on -> those cases.
+        part: of the table, if it has parts.
+        table: as messages name it.
+    """
     if part == "test":
         raise TableError(f"{table}: test cases are looked at once, at the end, and never fitted on.")
     parts = sorted({c.split for c in given if c.split is not None})
-    cases = [c for c in given if c.split in ((part,) if parts else (None,)) and c.label is not None]
+    cases = [c for c in given if c.split in ((part,) if parts else (None,)) and c.label is not None and c.images]
     if not cases:
         raise TableError(f"{table}: no labelled case has split {part}; there is {', '.join(parts) or 'no split'}.")
     if len({c.patient_id for c in cases}) == 1:
         raise TableError(f"{table}: its {part} cases are one patient's. Calibrate on cases of several patients.")
-    checks: dict[str, Callable[[Case], set[str | Place]]] = {
-        "patient": lambda c: {c.patient_id},
-        "case": lambda c: {c.case_id},
-        "image": lambda c: set(c.images),
-    }
-    for kind, of in checks.items():
-        known = {one for case in trained for one in of(case)}
-        shared = [case for case in cases if of(case) & known]
-        if shared:
-            raise ConfigError(
-                f"row {shared[0].row}, case {shared[0].case_id}: its {kind} was trained on ({len(shared)} such cases). "
-                "Calibrate on cases that the network has not seen."
-            )
+    prints = image_fingerprints(cases)
+    for said, others in kept.items():
+        patients, ids, images = {c.patient_id for c in others}, {c.case_id for c in others}, _images(others)
+        for kind, shared in (
+            ("patient", [c for c in cases if c.patient_id in patients]),
+            ("case", [c for c in cases if c.case_id in ids]),
+            ("image", [c for c in cases if not images.isdisjoint(prints[c.case_id])]),
+        ):
+            if shared:
+                raise ConfigError(
+                    f"row {shared[0].row}, case {shared[0].case_id}: its {kind} {said} ({len(shared)} such cases). "
+                    "Calibrate on cases that nothing else is done with."
+                )
     return cases
+
+
+def _images(cases: Sequence[Case]) -> set[str]:
+    """Fingerprints of all their images."""
+    return set().union(*image_fingerprints(cases).values())
 
 
 def _reference(view: str, learnt: Asked, each: Asked, false_refers: float) -> Reference:
@@ -352,6 +378,7 @@ def calibration_markdown(made: Mapping[str, Any], classes: Sequence[str]) -> str
             f"{min(1.0, made['certainty']):.2f}; {answered} answered, error {_share(referral['error_answered'])} "
             f"(all: {_share(referral['error_all'])}), on the very cases that the rule was fitted on: optimistic."
         ),
+        *(["", f"On the same cases: {missed_text(made['missed'])}"] if made["missed"] else []),
         "",
         *(f"- {note}" for note in facts["notes"]),
     ]

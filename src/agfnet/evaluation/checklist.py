@@ -54,7 +54,7 @@ def checklist(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Discrimination", _value(card, "macro_auc")),
         ("Calibration", _value(card, "ece") + ("" if calibrated else "; not calibrated")),
         ("Clinical utility", "See the decision curve." if facts["decision"] else "No malignant classes are named."),
-        ("Fairness: subgroups", _listed_names(card["subgroups"]) or "No subgroup column in the table."),
+        ("Fairness: subgroups", _listed_names(card["subgroups"]) or "None was asked for (--subgroup)."),
         (
             "Robustness",
             "Measured: see the section on robustness." if facts["robustness"] else "Not measured in this report.",

@@ -23,8 +23,8 @@ from agfnet.data.table import read_cases
 from agfnet.evaluation.calibration_run import calibrate
 from agfnet.evaluation.evaluate import chosen_part, evaluate_outcomes
 from agfnet.evaluation.experiment import run
-from agfnet.evaluation.report_page import PAGE
-from agfnet.evaluation.report_page import report as write_report
+from agfnet.evaluation.report import report_facts
+from agfnet.evaluation.report_page import PAGE, write_report
 from agfnet.evaluation.showcase import showcase_figure
 from agfnet.files import write_json, write_text
 from agfnet.metrics.classification import balanced_accuracy
@@ -50,6 +50,7 @@ NETWORKS: Mapping[str, tuple[str, ...]] = {
     "ultrasound alone": ("ultrasound",),
 }
 REPORT = "report"
+SUBGROUPS = ("skin_type", "device")
 FRACTIONS = {"train": 0.45, "validation": 0.04, "calibration": 0.12, "test": 0.39}
 """More cases to test on than a study would spare, as synthetic ones are cheap: the interval should be narrow."""
 
@@ -136,7 +137,8 @@ def demo(
     both = _run_folder(folder, "both views")
     if read_decision(read_bundle(both)) is None:
         calibrate(both)
-    write_report(both, parts, folder / REPORT, part="test", include_test=True)
+    reported = report_facts(both, parts, folder / REPORT, part="test", include_test=True, subgroups=SUBGROUPS)
+    write_report(*reported, folder / REPORT)
     log.info("7 of 7  comparing the networks on the test part")
     return _compared(folder, outcomes, (time.monotonic() - began) / 60.0)
 
@@ -155,7 +157,7 @@ def _tested(config: Config, folder: Path) -> list[Outcome]:
     predictor = Predictor(folder, calibrated=False)  # as the networks of single views are
     outcomes = predict_cases(predictor, test)
     facts = {"table": str(config.data.table), "part": "test", "include_test": True}
-    subgroups = ["skin_type", "device"] if len(config.data.views) > 1 else []
+    subgroups = SUBGROUPS if len(config.data.views) > 1 else ()
     evaluate_outcomes(outcomes, predictor, folder / "test", subgroups=subgroups, facts=facts)
     return outcomes
 

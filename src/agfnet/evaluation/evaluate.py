@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from agfnet.config import load_config
-from agfnet.data.table import fingerprint, table_sha256, write_table
+from agfnet.data.fingerprints import image_fingerprints, patient_fingerprint
+from agfnet.data.table import table_sha256, write_table
 from agfnet.evaluation.answers import answers_of
 from agfnet.evaluation.figures import confusion_figure, reliability_figure, roc_figure
 from agfnet.evaluation.scorecard import scorecard
@@ -48,25 +49,67 @@ def chosen_part(cases: Sequence[Case], part: str | None, *, include_test: bool, 
     return kept
 
 
+class Chosen(NamedTuple):
+    """Cases to ask a network about, and what a reader of the answers must know of them, in sentences."""
+
+    cases: list[Case]
+    notes: list[str]
+
+
 def chosen_cases(
-    predictor: Predictor, table: Place, part: str | None, *, include_test: bool, data_root: Place | None = None
-) -> list[Case]:
-    """The cases of one part of a table, with the views that the network knows; see `cases_of` and `chosen_part`.
+    source: Path,
+    predictor: Predictor,
+    table: Place,
+    part: str | None,
+    *,
+    include_test: bool,
+    data_root: Place | None = None,
+) -> Chosen:
+    """The cases of one part of a table that have a view of the network's; see `cases_of` and `chosen_part`.
+
+    Images and, of a run folder, patients that the network was trained on are known again whatever they are called now.
 
     Raises:
-        TableError: the network was trained on some of the cases, and the part named is not one that it was trained on.
+        TableError: no case has a view, or images were trained on and the part named is not one that was trained on.
     """
-    cases = cases_of(table, predictor, data_root=data_root)
-    chosen = chosen_part(cases, part, include_test=include_test, table=table)
-    trained = set(predictor.bundle.facts.get("trained_on", ()))
-    known = [case for case in chosen if fingerprint(case) in trained]
-    if known and part not in predictor.bundle.config.data.train:
+    every = chosen_part(cases_of(table, predictor, data_root=data_root), part, include_test=include_test, table=table)
+    cases = [case for case in every if case.images]
+    notes = []
+    if len(cases) < len(every):
+        without = f"have no image of {' or '.join(predictor.specs)}"
+        if not cases:
+            raise TableError(f"{table}: all {len(every)} cases {without}, which the network sees.")
+        notes.append(f"{len(every) - len(cases)} of {len(every)} cases {without}: they are left out.")
+        log.warning("%s: %s", table, notes[-1])
+    prints = image_fingerprints(cases)
+    facts = predictor.bundle.facts
+    trained, fitted = (
+        [case for case in cases if not prints[case.case_id].isdisjoint(known)]
+        for known in (facts["trained_on"], predictor.decision.facts["fitted_on"] if predictor.decision else ())
+    )
+    if trained and part not in predictor.bundle.config.data.train:
         raise TableError(
-            f"{table}: the network was trained on some of these cases: {len(known)} of {len(chosen)}, such as "
-            f"{known[0].case_id} in row {known[0].row}. The parts were made anew since, or it is a run of --folds, "
-            "whose figures on cases held out are in `pooled`. Restore the table, or give cases that it has not seen."
+            f"{table}: the network was trained on images of these cases: of {len(trained)} of {len(cases)}, such as "
+            f"{trained[0].case_id} in row {trained[0].row}. The parts were made anew since, or it is a run of --folds, "
+            "whose figures on cases held out are in `pooled`. Restore the table, or give cases that it has not seen; "
+            "leave a view's field empty where its image only stands for a missing one."
         )
-    return chosen
+    learnt, patients = {case.case_id for case in trained}, _trained_patients(source)
+    new = [case for case in cases if case.case_id not in learnt and patient_fingerprint(case.patient_id) in patients]
+    for found, said in (
+        (trained, "were trained on: these figures say how well they were learnt"),
+        (fitted, "were calibrated on: calibration, coverage and referral are optimistic"),
+        (new, "are new images of patient ids that were trained on: if these are the same patients, it is optimistic"),
+    ):
+        if found:
+            notes.append(f"{len(found)} of these {len(cases)} cases {said}.")
+    return Chosen(cases, notes)
+
+
+def _trained_patients(source: Path) -> set[str]:
+    """Fingerprints of the patients that a run folder was trained on; no bundle has them."""
+    facts = source / "run.json"
+    return set(json.loads(facts.read_text(encoding="utf-8"))["trained_patients"]) if facts.is_file() else set()
 
 
 def data_of(source: Path, table: Place | None, data_root: Place | None) -> tuple[Place, Place | None]:
@@ -107,7 +150,6 @@ def evaluate_outcomes(
     draws: int = 2000,
     facts: dict[str, Any] | None = None,
     notes: Sequence[str] = (),
-    pooled: bool = False,
 ) -> dict[str, Any]:
     """Scorecard, summary, predictions and pictures of outcomes with known labels, written into a folder.
 
@@ -119,8 +161,7 @@ def evaluate_outcomes(
         subgroups: columns by whose values the figures are also given.
         draws: of the bootstrap.
         facts: further entries of the scorecard.
-        notes: further notes.
-        pooled: the cases were held out by folds, each predicted by another network.
+        notes: what a reader must know first.
 
     Raises:
         ImageError: a case could not be read and `skip_bad` is off.
@@ -146,10 +187,8 @@ def evaluate_outcomes(
         draws=draws,
         subgroups={name: [_attribute(o.case, name) for o in kept] for name in subgroups} or None,
     )
-    card["notes"] += notes
-    if not pooled:
-        card["notes"] = [*_seen_before(kept, predictor), *card["notes"]]
-        card["notes"] += predictor.decision.facts["notes"] if predictor.decision else ()
+    fitted = predictor.decision.facts["notes"] if predictor.decision else ()
+    card["notes"] = [*notes, *card["notes"], *fitted]
     if any(o.case.reference_standard == SYNTHETIC_STANDARD for o in kept):
         card["notes"].insert(0, SYNTHETIC)
     card |= {
@@ -170,18 +209,6 @@ def evaluate_outcomes(
     return card
 
 
-def _seen_before(outcomes: Sequence[Outcome], predictor: Predictor) -> Iterator[str]:
-    """What figures on cases that were learnt from are worth."""
-    found = [fingerprint(outcome.case) for outcome in outcomes]
-    fitted = predictor.decision.facts.get("fitted_on", ()) if predictor.decision else ()
-    for known, said in (
-        (set(predictor.bundle.facts.get("trained_on", ())), "trained on: these figures say how well they were learnt"),
-        (set(fitted), "calibrated on: calibration, coverage and referral are optimistic"),
-    ):
-        if shared := sum(one in known for one in found):
-            yield f"{shared} of these {len(found)} cases were {said}."
-
-
 def evaluate(
     source: Path,
     table: Place,
@@ -197,16 +224,21 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a run or bundle on a table; see `evaluate_outcomes` for what is written and raised."""
     predictor = Predictor(source, threads=threads)
-    cases = chosen_cases(predictor, table, part, include_test=include_test, data_root=data_root)
-    missing = [s for s in subgroups if all(_attribute(c, s) is None for c in cases)]
-    if missing:
-        free = sorted({name for c in cases for name in c.attributes} | {"site", "split", "reference_standard"})
-        raise TableError(f"{table}: no subgroups by {', '.join(missing)}; there are values of {', '.join(free)}.")
+    cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
+    check_subgroups(cases, subgroups, table)
     outcomes = predict_cases(predictor, cases)
     facts = table_facts(table, cases, include_test=include_test)
     return evaluate_outcomes(
-        outcomes, predictor, folder, skip_bad=skip_bad, subgroups=subgroups, draws=draws, facts=facts
+        outcomes, predictor, folder, skip_bad=skip_bad, subgroups=subgroups, draws=draws, facts=facts, notes=notes
     )
+
+
+def check_subgroups(cases: Sequence[Case], subgroups: Sequence[str], table: Place) -> None:
+    """Refuse subgroups by a column that has no values."""
+    missing = [name for name in subgroups if all(_attribute(case, name) is None for case in cases)]
+    if missing:
+        free = sorted({name for c in cases for name in c.attributes} | {"site", "split", "reference_standard"})
+        raise TableError(f"{table}: no subgroups by {', '.join(missing)}; there are values of {', '.join(free)}.")
 
 
 def _attribute(case: Case, name: str) -> str | None:

@@ -137,5 +137,4 @@ def _scored(outcomes: list[Outcome], runs: Sequence[Path], out: Path, config: Co
         skip_bad=config.data.skip_bad,
         notes=[] if config.training.early_stopping is None else [CHOSEN],
         facts=facts,
-        pooled=len(runs) > 1,
     )

@@ -256,7 +256,8 @@ def faithfulness(
         `views`: view -> `cases` and `checks`: name -> {value, low, high}; `notes`; `bundle_sha256`.
     """
     predictor = Predictor(source, threads=threads)
-    cases = chosen_cases(predictor, table, part, include_test=include_test, data_root=data_root)[:limit]
+    cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
+    cases = cases[:limit]
     found = faithfulness_of(predictor, cases, folder=source if source.is_dir() else None)
     patients = [case.patient_id for case in cases]
     views = {}
@@ -266,7 +267,8 @@ def faithfulness(
             arrays = {name: np.array([values[i] for i in known], float) for name, values in columns.items()}
             intervals = bootstrap(_means(arrays), [patients[i] for i in known], draws=draws)
             views[view] = {"cases": len(known), "checks": {n: interval.as_json() for n, interval in intervals.items()}}
-    notes = [SYNTHETIC] if any(c.reference_standard == SYNTHETIC_STANDARD for c in cases) else []
+    if any(c.reference_standard == SYNTHETIC_STANDARD for c in cases):
+        notes.insert(0, SYNTHETIC)
     return {"views": views, "notes": [*notes, RESEARCH_USE], "bundle_sha256": predictor.bundle.sha256}
 
 

@@ -210,12 +210,14 @@ def focus(
         TableError: no case has a mask.
     """
     predictor = Predictor(source, threads=threads)
-    cases = chosen_cases(predictor, table, part, include_test=include_test, data_root=data_root)[:limit]
+    cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
+    cases = cases[:limit]
     found = focus_of(predictor, cases, mask_files(masks, list(predictor.specs)))
     made = focus_figures(found, [case.patient_id for case in cases], draws=draws)
     if not made:
         raise TableError(f"{masks}: holds a mask of none of the {len(cases)} cases.")
-    notes = [SYNTHETIC] if any(c.reference_standard == SYNTHETIC_STANDARD for c in cases) else []
+    if any(c.reference_standard == SYNTHETIC_STANDARD for c in cases):
+        notes.insert(0, SYNTHETIC)
     return {"views": made, "notes": [*notes, RESEARCH_USE], "bundle_sha256": predictor.bundle.sha256}
 
 

@@ -106,12 +106,15 @@ def _interval_notes(card: Mapping[str, Any], intervals: Mapping[str, Interval]) 
 def _subgroup_notes(card: Mapping[str, Any]) -> list[str]:
     notes = []
     for column, values in card["subgroups"].items():
-        unstated = card["n_cases"] - sum(part["n_cases"] for part in values.values())
-        small = [value for value, part in values.items() if part["n_cases"] < FEW_CASES]
+        small = card["small_subgroups"][column]
+        unstated = card["n_cases"] - sum(part["n_cases"] for part in values.values()) - small["n_cases"]
         if unstated:
             notes.append(f"{unstated} cases state no {column} and are in none of its subgroups.")
-        if small:
-            notes.append(f"Subgroups of {column} under {FEW_CASES} cases, without figures: {', '.join(small)}.")
+        if small["n_values"]:
+            notes.append(
+                f"Values of {column} with under {FEW_CASES} cases have no figures, nor a name here: "
+                f"{small['n_values']}, of {small['n_cases']} cases."
+            )
     if card["subgroups"]:
         notes.append("Differences between subgroups are not tested, nor adjusted for what else differs between them.")
     return notes

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agfnet.evaluation.answers import Answers, answers_of, whole
-from agfnet.evaluation.evaluate import chosen_cases, counts, evaluate_outcomes, table_facts
+from agfnet.evaluation.evaluate import check_subgroups, chosen_cases, counts, evaluate_outcomes, table_facts
+from agfnet.evaluation.missed import missed_malignant
 from agfnet.evaluation.scorecard import thinned
 from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.ranking import macro_auc, net_benefit, precision_recall_curve
@@ -27,20 +28,22 @@ from agfnet.types import RESEARCH_USE, Case, ConfigError, Place
 
 log = logging.getLogger("agfnet")
 SUBGROUP_VALUES = 12
-"""A free column with more values than this is no subgroup."""
+"""With more sites than this, a report names none unasked."""
 ERRORS, RIGHT = 12, 6
 """Cases that are shown."""
 VIEW_FIGURES = ("accuracy", "balanced_accuracy", "macro_auc")
 
 
 def report_facts(
-    run: Path,
+    source: Path,
     table: Place,
     folder: Path,
     *,
     part: str | None = None,
     include_test: bool = False,
+    subgroups: Sequence[str] = (),
     robustness: Path | None = None,
+    skip_bad: bool = False,
     draws: int = 2000,
     threads: int = 0,
     data_root: Place | None = None,
@@ -48,12 +51,14 @@ def report_facts(
     """Ask a network about a table's cases and gather everything that a report shows.
 
     Args:
-        run: a run folder or bundle.
+        source: a run folder or bundle.
         table: the cases.
         folder: the scorecard, its pictures and `predictions.csv` are written here.
         part: only cases of this part, see `chosen_part`.
         include_test: allow test cases.
+        subgroups: free columns by whose values figures are given, beside site and reference standard.
         robustness: folder that `agfnet robustness` has written; None: the report says that it was not measured.
+        skip_bad: leave out cases that could not be read, and list them, instead of stopping.
         draws: of the bootstraps.
         threads: of ONNX Runtime.
         data_root: the folder that every image must lie in.
@@ -63,14 +68,18 @@ def report_facts(
 
     Raises:
         ConfigError: no robustness was measured in the folder named, or another network's.
+        TableError: a column of subgroups has no values; see also `chosen_cases`.
     """
-    predictor = Predictor(run, threads=threads)
+    predictor = Predictor(source, threads=threads)
     holds = None if robustness is None else _robustness(robustness, predictor)
-    cases = chosen_cases(predictor, table, part, include_test=include_test, data_root=data_root)
+    cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
+    check_subgroups(cases, subgroups, table)
     outcomes = predict_cases(predictor, cases)
-    subgroups = subgroup_columns(cases)
+    columns = list(dict.fromkeys([*own_subgroups(cases), *subgroups]))
     facts = table_facts(table, cases, include_test=include_test)
-    card = evaluate_outcomes(outcomes, predictor, folder, subgroups=subgroups, draws=draws, facts=facts)
+    card = evaluate_outcomes(
+        outcomes, predictor, folder, skip_bad=skip_bad, subgroups=columns, draws=draws, facts=facts, notes=notes
+    )
     answers = answers_of([(o.case, o.prediction) for o in outcomes], predictor.classes)
     kept = [o for o in outcomes if o.prediction is not None and o.case.label is not None]
     malignant = predictor.bundle.facts["malignant"]
@@ -89,21 +98,28 @@ def report_facts(
         "decision": decision_curve(answers, [predictor.classes.index(m) for m in malignant]) if malignant else None,
         "sets": set_figures(kept, answers, predictor, draws) if predictor.decision else None,
         "referral": referral_figures(kept, answers, draws) if predictor.decision else None,
+        "missed": missed_malignant(
+            answers.labels,
+            answers.probabilities,
+            [not (o.prediction and o.prediction.referred) for o in kept],
+            answers.patients,
+            [predictor.classes.index(name) for name in malignant],
+        ),
         "calibration": _plain(predictor.decision.facts) if predictor.decision else None,
-        "missing_views": missing_views(predictor, cases, draws),
+        "missing_views": missing_views(predictor, [o.case for o in kept], draws),
         "robustness": holds,
         "shown": shown,
     }
     return told, explained
 
 
-def subgroup_columns(cases: Sequence[Case]) -> list[str]:
-    """Site, reference standard and the free columns that have between 2 and `SUBGROUP_VALUES` values."""
-    columns = {"site": [c.site for c in cases], "reference_standard": [c.reference_standard for c in cases]}
-    for name in sorted({name for case in cases for name in case.attributes}):
-        columns[name] = [case.attributes.get(name) for case in cases]
-    counts = {name: len({value for value in values if value is not None}) for name, values in columns.items()}
-    return [name for name, count in counts.items() if 2 <= count <= SUBGROUP_VALUES]
+def own_subgroups(cases: Sequence[Case]) -> list[str]:
+    """Site and reference standard, where they have between 2 and `SUBGROUP_VALUES` values.
+
+    Free columns only when asked for: the tool cannot tell a skin type from a name, and a model card is passed on.
+    """
+    columns = {"site": {c.site for c in cases}, "reference_standard": {c.reference_standard for c in cases}}
+    return [name for name, values in columns.items() if 2 <= len(values - {None}) <= SUBGROUP_VALUES]
 
 
 def cohort(cases: Sequence[Case], predictor: Predictor) -> dict[str, Any]:

@@ -15,37 +15,29 @@ from PIL import Image
 
 from agfnet.evaluation.checklist import checklist
 from agfnet.evaluation.figures import confusion_figure, reliability_figure, roc_figure
-from agfnet.evaluation.report import report_facts
+from agfnet.evaluation.missed import missed_text
 from agfnet.evaluation.report_figures import coverage_figure, decision_figure, precision_recall_figure, risk_figure
 from agfnet.evaluation.summary import TITLES, figure_text
 from agfnet.files import write_json, write_text
+from agfnet.places import place
+from agfnet.prediction.bundle import DECISION, GRAPH
 from agfnet.prediction.explanation import Explanation, explanation_sheet
-from agfnet.types import Place
 
+NOT_CALIBRATED = "- Not calibrated: no case is referred"
 PAGE, FACTS, CARD = "report.html", "report.json", "model_card.md"
 
 
-def report(
-    run: Path,
-    table: Place,
-    folder: Path,
-    *,
-    part: str | None = None,
-    include_test: bool = False,
-    robustness: Path | None = None,
-    draws: int = 2000,
-    threads: int = 0,
-    data_root: Place | None = None,
-) -> Path:
-    """Write `report.html`, `report.json`, `model_card.md` and the scorecard's files; see `report_facts`.
+def write_report(facts: Mapping[str, Any], explained: Mapping[str, Explanation], folder: Path) -> Path:
+    """Write `report.html`, `report.json` and `model_card.md` into a folder.
+
+    Args:
+        facts: from `report_facts`.
+        explained: from `report_facts`.
+        folder: that has the scorecard's files already.
 
     Returns:
         The page.
     """
-    facts, explained = report_facts(
-        run, table, folder, part=part, include_test=include_test, robustness=robustness, draws=draws, threads=threads,
-        data_root=data_root,
-    )  # fmt: skip
     write_json(folder / FACTS, facts)
     write_text(folder / PAGE, report_page(facts, explained))
     write_text(folder / CARD, model_card(facts))
@@ -62,7 +54,12 @@ def report_page(facts: Mapping[str, Any], explained: Mapping[str, Explanation]) 
         for kind, entries in facts["shown"].items()
     }
     return environment.from_string(template).render(
-        facts=facts, titles=TITLES, pictures=_pictures(facts), shown=shown, checklist=checklist(facts)
+        facts=facts,
+        titles=TITLES,
+        pictures=_pictures(facts),
+        shown=shown,
+        missed=missed_text(facts["missed"]),
+        checklist=checklist(facts),
     )
 
 
@@ -126,7 +123,8 @@ def model_card(facts: Mapping[str, Any]) -> str:
         "## Model",
         "",
         # The bundle's own sum changes with the card that is put into it; the network's does not.
-        f"- AGFnet, bundle format {run['format']}, network (`model.onnx`) SHA-256 `{run['sha256']['model.onnx']}`",
+        f"- AGFnet, bundle format {run['format']}, network (`{GRAPH}`) SHA-256 `{run['sha256'][GRAPH]}`",
+        f"- Calibration (`{DECISION}`) SHA-256 `{run['sha256'][DECISION]}`" if facts["calibration"] else NOT_CALIBRATED,
         f"- Classes: {', '.join(card['classes'])}",
         "- Views: "
         + ", ".join(
@@ -144,7 +142,8 @@ def model_card(facts: Mapping[str, Any]) -> str:
         "",
         "## Evaluation",
         "",
-        f"{card['n_cases']} cases of {card['n_patients']} patients ({card['table']}{part}).",
+        # The table's folder is this machine's, and a card is passed on.
+        f"{card['n_cases']} cases of {card['n_patients']} patients ({place(card['table']).name}{part}).",
         "",
         "| Figure | Value (95 % interval) |",
         "|---|---|",
@@ -154,6 +153,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
             if name in card["metrics"]
         ),
         "",
+        *([missed_text(facts["missed"]), ""] if card["malignant"] else []),
         "## Missing views",
         "",
         *(

@@ -139,7 +139,7 @@ def robustness(
     """
     predictor = Predictor(source, threads=threads)
     kinds = {view: spec.kind for view, spec in predictor.specs.items()}
-    cases = chosen_cases(predictor, table, part, include_test=include_test, data_root=data_root)
+    cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
     cases = [case for case in cases if case.label is not None]
     if limit is not None and limit < len(cases):
         kept = np.sort(np.random.default_rng(seed).permutation(len(cases))[:limit])
@@ -173,6 +173,7 @@ def robustness(
         if progress is not None:
             progress(i + 1, len(settings))
     made = robustness_table(answers, draws=draws)
+    made["notes"] = [*notes, *made["notes"]]
     if any(case.reference_standard == SYNTHETIC_STANDARD for case in cases):
         made["notes"].insert(0, SYNTHETIC)
     return made | {"bundle_sha256": predictor.bundle.sha256, "table": str(table), "seed": seed}

@@ -58,7 +58,8 @@ def scorecard(
         `confusion`: [true][predicted] counts;
         `calibration`: bins, histogram of confidences, and what a perfectly calibrated model would score;
         `risk_coverage`: {coverage, risk, generalised_risk};
-        `subgroups`: column -> value -> {n_cases, n_patients, metrics}; metrics are left out under 10 cases;
+        `subgroups`: column -> value -> {n_cases, n_patients, metrics}, of values with 10 cases or more;
+        `small_subgroups`: column -> {n_values, n_cases} of the others, whose values might tell who a patient is;
         `notes`: what a reader must know to read the figures rightly.
 
     Raises:
@@ -97,10 +98,11 @@ def scorecard(
         "confusion": confusion_matrix(y, p).astype(int).tolist(),
         "calibration": _calibration_part(y, p, intervals, seed),
         "risk_coverage": thinned(risk_coverage_curve(y, p)),
-        "subgroups": {
-            column: _subgroup_part(column, values, owners, estimate) for column, values in (subgroups or {}).items()
-        },
+        "subgroups": {},
+        "small_subgroups": {},
     }
+    for column, values in (subgroups or {}).items():
+        card["subgroups"][column], card["small_subgroups"][column] = _subgroup_part(column, values, owners, estimate)
     card["notes"] = card_notes(card, intervals, patients_given=patients is not None)
     return card
 
@@ -174,14 +176,21 @@ def _subgroup_part(
     values: Sequence[str | None],
     owners: IntArray,
     estimate: Callable[[BoolArray], Mapping[str, Interval]],
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, int]]:
     if len(values) != owners.size:
         raise ValueError(f"subgroup {column!r} must have one value for each of the {owners.size} cases")
     out: dict[str, Any] = {}
+    small = {"n_values": 0, "n_cases": 0}
     for value in sorted({value for value in values if value is not None}):
         inside = np.array([other == value for other in values])
-        out[value] = {"n_cases": int(inside.sum()), "n_patients": int(np.unique(owners[inside]).size)}
-        if out[value]["n_cases"] >= FEW_CASES:
-            intervals = estimate(inside)
-            out[value]["metrics"] = {n: intervals[n].as_json() for n in SUBGROUP_SCORES if n in intervals}
-    return out
+        count = int(inside.sum())
+        if count < FEW_CASES:
+            small = {"n_values": small["n_values"] + 1, "n_cases": small["n_cases"] + count}
+            continue
+        intervals = estimate(inside)
+        out[value] = {
+            "n_cases": count,
+            "n_patients": int(np.unique(owners[inside]).size),
+            "metrics": {name: intervals[name].as_json() for name in SUBGROUP_SCORES if name in intervals},
+        }
+    return out, small

@@ -60,6 +60,8 @@ def summary_markdown(card: Mapping[str, Any]) -> str:
         *(_class_row(name, part) for name, part in card["per_class"].items()),
     ]
     for column, values in card["subgroups"].items():
+        if not values:
+            continue
         lines += [
             "",
             f"| {_cell(column)} | Cases | Accuracy | Balanced accuracy | Macro AUC |",
@@ -104,5 +106,5 @@ def _class_row(name: str, part: Mapping[str, Any]) -> str:
 
 def _subgroup_row(value: str, part: Mapping[str, Any]) -> str:
     names = ("accuracy", "balanced_accuracy", "macro_auc")
-    figures = [figure_text(part["metrics"][name]) if "metrics" in part else "too few" for name in names]
+    figures = [figure_text(part["metrics"][name]) for name in names]
     return f"| {_cell(value)} | {part['n_cases']} | {' | '.join(figures)} |"

@@ -21,7 +21,7 @@ from agfnet.data.preprocess import ViewSpec
 from agfnet.files import write_atomically
 from agfnet.types import BundleError
 
-FORMAT = 4
+FORMAT = 5
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 GRAPH = "model.onnx"
 PARTS = (GRAPH, "weights.safetensors", "config.yaml")
@@ -93,7 +93,8 @@ def write_bundle(
     Args:
         path: the file.
         facts: classes, extra_classes, views (kind, size, mean, std, mm_per_pixel), malignant, flips, zoom, trained_on
-            (the training cases' fingerprints, see `agfnet.data.table`), and anything that an auditor may ask for; JSON.
+            (the training images' fingerprints, see `agfnet.data.fingerprints`), and anything that an auditor may ask
+            for; JSON.
         parts: the bytes of each of `PARTS`, and of those of `OPTIONAL` that there are.
         sign: gives the signature of the manifest's bytes.
     """

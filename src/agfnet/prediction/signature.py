@@ -11,7 +11,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
-from agfnet.prediction.bundle import CARD, Bundle, read_bundle, write_bundle
+from agfnet.prediction.bundle import CARD, DECISION, GRAPH, Bundle, read_bundle, write_bundle
 from agfnet.types import BundleError, ConfigError
 
 
@@ -26,17 +26,30 @@ def deploy(source: Path, path: Path, *, card: Path | None = None, key: Path | No
 
     Raises:
         BundleError: the source cannot be used.
-        ConfigError: the key cannot.
+        ConfigError: the key cannot, or the card is no text or not of this network and calibration.
     """
     bundle = read_bundle(source)
     parts = dict(bundle.parts)
     if card is not None:
-        try:
-            parts[CARD] = card.read_text(encoding="utf-8").encode()
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{card}: is no text. Name a model card, Markdown.") from error
+        parts[CARD] = _card(card, bundle).encode()
     write_bundle(path, bundle.facts, parts, sign=None if key is None else _private(key).sign)
     return read_bundle(path)
+
+
+def _card(path: Path, bundle: Bundle) -> str:
+    """A model card, which must name what its figures were measured on: a card of another network misleads."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is no text. Name a model card, Markdown.") from error
+    for part, what in ((GRAPH, "network"), (DECISION, "calibration")):
+        known = bundle.facts["sha256"].get(part)
+        if known is not None and known not in text:
+            raise ConfigError(
+                f"{path}: is not the card of this {what}: it does not hold the SHA-256 of its {part}, {known}. Make "
+                "the card with `agfnet report` after the last calibration, or write that line into a card of your own."
+            )
+    return text
 
 
 def check_signature(bundle: Bundle, public: Path) -> None:

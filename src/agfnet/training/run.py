@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 
 from agfnet.config import Config, load_config, save_config
 from agfnet.data.dataset import warm
-from agfnet.data.table import cases_sha256, fingerprint, own_cases, table_sha256, write_table
+from agfnet.data.fingerprints import image_fingerprints, patient_fingerprint
+from agfnet.data.table import cases_sha256, own_cases, table_sha256, write_table
 from agfnet.files import write_atomically, write_json
 from agfnet.models.network import AGFNet
 from agfnet.training.build import CaseData, Task, build_network, task_of, view_specs
@@ -129,7 +130,8 @@ def train(
     }
     facts["processes"] = machine.processes
     if first_process():
-        facts["trained_on"] = sorted(map(fingerprint, cases[0]))
+        facts["trained_on"] = sorted(set().union(*image_fingerprints(cases[0]).values()))
+        facts["trained_patients"] = sorted({patient_fingerprint(case.patient_id) for case in cases[0]})
         write_json(folder / FACTS, facts)
 
     counts = [sum(case.label == name for case in cases[0]) for name in task.classes]

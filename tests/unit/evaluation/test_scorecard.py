@@ -78,10 +78,11 @@ def test_subgroups(card):
     women[0] = False
     assert groups["f"]["n_cases"] == women.sum()
     assert groups["f"]["metrics"]["accuracy"]["value"] == pytest.approx(float(accuracy(y[women], p[women])))
-    assert groups["x"] == {"n_cases": 1, "n_patients": 1}
+    assert set(groups) == {"f", "m"}
+    assert card["small_subgroups"]["sex"] == {"n_values": 1, "n_cases": 1}
     notes = " ".join(card["notes"])
     assert "22 cases state no sex" in notes
-    assert "Subgroups of sex under 10 cases, without figures: x." in notes
+    assert "Values of sex with under 10 cases have no figures, nor a name here: 1, of 1 cases." in notes
 
 
 def test_same_seed_same_card(card):
@@ -133,7 +134,7 @@ def test_summary_fits_a_screen_and_says_what_it_is(card):
     assert f"| Accuracy | {card['metrics']['accuracy']['value']:.3f} (" in text
     assert "a calibrated model: 0." in text
     assert "90 cases of 45 patients" in text
-    assert "too few" in text
+    assert "under 10 cases have no figures" in text
     assert all(note in text for note in card["notes"])
     assert len(text.splitlines()) < 50
 

@@ -111,14 +111,27 @@ def keys(tmp_path_factory):
     return folder
 
 
+def test_a_card_is_that_of_the_network_and_of_its_calibration(calibrated, tmp_path, agfnet_command):
+    sums = read_bundle(calibrated).facts["sha256"]
+    card, path = tmp_path / "card.md", tmp_path / "made.agf"
+    for lines, what in (([], "network"), ([sums["model.onnx"]], "calibration"), ([sums["decision.json"]], "network")):
+        card.write_text("\n".join(["# Model card", *lines]))
+        done = agfnet_command("bundle", calibrated, "-o", path, "--card", card)
+        assert done.exit_code == 1
+        assert f"is not the card of this {what}" in done.stderr.replace("\n", " ")
+        assert not path.exists()
+    card.write_text(f"{sums['model.onnx']} {sums['decision.json']}")
+    assert agfnet_command("bundle", calibrated, "-o", path, "--card", card).exit_code == 0
+
+
 def test_a_bundle_is_signed_and_verified(trained, keys, tmp_path, agfnet_command):
     card = tmp_path / "card.md"
-    card.write_text("# Model card")
+    card.write_text(f"# Model card of {read_bundle(trained).facts['sha256']['model.onnx']}")
     path = tmp_path / "signed.agf"
     made = agfnet_command("bundle", trained, "-o", path, "--card", card, "--sign", keys / "own.pem")
     assert made.exit_code == 0
     bundle = read_bundle(path)
-    assert bundle.parts[CARD] == b"# Model card"
+    assert bundle.parts[CARD] == card.read_bytes()
     assert bundle.graph == read_bundle(trained).graph
     assert bundle.sha256 in made.stdout
     good = agfnet_command("verify", path, "--public-key", keys / "own.pub")
