@@ -305,6 +305,21 @@ def save_config(config: Config, path: Path) -> None:
     write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
+def different_keys(one: Config, other: Config) -> list[str]:
+    """The keys, such as `training.epochs`, whose values differ."""
+
+    def flat(tree: Any, path: str) -> dict[str, Any]:  # noqa: ANN401 - any part of a configuration
+        if not isinstance(tree, dict):
+            return {path: tree}
+        return {
+            key: own for name, part in tree.items() for key, own in flat(part, f"{path}.{name}".lstrip(".")).items()
+        }
+
+    ours, theirs = (flat(config.model_dump(mode="json"), "") for config in (one, other))
+    missing = object()
+    return [key for key in {**ours, **theirs} if ours.get(key, missing) != theirs.get(key, missing)]
+
+
 def _override(tree: dict[str, Any], override: str) -> None:
     key, sign, value = override.partition("=")
     if not sign:
@@ -324,6 +339,8 @@ def _override(tree: dict[str, Any], override: str) -> None:
 def _explain(root: type[BaseModel], error: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
     if error["type"] == "tuple_type":
         return "is a list, such as [a, b]; of a size [height, width]"
+    if error["type"] == "string_type":
+        return f"{error['input']!r} is no text; put it in quotes"
     if error["type"] != "extra_forbidden":
         return str(error["msg"])
     known = _keys_at(root, error["loc"][:-1])

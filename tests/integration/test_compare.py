@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import polars as pl
 import pytest
 import yaml
 
 from agfnet.evaluation.compare import Run, all_runs, compare, run_folder
-from agfnet.evaluation.comparison_table import comparison_table
+from agfnet.evaluation.comparison_table import comparison_notes, comparison_table
 from agfnet.evaluation.plan import ComparisonPlan, load_plan
 from agfnet.types import ConfigError
 from drawn import small_config
@@ -143,7 +144,7 @@ def test_folds_two_at_a_time(plan_file, tmp_path, agfnet_command, drawn):
     fold = run_folder(folder, Run("full", 0, 1))
     asked = agfnet_command("evaluate", fold, drawn / "parts.csv", "-o", tmp_path / "asked")
     assert asked.exit_code == 1
-    assert "trained on some of these cases" in asked.stderr.replace("\n", " ")
+    assert "was trained on images of these cases" in asked.stderr.replace("\n", " ")
     tested = agfnet_command("evaluate", fold, drawn / "parts.csv", "-o", tmp_path / "asked", "--include-test")
     assert tested.exit_code == 0, tested.stderr
     fitted = agfnet_command("calibrate", fold)
@@ -205,6 +206,30 @@ def test_test_cases_are_no_training_cases(plan_file, tmp_path, drawn, kind):
         compare(plan, tmp_path)
     plan = ComparisonPlan.model_validate(tree | {kind: str(drawn / "parts.csv")})
     assert not compare(plan, tmp_path, minutes=-1)
+
+
+def test_copies_of_training_images_are_known_and_cases_that_a_row_lacks_are_told(plan_file, tmp_path, drawn):
+    parts = pl.read_csv(drawn / "parts.csv")
+    places = [(pl.lit(f"{drawn}/") + pl.col(view)).alias(view) for view in ("clinical", "ultrasound")]
+    photo = parts.filter(pl.col("split") == "train", pl.col("clinical").is_not_null())["clinical"][0]
+    shutil.copy(drawn / photo, tmp_path / "copy.jpg")
+    test = parts.filter(pl.col("split") == "test").drop("split").with_columns(*places)
+    first = pl.int_range(pl.len()) == 0
+    for name, column in {
+        "copied": pl.when(first).then(pl.lit(str(tmp_path / "copy.jpg"))).otherwise(pl.col("clinical")),
+        "lacking": pl.when(~first).then(pl.col("clinical")),
+    }.items():
+        test.with_columns(column.alias("clinical")).write_csv(tmp_path / f"{name}.csv")
+    tree = yaml.safe_load(plan_file.read_text())
+    with pytest.raises(ConfigError, match="its image is one of those that the networks are trained"):
+        compare(ComparisonPlan.model_validate(tree | {"test": str(tmp_path / "copied.csv")}), tmp_path / "out")
+    notes = comparison_notes(
+        ComparisonPlan.model_validate(tree | {"test": str(tmp_path / "lacking.csv")}), complete=True
+    )
+    asked = pl.read_csv(tmp_path / "lacking.csv")
+    lacking = asked.filter(pl.col("clinical").is_null() | pl.col("ultrasound").is_null())
+    assert len(lacking)
+    assert any(note.startswith(f"{len(lacking)} of {len(test)} cases of ") for note in notes)
 
 
 def test_nor_are_they_of_the_same_patients(plan_file, tmp_path, drawn):

@@ -180,6 +180,14 @@ def test_every_figure_of_the_page_is_in_the_json(reported, facts):
     assert facts["bundle_sha256"] in text
 
 
+def test_figures_beside_a_page_are_those_of_the_page(reported, trained, calibrated, drawn, agfnet_command):
+    for source, part in ((trained, "train"), (calibrated, "validation")):
+        done = agfnet_command("evaluate", source, drawn / "parts.csv", "--part", part, "-o", reported)
+        assert done.exit_code == 1
+        assert "holds a report on another network or on other cases" in done.stderr.replace("\n", " ")
+    assert "Probabilities are calibrated" in (reported / "summary.md").read_text()
+
+
 def test_errors_are_the_most_confident_ones(facts):
     sure = [case["probability"] for case in facts["shown"]["errors"]]
     assert sure == sorted(sure, reverse=True)

@@ -50,6 +50,7 @@ def test_it_is_frozen(path):
         ("training.modality_dropout=1.0", "less than 1"),
         ("data.views.clinical.kind=xray", "photo"),
         ("model.encoder={clinical: a}", "model.encoder names"),
+        ("data.malignant=[1]", r"data\.malignant\.0: 1 is no text; put it in quotes"),
         ("data.train=[train, validation]", "both train and validation"),
         ("data.validation=[test]", "include-test"),
         ("data.views.present={kind: photo}", "views"),

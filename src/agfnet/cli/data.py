@@ -26,6 +26,7 @@ def check(
     deep: Annotated[
         bool, typer.Option("--deep", help="Also look for copies and near-copies between patients and parts.")
     ] = False,
+    every: Annotated[bool, typer.Option("--all", help="Show every fault, also one that many rows have.")] = False,
     need_labels: Annotated[bool, typer.Option("--need-labels", help="A case without a label is a fault.")] = False,
     predict: Annotated[
         bool,
@@ -54,8 +55,8 @@ def check(
                 min_patients_per_class=0 if predict else 4,
                 need_labels=need_labels,
             )
-        for fault in report.faults:
-            out.print(escape(str(fault)), soft_wrap=True, highlight=False)
+        for line in map(str, report.faults) if every else report.lines():
+            out.print(escape(line), soft_wrap=True, highlight=False)
         images = ", ".join(f"{n} {view}" for view, n in report.images.items())
         out.print(f"{report.cases} cases, {report.patients} patients; images: {images or 'none'}", highlight=False)
         for title, counts in (("classes", report.classes), ("parts", report.parts)):

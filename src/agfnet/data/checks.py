@@ -31,6 +31,8 @@ __all__ = ["Fault", "Level", "Report", "check_table"]
 
 Level = Literal["quick", "decode", "deep"]
 Progress = Callable[[int, int], None]
+MANY, FIRST = 10, 5
+"""Of a fault that more than so many rows have in a column, so many are shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,20 @@ class Report:
     def ok(self) -> bool:
         """Whether there is no fault."""
         return not self.faults
+
+    def lines(self) -> list[str]:
+        """A line for each fault; of one that many rows of a column have, for the first, and one for the others."""
+        alike: dict[tuple[str, str | None], list[Fault]] = {}
+        for fault in self.faults:
+            alike.setdefault((fault.cause, fault.column), []).append(fault)
+        told = []
+        for (cause, column), faults in alike.items():
+            shown = faults if len(faults) <= MANY else faults[:FIRST]
+            told += [str(fault) for fault in shown]
+            if len(shown) < len(faults):
+                where = f"rows {faults[FIRST].row} to {faults[-1].row}" + (f", column {column}" if column else "")
+                told.append(f"{where}: {len(faults) - FIRST} more like these; --all shows each. [{cause}]")
+        return told
 
 
 def check_table(
@@ -247,14 +263,10 @@ def _with_ids(raw: RawTable, images: pl.DataFrame) -> pl.DataFrame:
 
 
 def _repeat_faults(uses: pl.DataFrame) -> list[Fault]:
-    """One path twice in a case, or under two patients."""
+    """One path under two patients."""
     faults: list[Fault] = []
     first = pl.col("row", "patient").first().over("path").name.prefix("first_")
-    uses = uses.with_columns(first, nth=pl.int_range(pl.len()).over("index", "path"))
-    for row, view, path in uses.filter(pl.col("nth") > 0).select("row", "view", "path").rows():
-        message, remedy = f"{path} is listed twice in this case", "List each image once."
-        faults.append(Fault(cause="duplicate-image", message=message, remedy=remedy, row=row, column=view))
-    shared = uses.filter(pl.col("patient") != pl.col("first_patient"))
+    shared = uses.with_columns(first).filter(pl.col("patient") != pl.col("first_patient"))
     for row, view, path, patient, first_row, first_patient in shared.select(
         "row", "view", "path", "patient", "first_row", "first_patient"
     ).rows():

@@ -106,8 +106,10 @@ def dicom_table(
         limits: what a file may be.
 
     Raises:
-        TableError: there is no such folder, or no usable image in it.
+        TableError: there is no such folder, or no usable image in it, or `out` is there already.
     """
+    if Path(out).exists():
+        raise TableError(f"{out}: is there already, perhaps with diagnoses filled in. Name a new file, or delete it.")
     root = Path(folder).resolve()
     if not root.is_dir():
         raise TableError(f"{folder}: there is no such folder. Name the folder of the DICOM files.")

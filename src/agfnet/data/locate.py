@@ -29,7 +29,7 @@ def locate_images(
     Returns:
         A frame with a line per image (index: position of the case; row; view; path: absolute, symbolic links
         resolved, or a URL) without the paths that leave the data folder and the URLs that are not read; and a fault for
-        each of those.
+        each of those, and for each file that a case lists again, under the same view or another.
     """
     parts = [
         pl.DataFrame({"value": raw.frame[view]})
@@ -65,7 +65,12 @@ def locate_images(
         .select("row", "view", "value", "path", "inside", "refusal", "linked")
         .rows()
     ]
-    return images.filter(usable).select("index", "row", "view", "path"), faults
+    images = images.filter(usable).select("index", "row", "view", "path")
+    again = images.filter(~pl.struct("index", "path").is_first_distinct())
+    for row, view, path in again.select("row", "view", "path").rows():
+        message, remedy = f"{path} is listed twice in this case", "List each image once, under its own view."
+        faults.append(Fault(cause="duplicate-image", message=message, remedy=remedy, row=row, column=view))
+    return images, faults
 
 
 class _Found(NamedTuple):

@@ -135,7 +135,7 @@ def table_error(path: Place, faults: Sequence[Fault]) -> TableError:
     faults = sorted(faults, key=lambda fault: fault.row or 0)
     lines = [f"  {fault}" for fault in faults[:_SHOWN_FAULTS]]
     if len(faults) > _SHOWN_FAULTS:
-        lines.append(f"  and {len(faults) - _SHOWN_FAULTS} more; `agfnet check {path}` lists them all")
+        lines.append(f"  and {len(faults) - _SHOWN_FAULTS} more; `agfnet check {path} --all` lists them")
     return TableError("\n".join([f"{path}: the case table has {len(faults)} fault(s)", *lines]))
 
 

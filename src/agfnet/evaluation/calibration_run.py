@@ -18,6 +18,7 @@ from agfnet.data.fingerprints import image_fingerprints
 from agfnet.data.table import cases_sha256, own_cases, read_cases, table_sha256
 from agfnet.evaluation.answers import Answers, answers_of, whole
 from agfnet.evaluation.calibrate import (
+    LIMITS,
     choose_temperature,
     cross_fitted,
     fit_class_temperatures,
@@ -173,6 +174,11 @@ def _fitted(
         view: np.array([own.farthest(x) for x in _statistics(view, asked)]) for view, own in references.items()
     }
     told = [*notes, *(_named(str(warning.message), predictor.classes) for warning in said)]
+    if min(temperature) <= 1.01 * LIMITS[0] or max(temperature) >= 0.99 * LIMITS[1]:
+        told.append(
+            f"A temperature is at its limit ({LIMITS[0]:g} to {LIMITS[1]:g}): the network is all right, all wrong or "
+            "without any idea on these cases. Look at the data before probabilities are used."
+        )
     told += _too_few(rule, len(answers), len(each), wanted.false_refers)
     return Decision(
         temperature,

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from agfnet.config import Config, parse_config
+from agfnet.data.fingerprints import image_fingerprints
 from agfnet.data.table import own_cases, read_cases, table_sha256
 from agfnet.evaluation.answers import Answers, answers_of, whole
 from agfnet.evaluation.experiment import fold_parts, sharing_images, train_and_export
@@ -236,24 +237,34 @@ def sampled(cases: Sequence[Case], plan: ComparisonPlan) -> list[Case]:
 def _test_cases(plan: ComparisonPlan, config: Config, held: Sequence[Case]) -> list[Case]:
     """The labelled test cases, or those held out, that every row can answer; with every view of the plan's base."""
     table = plan.test or config.data.table
-    root = None if plan.test else config.data.data_root
-    cases = _answerable(plan, table, root)
-    if plan.test is None:
-        wanted = {case.case_id for case in held}
-        return [case for case in cases if case.case_id in wanted]
-    return _test_part(cases)
+    if plan.test is not None:
+        return answerable(plan, tested_part(plan, table))
+    wanted = {case.case_id for case in held}
+    every = read_cases(table, views=list(plan.base["data"]["views"]), data_root=config.data.data_root)
+    return answerable(plan, [case for case in every if case.case_id in wanted])
 
 
-def _answerable(plan: ComparisonPlan, table: Place, root: Place | None = None) -> list[Case]:
-    """The labelled cases of a table that every row can answer."""
-    every = read_cases(table, views=list(plan.base["data"]["views"]), data_root=root)
+def answerable(plan: ComparisonPlan, cases: Sequence[Case]) -> list[Case]:
+    """Those cases that every row can answer: with an image of one of its views."""
     needs = [row.views for row in plan.rows.values() if row.views is not None]
-    return [case for case in every if case.label is not None and all(any(map(case.views.get, v)) for v in needs)]
+    return [case for case in cases if all(any(map(case.views.get, views)) for views in needs)]
 
 
-def _test_part(cases: Sequence[Case]) -> list[Case]:
-    """Of a table with parts the test part; of another all."""
-    return [case for case in cases if case.split in (None, "test")]
+def tested_part(plan: ComparisonPlan, table: Place) -> list[Case]:
+    """The labelled cases of a table of test cases; of one with parts those of its test part."""
+    every = read_cases(table, views=list(plan.base["data"]["views"]))
+    return [case for case in every if case.label is not None and case.split in (None, "test")]
+
+
+def labelled_cases(plan: ComparisonPlan) -> dict[Place, list[Case]]:
+    """The labelled cases of each table that figures are on, those that some row cannot answer among them."""
+    if plan.test is None:
+        data = parse_config(plan.base, "the plan").data
+        used = {None, *data.validation, *(data.train if plan.folds else ())}
+        own = {data.table: [case for case in own_cases(data) if case.label is not None and case.split in used]}
+    else:
+        own = {plan.test: tested_part(plan, plan.test)}
+    return own | ({plan.external: tested_part(plan, plan.external)} if plan.external else {})
 
 
 def _check_unseen(plan: ComparisonPlan, source: str) -> None:
@@ -261,14 +272,18 @@ def _check_unseen(plan: ComparisonPlan, source: str) -> None:
 
     Nor, here, is it of such a patient; another site may have given the same id to another patient.
     """
+    tables = [table for table in (plan.test, plan.external) if table is not None]
+    if not tables:
+        return
     base = parse_config(plan.base, source)
     used = {*base.data.train, *base.data.validation, "calibration"}
     known = [case for case in own_cases(base.data) if case.split in used]
-    images, patients = {image for case in known for image in case.images}, {case.patient_id for case in known}
-    for table in (plan.test, plan.external):
-        cases = _test_part(_answerable(plan, table)) if table is not None else []
+    images, patients = set().union(*image_fingerprints(known).values()), {case.patient_id for case in known}
+    for table in tables:
+        cases = answerable(plan, tested_part(plan, table))
+        prints = image_fingerprints(cases)
         for kind, shared in (
-            ("image", [case for case in cases if not images.isdisjoint(case.images)]),
+            ("image", [case for case in cases if not images.isdisjoint(prints[case.case_id])]),
             ("patient", [case for case in cases if table == plan.test and case.patient_id in patients]),
         ):
             if shared:
@@ -277,7 +292,7 @@ def _check_unseen(plan: ComparisonPlan, source: str) -> None:
                     f"{where} is one of those that the networks are trained, validated or calibrated on "
                     f"({len(shared)} such cases). Give other test cases."
                 )
-        if table is not None and not cases:
+        if not cases:
             raise ConfigError(f"{table}: has no labelled case of the part test that every row can answer.")
 
 
@@ -292,7 +307,7 @@ def _made(
 ) -> tuple[Sequence[Case], Change | None]:
     """The cases of a set, and what is done to their images."""
     if on == EXTERNAL and plan.external is not None:
-        return _test_part(_answerable(plan, plan.external)), None
+        return answerable(plan, tested_part(plan, plan.external)), None
     if on.startswith(ONLY):
         view = on.removeprefix(ONLY)
         return [replace(case, views={view: case.views[view]}) for case in cases if case.views.get(view)], None

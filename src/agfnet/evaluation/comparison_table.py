@@ -15,7 +15,7 @@ import numpy as np
 from agfnet.data.table import read_cases
 from agfnet.evaluation.answers import Answers, answers_from_json
 from agfnet.evaluation.calibrate import fit_temperature
-from agfnet.evaluation.compare import RESULT, Run, folds_of, run_folder
+from agfnet.evaluation.compare import RESULT, Run, answerable, folds_of, labelled_cases, run_folder
 from agfnet.evaluation.plan import FIGURES, LOWER_IS_BETTER, TEST, Claim, ComparisonPlan
 from agfnet.metrics.calibration import brier, nll
 from agfnet.metrics.classification import accuracy, balanced_accuracy
@@ -269,6 +269,12 @@ def comparison_notes(plan: ComparisonPlan, *, complete: bool) -> list[str]:
     notes = [f"Cases: {table}{'' if plan.test else f', {held}: a place to choose, not to confirm'}."]
     if plan.test is None:
         notes.append("Temperatures may have been fitted on these very cases: figures after scaling are optimistic.")
+    for name, cases in labelled_cases(plan).items():
+        if lacking := len(cases) - len(answerable(plan, cases)):
+            notes.append(
+                f"{lacking} of {len(cases)} cases of {name} have no image for a row of fewer views: no row is tested "
+                "on them."
+            )
     if not complete:
         notes.append("Not every run is done: rows may have fewer seeds than planned, or be missing.")
     if any(len(plan.seeds_of(row)) < 3 for row in plan.rows):

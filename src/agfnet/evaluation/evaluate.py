@@ -24,6 +24,9 @@ from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.types import SYNTHETIC, SYNTHETIC_STANDARD, Case, ConfigError, ImageError, Place, TableError
 
 log = logging.getLogger("agfnet")
+BAD = "bad_cases.csv"
+REPORT = "report.json"
+"""What `agfnet report` writes beside a scorecard."""
 
 
 def chosen_part(cases: Sequence[Case], part: str | None, *, include_test: bool, table: Place) -> list[Case]:
@@ -172,10 +175,11 @@ def evaluate_outcomes(
     if bad and not skip_bad:
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
         raise ImageError(f"{bad[0].error}{more} Or leave such cases out with --skip-bad.")
+    (folder / BAD).unlink(missing_ok=True)  # of an earlier call
     if bad:
         rows = {"case_id": [o.case.case_id for o in bad], "error": [o.error for o in bad]}
-        write_table(pl.DataFrame(rows), folder / "bad_cases.csv")
-        log.warning("%d cases with unreadable images are left out; see %s", len(bad), folder / "bad_cases.csv")
+        write_table(pl.DataFrame(rows), folder / BAD)
+        log.warning("%d cases with unreadable images are left out; see %s", len(bad), folder / BAD)
     answers = answers_of([(o.case, o.prediction) for o in outcomes], predictor.classes)
     kept = [o for o in outcomes if o.prediction is not None and o.case.label is not None]
     card = scorecard(
@@ -193,14 +197,12 @@ def evaluate_outcomes(
         card["notes"].insert(0, SYNTHETIC)
     card |= {
         "bundle_sha256": predictor.bundle.sha256,
+        "calibrated": predictor.decision is not None,
         "left_out": {"unreadable": len(bad), "unlabelled": len(outcomes) - len(bad) - len(kept)},
         "views_present": counts([";".join(o.prediction.views_present) for o in kept if o.prediction is not None]),
         **(facts or {}),
     }
-    write_table(
-        outcome_table(outcomes, predictor.classes, predictor.specs, predictor.bundle.extra_classes),
-        folder / "predictions.csv",
-    )
+    write_table(outcome_table(outcomes, predictor), folder / "predictions.csv")
     write_json(folder / "scorecard.json", card)
     write_text(folder / "summary.md", summary_markdown(card))
     confusion_figure(card, folder / "confusion.png")
@@ -226,11 +228,21 @@ def evaluate(
     predictor = Predictor(source, threads=threads)
     cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
     check_subgroups(cases, subgroups, table)
-    outcomes = predict_cases(predictor, cases)
     facts = table_facts(table, cases, include_test=include_test)
+    _check_no_other_report(folder, {"bundle_sha256": predictor.bundle.sha256, **facts})
+    outcomes = predict_cases(predictor, cases)
     return evaluate_outcomes(
         outcomes, predictor, folder, skip_bad=skip_bad, subgroups=subgroups, draws=draws, facts=facts, notes=notes
     )
+
+
+def _check_no_other_report(folder: Path, asked: dict[str, Any]) -> None:
+    """Figures beside a report's page are those of the page."""
+    if not (folder / REPORT).exists():
+        return
+    told = json.loads((folder / REPORT).read_text(encoding="utf-8"))["card"]
+    if any(told[key] != asked[key] for key in ("bundle_sha256", "table_sha256", "part")):
+        raise ConfigError(f"{folder}: holds a report on another network or on other cases; choose another folder.")
 
 
 def check_subgroups(cases: Sequence[Case], subgroups: Sequence[str], table: Place) -> None:

@@ -14,6 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from agfnet.evaluation.checklist import checklist
+from agfnet.evaluation.evaluate import REPORT
 from agfnet.evaluation.figures import confusion_figure, reliability_figure, roc_figure
 from agfnet.evaluation.missed import missed_text
 from agfnet.evaluation.report_figures import coverage_figure, decision_figure, precision_recall_figure, risk_figure
@@ -24,7 +25,7 @@ from agfnet.prediction.bundle import DECISION, GRAPH
 from agfnet.prediction.explanation import Explanation, explanation_sheet
 
 NOT_CALIBRATED = "- Not calibrated: no case is referred"
-PAGE, FACTS, CARD = "report.html", "report.json", "model_card.md"
+PAGE, CARD = "report.html", "model_card.md"
 
 
 def write_report(facts: Mapping[str, Any], explained: Mapping[str, Explanation], folder: Path) -> Path:
@@ -38,7 +39,7 @@ def write_report(facts: Mapping[str, Any], explained: Mapping[str, Explanation],
     Returns:
         The page.
     """
-    write_json(folder / FACTS, facts)
+    write_json(folder / REPORT, facts)
     write_text(folder / PAGE, report_page(facts, explained))
     write_text(folder / CARD, model_card(facts))
     return folder / PAGE

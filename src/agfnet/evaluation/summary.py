@@ -21,6 +21,10 @@ TITLES = {
     "aurc": "AURC",
     "augrc": "AUGRC",
 }
+CALIBRATED = {
+    True: "Probabilities are calibrated (`agfnet calibrate`).",
+    False: "Probabilities are the network's own, not calibrated; no case is referred.",
+}
 _LOWER_IS_BETTER = ("nll", "brier", "ece", "classwise_ece", "aurc", "augrc")
 _RATES = {
     "sensitivity": "Sensitivity",
@@ -49,6 +53,7 @@ def summary_markdown(card: Mapping[str, Any]) -> str:
             f"{card['n_cases']} cases of {card['n_patients']} patients. In brackets: "
             f"{100 * card['level']:.0f} % interval, bootstrap over patients, {card['draws']} draws."
         ),
+        *([CALIBRATED[card["calibrated"]]] if "calibrated" in card else []),
         *([f"Of {_cell(card['table'])}, part: {card['part'] or 'none'}."] if "table" in card else []),
         "",
         "| Figure | Value |",

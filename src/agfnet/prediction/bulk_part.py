@@ -73,7 +73,7 @@ class PartPredictor:
             (row, case_id, reasons[row]) for row, case_id in staged.select("row", "case_id").rows() if row in reasons
         ]
         good = [outcome for outcome in outcomes if outcome.error is None]
-        told = outcome_table(good, self.predictor.classes, self.predictor.specs, self.predictor.bundle.extra_classes)
+        told = outcome_table(good, self.predictor)
         rows = pl.Series("row", [outcome.case.row for outcome in good], dtype=pl.Int64)
         return told.drop("error").insert_column(0, rows), pl.DataFrame(bad, schema=_REASONS, orient="row")
 

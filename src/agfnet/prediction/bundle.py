@@ -121,6 +121,11 @@ def read_bundle(path: str | Path) -> Bundle:
     path = Path(path)
     if path.is_dir():
         if not (path / BUNDLE).is_file():
+            if list(path.glob(f"fold-*/{BUNDLE}")):
+                raise BundleError(
+                    f"{path}: holds a network for each fold. Name one, such as {path / 'fold-1'}; or train one on all "
+                    "cases, without --folds."
+                )
             raise BundleError(f"{path}: holds no {BUNDLE}. Finish the run with `agfnet train --resume`.")
         path = path / BUNDLE
     if not path.is_file():

@@ -63,7 +63,8 @@ def asked_cases(
     """The predictor, and the cases of a table, or the one of `modality=file` arguments (a modality may come again).
 
     Raises:
-        ConfigError: not exactly one of table and views, an argument of another form, or an unknown modality.
+        ConfigError: not exactly one of table and views, an argument of another form, an unknown modality, or a file
+            given twice.
     """
     if (table is None) == (not views):
         raise ConfigError("give either a TABLE or --view MODALITY=FILE, once for each view.")
@@ -79,6 +80,8 @@ def asked_cases(
             raise ConfigError(f"--view {argument!r} is not of the form modality=file, such as clinical=photo.jpg.")
         if modality not in predictor.specs:
             raise ConfigError(f"--view {argument!r}: the network knows {', '.join(predictor.specs)}, not {modality!r}.")
+        if any(place(file) in own for own in files.values()):
+            raise ConfigError(f"--view {argument!r}: this file was given already. Give each image once.")
         files[modality] = (*files.get(modality, ()), place(file))
     case = Case(case_id="1", patient_id="1", row=1, views=files)
     say_scales([case], predictor.specs)
@@ -99,7 +102,7 @@ def shares(text: str) -> dict[str, float]:
 
 def show(predictor: Predictor, outcomes: Sequence[Outcome], output: Path | None, screen: TextIO) -> int:
     """Write the outcomes to a table, or as CSV to the screen; returns how many have an error."""
-    frame = outcome_table(outcomes, predictor.classes, predictor.specs, predictor.bundle.extra_classes)
+    frame = outcome_table(outcomes, predictor)
     if output is None:
         screen.write(frame.write_csv())
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from PIL import Image
 from agfnet.files import write_atomically, write_json
 from agfnet.prediction.overlay import Row, overlay, positive_part, sheet, spread
 from agfnet.prediction.predictor import Array, Frames, Look, Predictor
-from agfnet.types import RESEARCH_USE, Case, ImageError, Prediction
+from agfnet.types import RESEARCH_USE, Case, ConfigError, ImageError, Prediction
 
 log = logging.getLogger("agfnet")
 
@@ -174,7 +175,11 @@ def explain_cases(
 
     Raises:
         ImageError: an image cannot be read and `skip_bad` is off.
+        ConfigError: the folder holds explanations by another network, or by this one before it was calibrated.
     """
+    listing = folder / "explanations.json"
+    if listing.exists() and json.loads(listing.read_text(encoding="utf-8"))["bundle_sha256"] != predictor.bundle.sha256:
+        raise ConfigError(f"{folder}: holds explanations by another network; choose another folder.")
     told, files = [], []
     for number, case in enumerate(cases, start=1):
         try:
@@ -196,11 +201,13 @@ def explain_cases(
                 "picture": file.name,
                 "prediction": predictor.classes[int(p.probabilities.argmax())],
                 "probability": float(p.probabilities.max()),
+                "diagnosis_set": None if p.diagnosis_set is None else [predictor.classes[k] for k in p.diagnosis_set],
+                "referred": None if p.referred is None else bool(p.referred),
+                "refer_reasons": None if p.referred is None else list(p.referred),
                 "log_odds_without_a_view": made.baseline,
                 "shares": dict(made.shares),
             }
         )
         files += [file, *(also(made, case, file.with_suffix("")) if also else [])]
-    listing = folder / "explanations.json"
     write_json(listing, {"notice": RESEARCH_USE, "bundle_sha256": predictor.bundle.sha256, "cases": told})
     return [*files, listing]

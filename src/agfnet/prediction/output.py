@@ -6,24 +6,26 @@ from collections.abc import Iterable, Mapping
 
 import polars as pl
 
-from agfnet.prediction.predictor import Outcome
+from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.types import RESEARCH_USE, Prediction
 
 
-def outcome_table(
-    outcomes: Iterable[Outcome],
-    classes: tuple[str, ...],
-    views: Iterable[str],
-    extra_classes: Mapping[str, tuple[str, ...]],
-) -> pl.DataFrame:
+def outcome_table(outcomes: Iterable[Outcome], predictor: Predictor) -> pl.DataFrame:
     """One row per case.
 
     Columns: case_id; prediction (top class) and probability; p_<class>; views_present; views_missing (a prediction
     from fewer views than the network knows says so here); for each view <view>_prediction, <view>_p_<class> and
     weight_<view>; weight_fused; <further label>_prediction; diagnosis_set (see `Conformal`; by ;),
-    referred (yes or no) and refer_reasons, of a calibrated bundle; error; notice.
+    referred (yes or no) and refer_reasons, of a calibrated bundle; error; prevalence (CLASS=SHARE by commas, where one
+    is stated); bundle_sha256; notice.
     """
-    views = tuple(views)
+    classes, views, extra_classes = predictor.classes, tuple(predictor.specs), predictor.bundle.extra_classes
+    stated = predictor.prevalence
+    origin = {
+        "prevalence": None if stated is None else ",".join(f"{c}={s:g}" for c, s in zip(classes, stated, strict=True)),
+        "bundle_sha256": predictor.bundle.sha256,
+        "notice": RESEARCH_USE,
+    }
     schema: dict[str, type[pl.DataType]] = {
         "case_id": pl.String,
         "prediction": pl.String,
@@ -35,12 +37,12 @@ def outcome_table(
         schema |= {f"{view}_prediction": pl.String, **{f"{view}_p_{c}": pl.Float64 for c in classes}}
         schema[f"weight_{view}"] = pl.Float64
     schema |= {f"{column}_prediction": pl.String for column in extra_classes}
-    schema |= dict.fromkeys(("diagnosis_set", "referred", "refer_reasons", "error", "notice"), pl.String)
+    schema |= dict.fromkeys(("diagnosis_set", "referred", "refer_reasons", "error", *origin), pl.String)
     rows = [
         {
             "case_id": o.case.case_id,
             "error": o.error,
-            "notice": RESEARCH_USE,
+            **origin,
             **({} if o.prediction is None else _values(o.prediction, classes, views, extra_classes)),
         }
         for o in outcomes

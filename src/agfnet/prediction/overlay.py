@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -102,14 +103,19 @@ def sheet(rows: Sequence[Row], title: Sequence[str], notice: str) -> Image.Image
     font, small = letters(written, 17), letters(written, 13)
     plain = [_enlarged(row.frame) for row in rows]
     width = max([2 * picture.width + 3 * 16 for picture in plain] + [640])
+    title = [part for line in title for part in wrapped(line, font, width - 32)]
+    captions = [wrapped(row.caption, small, width - 32) for row in rows]
     top = 16 + 24 * len(title)
-    page = Image.new("RGB", (width, top + sum(picture.height + 44 for picture in plain) + 72), "white")
+    high = sum(picture.height + 26 + 18 * len(caption) for picture, caption in zip(plain, captions, strict=True))
+    page = Image.new("RGB", (width, top + high + 72), "white")
     pen = ImageDraw.Draw(page)
     for i, text in enumerate(title):
         pen.text((16, 12 + 24 * i), text, fill="black", font=font)
     y = top
-    for row, picture in zip(rows, plain, strict=True):
-        pen.text((16, y + 4), row.caption, fill="black", font=small)
+    for row, picture, caption in zip(rows, plain, captions, strict=True):
+        for i, text in enumerate(caption):
+            pen.text((16, y + 4 + 18 * i), text, fill="black", font=small)
+        y += 18 * len(caption) - 18
         page.paste(picture, (16, y + 26))
         page.paste(_enlarged(row.covered), (32 + picture.width, y + 26))
         bar = _bar(row)
@@ -126,6 +132,21 @@ def sheet(rows: Sequence[Row], title: Sequence[str], notice: str) -> Image.Image
     pen.text((left + legend.width + 8, y + 2), "most in this image", fill="black", font=small)
     pen.text((16, y + 32), notice, fill="#555555", font=small)
     return page
+
+
+def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    """The text in lines that fit, broken between words where they have blanks and else between letters."""
+    lines, line = [], ""
+    for word in re.findall(r"\S+\s*|\s+", text):
+        if line and font.getlength((line + word).rstrip()) > width:
+            lines.append(line.rstrip())
+            line = ""
+        line += word
+        while font.getlength(line.rstrip()) > width:
+            fits = next(n for n in range(len(line) - 1, 0, -1) if n == 1 or font.getlength(line[:n]) <= width)
+            lines.append(line[:fits])
+            line = line[fits:]
+    return [*lines, line.rstrip()]
 
 
 def _scale(frame: Pixels) -> float:

@@ -5,6 +5,7 @@ Keys are PEM files, as `openssl genpkey -algorithm ed25519` makes them; needs th
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -26,8 +27,11 @@ def deploy(source: Path, path: Path, *, card: Path | None = None, key: Path | No
 
     Raises:
         BundleError: the source cannot be used.
-        ConfigError: the key cannot, or the card is no text or not of this network and calibration.
+        ConfigError: the key cannot, the card is no text or not of this network and calibration, or `path` is a file of
+            another kind.
     """
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise ConfigError(f"{path}: is there already and is no bundle. Choose another name, such as model.agf.")
     bundle = read_bundle(source)
     parts = dict(bundle.parts)
     if card is not None:

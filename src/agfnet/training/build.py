@@ -35,7 +35,8 @@ def task_of(config: Config, train: Sequence[Case], validation: Sequence[Case]) -
     """The classes of the configuration, or of the training cases.
 
     Raises:
-        TableError: fewer than two classes, a case without a label, or a label that the configuration does not know.
+        TableError: fewer than two classes, a class without a training case or with `;` in its name, a case without a
+            label, or a label that the configuration does not know.
         ConfigError: `data.malignant` names an unknown class.
     """
     if all(case.label is None for case in (*train, *validation)):
@@ -51,13 +52,7 @@ def task_of(config: Config, train: Sequence[Case], validation: Sequence[Case]) -
             raise TableError(f"row {case.row}: label {case.label!r} is not one of the classes {list(classes)}.")
     if all(case.label is None for case in validation):
         raise TableError("no validation case has a label; training needs some to look at.")
-    if len(classes) < 2:
-        raise TableError(f"the training part has {len(classes)} class; a diagnosis needs two or more.")
-    strange = set(config.data.malignant) - set(classes)
-    if strange:
-        raise ConfigError(f"data.malignant names {sorted(strange)}, which is no class; classes: {list(classes)}.")
-    if set(config.data.malignant) == set(classes):
-        raise ConfigError("data.malignant names every class; leave it empty, or leave out the benign ones.")
+    _check_classes(config, classes, train)
     extra = {
         column: tuple(sorted({v for case in train if (v := case.extra_labels.get(column)) is not None}))
         for column in config.data.extra_labels
@@ -68,6 +63,28 @@ def task_of(config: Config, train: Sequence[Case], validation: Sequence[Case]) -
                 f"column {column!r} has {len(values)} value in the training part; drop it from data.extra_labels."
             )
     return Task(classes, extra)
+
+
+def _check_classes(config: Config, classes: Sequence[str], train: Sequence[Case]) -> None:
+    """Classes that can be learnt and written; see `task_of`."""
+    if len(classes) < 2:
+        raise TableError(f"the training part has {len(classes)} class; a diagnosis needs two or more.")
+    unreadable = [name for name in classes if ";" in name]
+    if unreadable:
+        raise TableError(
+            f"label {unreadable[0]!r}: diagnosis sets are written with `;` between their classes. Rename it."
+        )
+    unseen = set(classes) - {case.label for case in train}
+    if unseen:
+        raise TableError(
+            f"no training case is {', '.join(sorted(unseen))}: the network could not learn it. Add such cases, or "
+            "leave it out of data.classes and of the table."
+        )
+    strange = set(config.data.malignant) - set(classes)
+    if strange:
+        raise ConfigError(f"data.malignant names {sorted(strange)}, which is no class; classes: {list(classes)}.")
+    if set(config.data.malignant) == set(classes):
+        raise ConfigError("data.malignant names every class; leave it empty, or leave out the benign ones.")
 
 
 def build_network(config: Config, task: Task, *, pretrained: bool) -> AGFNet:

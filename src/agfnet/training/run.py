@@ -18,7 +18,7 @@ import pytorch_lightning
 import torch
 from safetensors.torch import load_file, save_file
 
-from agfnet.config import Config, load_config, save_config
+from agfnet.config import Config, different_keys, load_config, save_config
 from agfnet.data.dataset import warm
 from agfnet.data.fingerprints import image_fingerprints, patient_fingerprint
 from agfnet.data.table import cases_sha256, own_cases, table_sha256, write_table
@@ -189,9 +189,10 @@ def _begin(
         if not resume:
             raise ConfigError(f"{folder}: already holds a run. Go on with --resume, or choose another folder.")
         facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        if load_config(folder / CONFIG) != config:
+        if others := different_keys(load_config(folder / CONFIG), config):
             raise ConfigError(
-                f"{folder}: the run was started with another configuration ({CONFIG}); resume with that one."
+                f"{folder}: the run was started with another configuration ({CONFIG}): {', '.join(others)}. Resume "
+                "with that one."
             )
         if facts["table_sha256"] != table_hash:
             raise ConfigError(f"{config.data.table}: has changed since the run was started; restore it or start anew.")

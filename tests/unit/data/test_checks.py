@@ -59,6 +59,16 @@ def test_every_fault_is_found_not_only_the_first(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_fault_of_a_whole_column_is_told_once(tmp_path, agfnet_command):
+    table = tmp_path / "t.csv"
+    rows = [f"c{i},p{i},c{i}.jpg,0.{i}mm" for i in range(40)]
+    table.write_text("\n".join(["case_id,patient_id,clinical,clinical_mm_per_pixel", *rows]))
+    told = agfnet_command("check", table, "--quick").stdout
+    assert told.count("[bad-mm-per-pixel]") == 6
+    assert "rows 7 to 41, column clinical_mm_per_pixel: 35 more like these" in told
+    assert agfnet_command("check", table, "--quick", "--all").stdout.count("[bad-mm-per-pixel]") == 40
+
+
 def test_names_of_other_views_scales_are_no_misspelling(tmp_path):
     header = "case_id,patient_id,view_a,view_b,view_b_mm_per_pixel,dx,labeler"
     (tmp_path / "cases.csv").write_text(f"{header}\n1,1,a.jpg,b.jpg,0.1,x,y\n")

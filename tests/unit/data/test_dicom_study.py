@@ -161,4 +161,7 @@ def test_the_command(export, tmp_path, agfnet_command):
     assert "3 cases, 2 patients; 1 DICOM files left out, 1 other files" in done.stdout.replace("\n", " ")
     assert "left out: short.dcm: " in done.stdout
     assert PLANTED not in done.stdout + done.stderr
+    again = agfnet_command("dicom", export, "-o", tmp_path / "t.csv", "--key", tmp_path / "key")
+    assert again.exit_code == 1  # diagnoses may have been filled in
+    assert "is there already" in again.stderr.replace("\n", " ")
     assert "Example:  agfnet dicom" in agfnet_command("dicom", "--help").stdout

@@ -71,6 +71,10 @@ def test_what_is_no_bundle(tmp_path):
         read_bundle(tmp_path / "none.agf")
     with pytest.raises(BundleError, match=r"holds no model\.agf"):
         read_bundle(tmp_path)
+    (tmp_path / "fold-1").mkdir()
+    (tmp_path / "fold-1" / "model.agf").write_text("text")
+    with pytest.raises(BundleError, match="holds a network for each fold"):
+        read_bundle(tmp_path)
     (tmp_path / "text.agf").write_text("text")
     with pytest.raises(BundleError, match="is no bundle"):
         read_bundle(tmp_path / "text.agf")
@@ -122,6 +126,17 @@ def test_a_card_is_that_of_the_network_and_of_its_calibration(calibrated, tmp_pa
         assert not path.exists()
     card.write_text(f"{sums['model.onnx']} {sums['decision.json']}")
     assert agfnet_command("bundle", calibrated, "-o", path, "--card", card).exit_code == 0
+
+
+def test_no_other_file_is_written_over(trained, tmp_path, agfnet_command):
+    table = tmp_path / "cases.csv"
+    table.write_text("case_id")
+    done = agfnet_command("bundle", trained, "-o", table)
+    assert done.exit_code == 1
+    assert "is there already and is no bundle" in done.stderr.replace("\n", " ")
+    assert table.read_text() == "case_id"
+    for _ in range(2):  # an older bundle may be
+        assert agfnet_command("bundle", trained, "-o", tmp_path / "model.agf").exit_code == 0
 
 
 def test_a_bundle_is_signed_and_verified(trained, keys, tmp_path, agfnet_command):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from agfnet.data.table import read_cases
 from agfnet.prediction.explanation import explain, log_odds, shapley
-from agfnet.prediction.overlay import colours, letters, overlay, positive_part, spread
+from agfnet.prediction.overlay import Row, colours, letters, overlay, positive_part, sheet, spread, wrapped
 from agfnet.prediction.predictor import Predictor
 
 numbers = st.floats(-9, 9, allow_nan=False)
@@ -89,12 +89,47 @@ def test_positive_part():
     assert positive_part(evidence, 0).tolist() == [[1.0, 0.0]]
 
 
-def test_the_command(trained, drawn, tmp_path, agfnet_command):
+def test_a_file_is_given_once(trained, drawn, tmp_path, agfnet_command):
+    photo = next((drawn / "photos").iterdir())
+    views = ["--view", f"clinical={photo}", "--view", f"ultrasound={photo}"]
+    done = agfnet_command("explain", trained, *views, "-o", tmp_path / "x")
+    assert done.exit_code == 1
+    assert "this file was given already" in done.stderr.replace("\n", " ")
+
+
+def test_long_lines_are_broken_and_not_cut():
+    frame = np.full((64, 64, 3), 200, np.uint8)
+    names = ", ".join(f"a long diagnosis {i}" for i in range(30))
+
+    def page(line):
+        return np.asarray(sheet([Row("caption", frame, frame, None)], [line], "notice"))
+
+    short, long = page("a"), page(names)
+    assert long.shape[1] == short.shape[1]
+    assert long.shape[0] > short.shape[0] + 3 * 24
+    assert (long[:, -16:] == 255).all()  # nothing runs into the margin
+    assert (page("\u9ed1" * 200)[:, -16:] == 255).all()  # nor where there are no blanks
+    font = letters(names, 17)
+    lines = wrapped(names, font, 400)
+    assert " ".join(lines) == names
+    assert max(map(font.getlength, lines)) <= 400
+
+
+def test_the_command(trained, calibrated, drawn, tmp_path, agfnet_command):
     done = agfnet_command("explain", trained, drawn / "parts.csv", "-o", tmp_path / "x", "--cases", 2, "--threads", 1)
     assert done.exit_code == 0, done.stderr
     told = json.loads((tmp_path / "x" / "explanations.json").read_text())
     assert [case["picture"] for case in told["cases"]] == ["0001.png", "0002.png"]
     assert Image.open(tmp_path / "x" / "0001.png").width >= 640
+    assert told["cases"][0]["diagnosis_set"] is None
+    other = agfnet_command("explain", calibrated, drawn / "parts.csv", "-o", tmp_path / "x", "--cases", 1)
+    assert other.exit_code == 1
+    assert "holds explanations by another network" in other.stderr.replace("\n", " ")
+    done = agfnet_command("explain", calibrated, drawn / "parts.csv", "-o", tmp_path / "z", "--cases", 1)
+    assert done.exit_code == 0, done.stderr
+    told = json.loads((tmp_path / "z" / "explanations.json").read_text())["cases"][0]
+    assert told["prediction"] in told["diagnosis_set"]
+    assert told["referred"] == bool(told["refer_reasons"])
     nothing = agfnet_command("explain", trained, "-o", tmp_path / "y")
     assert nothing.exit_code == 1
     assert "give either a TABLE or --view" in nothing.stderr

@@ -60,10 +60,12 @@ def test_a_missing_view_is_flagged_and_given_no_opinion(predictor, cases):
     assert p.views_present == ("clinical",)
     assert set(p.view_probabilities) == {"clinical"}
     assert p.view_weights["fused"] + p.view_weights["clinical"] == pytest.approx(1.0, abs=1e-6)
-    frame = outcome_table(predictor.predict([case]), predictor.classes, predictor.specs, predictor.bundle.extra_classes)
+    frame = outcome_table(predictor.predict([case]), predictor)
     assert frame["views_missing"].to_list() == ["ultrasound"]
     assert frame["ultrasound_prediction"].to_list() == [None]
     assert "Research use only" in frame["notice"][0]
+    assert frame["bundle_sha256"].to_list() == [predictor.bundle.sha256]
+    assert frame["prevalence"].to_list() == [None]
 
 
 def test_several_images_of_a_view_are_averaged(predictor, cases):

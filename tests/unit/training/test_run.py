@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import polars as pl
@@ -147,6 +148,7 @@ def test_an_unfinished_run_cannot_be_used(tmp_path):
     ("changes", "said"),
     [
         ({"classes": ["cyst", "lipoma"]}, "label 'naevus' is not one of the classes"),
+        ({"classes": ["cyst", "lipoma", "naevus", "wart"]}, "no training case is wart"),
         ({"malignant": ["wart"]}, "wart"),
         ({"malignant": ["cyst", "lipoma", "naevus"]}, "every class"),
         ({"malignant": ["cyst", "cyst"]}, r"malignant names \['cyst'\] twice"),
@@ -159,6 +161,15 @@ def test_classes_that_do_not_fit(drawn, changes, said):
     tree["data"] |= changes
     with pytest.raises((TableError, ConfigError), match=said):
         given(tree)
+
+
+def test_a_class_whose_name_a_table_cannot_hold(drawn):
+    tree = small_config(drawn / "parts.csv")
+    config = parse_config(tree, "test")
+    cases = parts(config, own_cases(config.data))
+    renamed = [[replace(c, label=c.label.replace("cyst", "cyst; other")) for c in own] for own in cases]
+    with pytest.raises(TableError, match="'cyst; other': diagnosis sets are written with `;`"):
+        task_of(config, *renamed)
 
 
 def given(tree):
@@ -267,7 +278,7 @@ def test_a_finished_run_without_its_checkpoints_is_still_that_run(drawn, tmp_pat
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     with pytest.raises(ConfigError, match="already holds a run"):
         train(config_of(drawn, epochs=2), tmp_path / "run")
-    with pytest.raises(ConfigError, match="another configuration"):
+    with pytest.raises(ConfigError, match=r"another configuration \(config\.yaml\): training\.epochs\. Resume"):
         train(config_of(drawn, epochs=2), tmp_path / "run", resume=True)
 
 
