@@ -79,6 +79,7 @@ _UPRIGHT = {
 _ORIENTATION_TAG = 0x0112
 _PHOTOMETRIC_TAG = 0x0106
 _BITS_TAG = 0x0102
+_SUBFILE_TAG = 0x00FE
 
 
 def sniff(path: str | Place, *, limits: ImageLimits = DEFAULT_LIMITS) -> str:
@@ -148,9 +149,21 @@ def read_scaled_image(
         suffix = _format_of(name, file)
         if suffix == "DICOM":
             made = decode_dicom(name, file, limits)
+            _check_shown(name, made.pixels)
             kind = None if made.captured else made.kind  # a program's picture may be of anything
             return ScaledImage(made.pixels, made.mm_per_pixel, bool(made.burned_in), kind, made.patient)
-        return ScaledImage(_decoded(name, file, suffix, limits, at_least))
+        pixels = _decoded(name, file, suffix, limits, at_least)
+        _check_shown(name, pixels)
+        return ScaledImage(pixels)
+
+
+def _check_shown(path: Place | str, pixels: NDArray[np.uint8]) -> None:
+    """Refuse an image of one colour: no lesion looks so, and a network answers all the same."""
+    first = pixels[0, 0]
+    if (pixels[::16, ::16] == first).all() and (pixels == first).all():
+        problem = "all its pixels have the same colour"
+        remedy = "Export it again; leave the cell empty where there is no image."
+        raise CodedImageError(path, "blank-image", problem, remedy)
 
 
 def _decoded(
@@ -163,6 +176,8 @@ def _decoded(
     check_size(path, image.size, limits)
     if kind == "JPEG":
         _check_scans(path, file)
+    if kind == "TIFF":
+        _check_pages(path, image)
     try:
         if at_least is not None:
             image.draft(None, (at_least, at_least))
@@ -181,6 +196,21 @@ def _check_scans(path: Place | str, file: IO[bytes]) -> None:
     if many:
         problem = f"it has more than {MAX_SCANS} scans"
         raise CodedImageError(path, "oversized-image", problem, "Save it anew as a JPEG or PNG.")
+
+
+def _check_pages(path: Place | str, image: ImageFile) -> None:
+    """Refuse a TIFF of several pages: which one is meant cannot be told. A preview after the picture is none."""
+    try:
+        image.seek(1)
+    except EOFError:
+        return
+    except Exception as error:
+        raise _undecodable(path, "TIFF", error) from error
+    preview = getattr(image, "tag_v2", {}).get(_SUBFILE_TAG, 0) & 1
+    if not preview:
+        remedy = "Save the page that is meant as a file of its own."
+        raise CodedImageError(path, "several-pages", "the TIFF has several pages", remedy)
+    image.seek(0)
 
 
 def _format_of(path: Place | str, file: IO[bytes]) -> str:
@@ -234,6 +264,9 @@ def _high_byte(image: ImageFile, upright: Image.Image) -> NDArray[np.uint8]:
     tags = getattr(image, "tag_v2", {})
     if tags.get(_BITS_TAG, (16,))[0] != 16:
         message = "12-bit samples are not supported: save it with 8 or 16 bits a sample"
+        raise ValueError(message)
+    if samples.max() < 1 << 12:
+        message = "its 16-bit samples use 12 bits at most and would be shown nearly black: scale them to 16, or save 8"
         raise ValueError(message)
     high = (samples >> 8).astype(np.uint8)
     # Pillow inverts white-is-zero TIFFs of 8 bits, but not those of 16.

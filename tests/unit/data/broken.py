@@ -261,6 +261,10 @@ BROKEN = [
     Broken("too many bytes", "oversized-image", image(_PNG + bytes(20_000)), row=3,
            check={"limits": ImageLimits(max_bytes=20_000)}),
     Broken("thumbnail", "too-small-image", image(encoded(picture(1, (30, 7)), "PNG")), row=3),
+    Broken("black image", "blank-image", image(encoded(Image.new("RGB", (48, 40)), "JPEG")), row=3),
+    Broken("white image", "blank-image", image(encoded(Image.new("L", (48, 40), 255), "PNG")), row=3),
+    Broken("TIFF of two pages", "several-pages",
+           image(encoded(picture(1), "TIFF", save_all=True, append_images=[picture(2)])), row=3),
     Broken("ribbon", "extreme-aspect", image(encoded(picture(1, (900, 10)), "PNG")), row=3),
     # The pictures, which only the deep check compares.
     Broken("same content of two patients", "same-image-of-two-patients", _copy("c1.jpg", "c6.jpg"), row=8,

@@ -119,6 +119,7 @@ def test_ybr_and_planes():
     planes = dicom(RGB, PlanarConfiguration=1, PixelData=np.moveaxis(RGB, -1, 0).tobytes())
     np.testing.assert_array_equal(read_image(content_of(planes)), RGB)
     halved = np.full((40, 48, 3), (120, 90, 180), np.uint8)
+    halved[:20] = (60, 100, 140)
     shared = np.stack([halved[:, ::2, 0], halved[:, 1::2, 0], halved[:, ::2, 1], halved[:, ::2, 2]], -1)
     ds = dicom(halved, "YBR_FULL_422", PixelData=shared.tobytes())
     np.testing.assert_array_equal(read_image(content_of(ds)), convert_color_space(halved, "YBR_FULL", "RGB"))

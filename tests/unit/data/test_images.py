@@ -62,8 +62,25 @@ def test_16_bit_grey_keeps_the_high_byte(suffix, tmp_path):
 
 def test_16_bit_white_is_zero_tiff_is_inverted(tmp_path):
     values = np.full((20, 20), 0x1200, dtype=np.uint16)
+    values[0] = 0x3400
     pixels = read_image(save(tmp_path / "a.tif", Image.fromarray(values), tiffinfo={262: 0}))
-    assert (pixels == 255 - 0x12).all()
+    assert (pixels[1:] == 255 - 0x12).all()
+    assert (pixels[0] == 255 - 0x34).all()
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_12_bits_in_16_would_be_nearly_black(suffix, tmp_path):
+    values = np.linspace(0, 4095, 40 * 48).astype(np.uint16).reshape(40, 48)
+    path = save(tmp_path / f"a.{suffix}", Image.fromarray(values))
+    with pytest.raises(ImageError, match="use 12 bits at most"):
+        read_image(path)
+
+
+def test_a_preview_after_the_picture_is_no_second_page(tmp_path):
+    picture, small = Image.fromarray(RGB), Image.fromarray(RGB).resize((20, 20))
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    path = save(tmp_path / "a.tif", picture, save_all=True, append_images=[small])
+    np.testing.assert_array_equal(read_image(path), RGB)
 
 
 def test_grey_palette_and_bilevel(tmp_path):
@@ -92,6 +109,7 @@ def test_transparency_is_laid_on_white(tmp_path):
 
 def test_cmyk_jpeg_and_tiff(tmp_path):
     cmyk = Image.new("CMYK", (32, 32), (0, 255, 255, 0))
+    cmyk.paste((255, 0, 0, 0), (0, 0, 8, 8))
     for name in ("a.jpg", "a.tif"):
         red, green, blue = read_image(save(tmp_path / name, cmyk))[16, 16].tolist()
         assert red > 240
@@ -183,7 +201,7 @@ def test_impossible_names_are_errors_with_the_name(tmp_path):
 
 IMAGE_CAUSES = {
     "not-a-file", "empty-file", "not-an-image", "truncated-image", "unreadable-image", "oversized-image",
-    "too-small-image", "extreme-aspect",
+    "too-small-image", "extreme-aspect", "blank-image", "several-pages",
 }  # fmt: skip
 
 

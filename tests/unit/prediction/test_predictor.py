@@ -196,7 +196,9 @@ def test_one_strange_image_among_several_is_noticed(calibrated, drawn, tmp_path)
     references = {m: replace(r, limit=limits[m]) for m, r in predictor.decision.refer.references.items()}
     case = next(c for c in read_cases(drawn / "parts.csv") if c.views["clinical"])
     blank = tmp_path / "blank.png"
-    Image.new("RGB", (96, 72), (255, 255, 255)).save(blank)
+    white = Image.new("RGB", (96, 72), (255, 255, 255))
+    white.putpixel((0, 0), (254, 254, 254))
+    white.save(blank)
 
     def distance(*images):
         own = predictor.ask(predictor.looks(predictor.frames(replace(case, views={"clinical": images}))))
