@@ -110,8 +110,17 @@ def test_the_model_tells_what_it_is(client, predictor):
 
 def test_feedback_belongs_to_an_answer(client, files):
     answer = client.post("/v1/predict", files=files).json()
-    said = client.post("/v1/feedback", json={"request_id": answer["request_id"], "diagnosis": "lipoma"})
-    assert said.json() == {"request_id": answer["request_id"], "recorded": True}
+
+    def counted():
+        return sum(
+            map(float, re.findall(r"^agfnet_feedback_total\{.*\} (.+)$", client.get("/metrics").text, re.MULTILINE))
+        )
+
+    before = counted()
+    for diagnosis in ("lipoma", "lipoma", "cyst"):  # sent again, then corrected: kept, and counted once
+        said = client.post("/v1/feedback", json={"request_id": answer["request_id"], "diagnosis": diagnosis})
+        assert said.json() == {"request_id": answer["request_id"], "recorded": True}
+    assert counted() == before + 1
     unknown = {"request_id": "00000000-0000-0000-0000-000000000000", "diagnosis": "lipoma"}
     assert client.post("/v1/feedback", json=unknown).status_code == 404
     wrong = {"request_id": answer["request_id"], "diagnosis": "wart"}

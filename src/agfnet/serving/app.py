@@ -144,7 +144,7 @@ class Service:
         return frames, questions(self.predictor, frames)
 
     async def confirm(self, feedback: Feedback, caller: str) -> Recorded:
-        """Keep a diagnosis that was confirmed later.
+        """Keep a diagnosis that was confirmed later; one that is sent again or corrected is kept too, but counts once.
 
         Raises:
             Problem: an unknown request or diagnosis.
@@ -156,8 +156,14 @@ class Service:
         if known is None:
             raise Problem(404, "not-found", "There is no answer with this request_id.")
         content = {"caller": caller, "diagnosis": feedback.diagnosis, "predicted": known["prediction"]}
-        await self._written("feedback", feedback.request_id, content)
-        self.telemetry.feedback(agrees=known["prediction"] == feedback.diagnosis)
+
+        def record() -> bool:
+            again = self.audit.confirmed(feedback.request_id)
+            self.audit.add("feedback", feedback.request_id, content)
+            return again
+
+        if not await loop.run_in_executor(self.scribe, record):
+            self.telemetry.feedback(agrees=known["prediction"] == feedback.diagnosis)
         return Recorded(request_id=feedback.request_id, recorded=True)
 
     async def _written(self, kind: str, request_id: str, content: dict[str, Any]) -> None:

@@ -122,6 +122,12 @@ class AuditLog:
             ).fetchone()
         return None if row is None else json.loads(row[0])
 
+    def confirmed(self, request_id: str) -> bool:
+        """Whether a diagnosis was confirmed for a request."""
+        with self._lock:
+            query = "SELECT 1 FROM entries WHERE request_id = ? AND kind = 'feedback'"
+            return self._database.execute(query, (request_id,)).fetchone() is not None
+
     def close(self) -> None:
         """Fold the journal into the file."""
         with self._lock:
