@@ -223,7 +223,8 @@ class PredictionConfig(Section):
 
     Attributes:
         flips: average over left-right flips (photos also upside down).
-        zoom: average also over the middle of each image, of this share of its sides; 1: the whole image alone.
+        zoom: average also over the middle of each photo, of this share of its sides; 1: the whole image alone. Scans
+            are never cut: the skin line would go, and the scale would change.
     """
 
     flips: bool = True

@@ -13,7 +13,7 @@ from rich.table import Table
 from agfnet.types import AgfnetError
 
 _EXTRAS = {
-    **dict.fromkeys(("matplotlib", "jinja2"), "evaluate"),
+    **dict.fromkeys(("jinja2", "matplotlib", "scipy"), "evaluate"),
     **dict.fromkeys(("cryptography", "fastapi", "prometheus_client", "uvicorn"), "serve"),
     **dict.fromkeys(("highdicom", "pydicom"), "dicom"),
     **dict.fromkeys(("pyarrow", "ray"), "scale"),

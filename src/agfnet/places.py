@@ -139,8 +139,7 @@ class Url:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self))
         with _store(self) as store:
             if status.st_size > WHOLE:
-                file: IO[bytes] = store.open(str(self), mode, block_size=_BLOCK)
-                return file
+                return io.BufferedReader(_Remote(self, store.open(str(self), mode, block_size=_BLOCK)), _BLOCK)
             return io.BytesIO(store.cat_file(str(self), start=0, end=status.st_size) if status.st_size else b"")
 
     def read_bytes(self) -> bytes:
@@ -152,6 +151,33 @@ class Url:
         with _store(self) as store:
             content: bytes = store.cat_file(str(self))
             return content
+
+
+class _Remote(io.RawIOBase):
+    """A file of a store, whose faults while it is read are `OSError`s that name the URL too."""
+
+    def __init__(self, url: Url, file: IO[bytes]) -> None:
+        self.url, self.file = url, file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        with _store(self.url):
+            return self.file.seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any writable buffer
+        with _store(self.url):
+            content = self.file.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
 
 
 def place(where: str | Place) -> Place:

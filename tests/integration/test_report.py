@@ -213,6 +213,7 @@ def test_the_model_card(reported, facts, drawn):
     assert "Balanced accuracy" in text
     assert str(drawn) not in text  # of this machine, and a card is passed on
     assert "(parts.csv, part train)" in text
+    assert "fusion: agf;" in text
     for part in ("model.onnx", "decision.json"):
         assert facts["run"]["sha256"][part] in text
 

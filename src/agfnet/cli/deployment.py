@@ -31,7 +31,7 @@ def bundle(
     openssl genpkey -algorithm ed25519 -out key.pem && agfnet bundle runs/first -o model.agf --sign key.pem
     """
     with errors_said():
-        from agfnet.prediction.signature import deploy
+        from agfnet.prediction.deploy import deploy
 
         made = deploy(source, output, card=card, key=sign)
         out.print(f"{output}: SHA-256 {made.sha256}", highlight=False, soft_wrap=True)
@@ -45,10 +45,11 @@ def verify(source: SourceArg, *, public_key: KeyOpt = None) -> None:
     """
     with errors_said():
         from agfnet.prediction.bundle import read_bundle
-        from agfnet.prediction.signature import check_signature
 
         found = read_bundle(source)
         if public_key is not None:
+            from agfnet.prediction.signature import check_signature
+
             check_signature(found, public_key)
         state = "signed with this key" if public_key else "signed" if found.signature else "not signed"
         out.print(f"{source}: whole, format {found.facts['format']}, {state}", highlight=False, soft_wrap=True)

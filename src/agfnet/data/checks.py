@@ -20,7 +20,7 @@ import polars as pl
 
 from agfnet.data import duplicates
 from agfnet.data.imagefile import check_unopened
-from agfnet.data.images import DEFAULT_LIMITS, CodedImageError, ImageLimits, read_image, sniff
+from agfnet.data.images import DEFAULT_LIMITS, CodedImageError, ImageLimits, check_shown, read_image, sniff
 from agfnet.data.locate import locate_images
 from agfnet.data.table import RESERVED, SCALE_SUFFIX, infer_views, structural_faults
 from agfnet.data.tablefile import Fault, RawTable, load_table
@@ -344,7 +344,9 @@ def _error_of(look: Callable[[Place], object], where: Place) -> CodedImageError 
 def _decode_errors(
     paths: Sequence[str], limits: ImageLimits, workers: int, progress: Progress | None
 ) -> dict[str, CodedImageError]:
-    look = partial(read_image, limits=limits, at_least=duplicates.DECODE_SIDE)
+    def look(where: Place) -> None:
+        check_shown(where, read_image(where, limits=limits, at_least=duplicates.DECODE_SIDE))
+
     errors: dict[str, CodedImageError] = {}
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(paths), duplicates.BATCH):

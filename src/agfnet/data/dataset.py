@@ -22,7 +22,7 @@ from agfnet.files import write_atomically
 from agfnet.places import Url, look_up
 from agfnet.types import Case, ImageError, Place
 
-READER = 2
+READER = 3
 """Raised where the same file gives other pixels than before, so that no cache goes on with the former ones."""
 UNKNOWN = -1
 """Index of a label that is not known; every loss leaves it out."""

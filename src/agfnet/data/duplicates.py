@@ -15,7 +15,6 @@ half are found; a copy that is cropped by 5 %, turned or mirrored is not.
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from agfnet.data.images import CodedImageError, ImageLimits, read_image
+from agfnet.data.imagefile import file_sha256
+from agfnet.data.images import CodedImageError, ImageLimits, check_shown, read_image
 from agfnet.data.tablefile import Fault
 from agfnet.places import place
 from agfnet.types import ConfigError, TableError
@@ -238,10 +238,10 @@ def _hash(path: str, limits: ImageLimits) -> Hashes | CodedImageError:
 
     try:
         pixels = read_image(path, limits=limits, at_least=DECODE_SIDE)
+        check_shown(path, pixels)
+        sha256 = file_sha256(place(path), limits)
     except CodedImageError as error:
         return error
-    with place(path).open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # IO has no readinto
     picture = Image.fromarray(pixels)
     coarse, fine = (
         int.from_bytes(np.packbits(imagehash.phash(picture, hash_size=side).hash).tobytes(), "big") for side in (8, 16)

@@ -10,7 +10,8 @@ import hashlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from agfnet.types import Case, Place
+from agfnet.data.imagefile import DEFAULT_LIMITS, file_sha256
+from agfnet.types import Case, ImageError, Place
 
 __all__ = ["image_fingerprints", "patient_fingerprint"]
 _DIGITS = 16
@@ -39,6 +40,6 @@ def patient_fingerprint(patient_id: str) -> str:
 
 def _of_content(image: Place) -> str:
     try:
-        return hashlib.sha256(image.read_bytes()).hexdigest()[:_DIGITS]
-    except OSError:
+        return file_sha256(image, DEFAULT_LIMITS)[:_DIGITS]
+    except ImageError:
         return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import stat
 from collections.abc import Iterator
@@ -67,7 +68,7 @@ def opened(source: Place | bytes, limits: ImageLimits) -> Iterator[tuple[Place |
         What it is called in errors, and the open file.
 
     Raises:
-        ImageError: the file is missing, not a regular file, empty, or too large.
+        ImageError: the file is missing, not a regular file, empty, too large, or cannot be read to its end.
     """
     if isinstance(source, bytes):
         _check_bytes(UPLOAD, len(source), limits)
@@ -79,10 +80,23 @@ def opened(source: Place | bytes, limits: ImageLimits) -> Iterator[tuple[Place |
         file = path.open("rb")
     except (OSError, ValueError) as error:
         raise _unreachable(path, error) from error
-    with file:
-        if large is not None and not _is_dicom(file):
-            _check_bytes(path, large, limits)
-        yield path, file
+    try:
+        with file:
+            if large is not None and not _is_dicom(file):
+                _check_bytes(path, large, limits)
+            yield path, file
+    except OSError as error:  # a disk or a share that fails while the file is read
+        raise _unreachable(path, error) from error
+
+
+def file_sha256(path: Place, limits: ImageLimits) -> str:
+    """SHA-256 of a file that may be an image, 64 hexadecimal digits.
+
+    Raises:
+        ImageError: it may not be, or cannot be read.
+    """
+    with opened(path, limits) as (_, file):
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # IO has no readinto
 
 
 def check_unopened(path: Place, limits: ImageLimits) -> None:

@@ -6,7 +6,7 @@ rules fill a module of their own, is handed to `agfnet.data.dicom`.
 
 Rules that hold for every format: a 16-bit sample keeps its high byte (0..65535 -> 0..255, the full range,
 never stretched to the image's own range); transparency is laid on white; EXIF orientation is applied; of
-several pages or frames the first is taken; embedded colour profiles are not applied.
+several frames the first is taken, several pages of a TIFF are refused; embedded colour profiles are not applied.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from agfnet.places import place
 from agfnet.types import Place
 
 __all__ = [
-    "DEFAULT_LIMITS", "IMAGE_SUFFIXES", "UPLOAD", "CodedImageError", "ImageLimits", "read_image", "read_scaled_image",
-    "sniff",
+    "DEFAULT_LIMITS", "IMAGE_SUFFIXES", "UPLOAD", "CodedImageError", "ImageLimits", "check_shown", "read_image",
+    "read_scaled_image", "sniff",
 ]  # fmt: skip
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".webp", ".bmp", ".dcm", ".dicom")
@@ -149,16 +149,17 @@ def read_scaled_image(
         suffix = _format_of(name, file)
         if suffix == "DICOM":
             made = decode_dicom(name, file, limits)
-            _check_shown(name, made.pixels)
             kind = None if made.captured else made.kind  # a program's picture may be of anything
             return ScaledImage(made.pixels, made.mm_per_pixel, bool(made.burned_in), kind, made.patient)
-        pixels = _decoded(name, file, suffix, limits, at_least)
-        _check_shown(name, pixels)
-        return ScaledImage(pixels)
+        return ScaledImage(_decoded(name, file, suffix, limits, at_least))
 
 
-def _check_shown(path: Place | str, pixels: NDArray[np.uint8]) -> None:
-    """Refuse an image of one colour: no lesion looks so, and a network answers all the same."""
+def check_shown(path: Place | str, pixels: NDArray[np.uint8]) -> None:
+    """Refuse an image (H, W, 3) of one colour: no lesion looks so, and a network answers all the same.
+
+    Raises:
+        ImageError: it is one.
+    """
     first = pixels[0, 0]
     if (pixels[::16, ::16] == first).all() and (pixels == first).all():
         problem = "all its pixels have the same colour"

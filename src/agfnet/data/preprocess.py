@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from agfnet.data.dicom import Patient
-from agfnet.data.images import DEFAULT_LIMITS, UPLOAD, CodedImageError, ImageLimits, read_scaled_image
+from agfnet.data.images import DEFAULT_LIMITS, UPLOAD, CodedImageError, ImageLimits, check_shown, read_scaled_image
 from agfnet.types import ImageError, Place
 
 SCALING = (1 / 64, 16.0)
@@ -106,6 +106,7 @@ def read_frame(
     # A JPEG is decoded at a fraction of its size where that is enough; not where the size of its pixels counts.
     at_least = round(2 * enlarge * max(spec.size)) if mm_per_pixel is None else None
     read = read_scaled_image(source, limits=limits, at_least=at_least)
+    check_shown(UPLOAD if isinstance(source, bytes) else source, read.pixels)
     # A camera's image may be dermoscopic without saying so; a scan is a scan.
     if read.kind in _KINDS and (read.kind == "ultrasound") != (spec.kind == "ultrasound"):
         name = UPLOAD if isinstance(source, bytes) else source

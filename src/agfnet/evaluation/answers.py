@@ -80,6 +80,23 @@ def whole(outcomes: Iterable[Outcome], *, skip_bad: bool = False) -> Iterator[tu
             raise ImageError(f"{outcome.error} Correct the table, or leave the row out.")
 
 
+def labels_of(cases: Iterable[Case], classes: Sequence[str]) -> list[int]:
+    """The place of each labelled case's diagnosis among the classes.
+
+    Raises:
+        TableError: a label is none of them.
+    """
+    labels = []
+    for case in cases:
+        if case.label not in classes:
+            raise TableError(
+                f"row {case.row}, case {case.case_id}: label {case.label!r} is none of the network's classes "
+                f"{list(classes)}."
+            )
+        labels.append(classes.index(case.label))
+    return labels
+
+
 def answers_of(predicted: Iterable[tuple[Case, Prediction | None]], classes: Sequence[str]) -> Answers:
     """Those cases that have both a prediction and a label.
 
@@ -87,17 +104,12 @@ def answers_of(predicted: Iterable[tuple[Case, Prediction | None]], classes: Seq
         TableError: there is none, or a label that is none of the classes.
     """
     kept = [(case, p) for case, p in predicted if p is not None and case.label is not None]
-    for case, _ in kept:
-        if case.label not in classes:
-            raise TableError(
-                f"row {case.row}, case {case.case_id}: label {case.label!r} is none of the network's classes "
-                f"{list(classes)}."
-            )
+    labels = labels_of([case for case, _ in kept], classes)
     if not kept:
         raise TableError("no case with a label; an evaluation needs them. To predict only: `agfnet predict`.")
     return Answers(
         [case.case_id for case, _ in kept],
         [case.patient_id for case, _ in kept],
-        np.array([classes.index(str(case.label)) for case, _ in kept]),
+        np.array(labels),
         np.stack([prediction.probabilities for _, prediction in kept]),
     )

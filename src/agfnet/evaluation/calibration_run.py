@@ -384,7 +384,7 @@ def calibration_markdown(made: Mapping[str, Any], classes: Sequence[str]) -> str
             f"{min(1.0, made['certainty']):.2f}; {answered} answered, error {_share(referral['error_answered'])} "
             f"(all: {_share(referral['error_all'])}), on the very cases that the rule was fitted on: optimistic."
         ),
-        *(["", f"On the same cases: {missed_text(made['missed'])}"] if made["missed"] else []),
+        *(["", f"{missed_text(made['missed'])} On the same cases, so optimistic too."] if made["missed"] else []),
         "",
         *(f"- {note}" for note in facts["notes"]),
     ]

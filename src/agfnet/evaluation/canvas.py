@@ -77,6 +77,25 @@ def interval_line(axes: Axes, place: float, entry: Mapping[str, float | None]) -
         axes.plot([100 * value], [place], "o", color=PALETTE[0], markersize=5)
 
 
+def legend_below(figure: Figure, axes: Axes, *others: Axes) -> None:
+    """The legend of one or several rows under the lowest of them, where it covers nothing.
+
+    Args:
+        figure: that they are on.
+        axes: the lowest row.
+        others: further rows whose lines are explained.
+    """
+    handles, labels = [], []
+    for row in (*others, axes):
+        found = row.get_legend_handles_labels()
+        handles += found[0]
+        labels += found[1]
+    inches = axes.get_position().height * figure.get_figheight()
+    axes.legend(
+        handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.6 / inches), ncols=2, fontsize=9, frameon=False
+    )
+
+
 def save(figure: Figure, path: str | Path) -> None:
     """Write the figure, with the research-use notice, as a PNG.
 

@@ -41,7 +41,10 @@ def checklist(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Missing data", f"Images of a view: {_listed(cohort['views'])}; left out: {_listed(card['left_out'])}"),
         ("Separation of the parts", "By patient; the table check finds shared patients, images and near-duplicates."),
         ("Preprocessing", "Aspect kept, fixed frame; see `views` in the JSON for sizes and scale."),
-        ("Model and how it combines the inputs", "AGFnet; the configuration is in the bundle (config.yaml)."),
+        (
+            "Model and how it combines the inputs",
+            f"Fusion: {facts['fusion']}; the configuration is in the bundle (config.yaml).",
+        ),
         (
             "Training procedure, hyperparameters, seed",
             f"Seed {run['run']['seed']}; configuration and versions in the JSON.",

@@ -80,11 +80,12 @@ def _pooled(folds: Sequence[Result]) -> Result:
         return folds[0]
     first = folds[0]
     return Result(
-        {on: _joined([r.sets[on] for r in folds]) for on in first.sets},
+        {on: _joined([r.sets[on] for r in folds]) for on in first.sets if all(on in r.sets for r in folds)},
         _joined([r.fitted for r in folds]),
         {
             view: {heat: [v for r in folds for v in r.focus[view][heat]] for heat in maps}
             for view, maps in first.focus.items()
+            if all(view in r.focus for r in folds)
         },
         [patient for r in folds for patient in r.focus_patients],
         {cost: float(np.mean([r.costs[cost] for r in folds])) for cost in COSTS},
@@ -171,10 +172,18 @@ def comparison_table(plan: ComparisonPlan, folder: Path, *, draws: int = 2000) -
     }
 
 
+def _answers(results: Sequence[Result], figure: str, on: str) -> bool:
+    """Whether there are results, and all have what a claim asks for: it may have been added since they were made."""
+    if figure.startswith("focus/"):
+        _, view, heat = figure.split("/")
+        return bool(results) and all(heat in result.focus.get(view, {}) for result in results)
+    return bool(results) and all(on in result.sets for result in results)
+
+
 def _judged(claim: Claim, results: Mapping[str, Sequence[Result]], draws: int) -> dict[str, Any]:
-    """What the finished runs say of a claim; `holds` is None where a side has no finished run."""
+    """What the finished runs say of a claim; `holds` is None where a side has no finished run that was asked."""
     told: dict[str, Any] = claim.model_dump()
-    if any(row not in results for row, _, _ in claim.sides()):
+    if not all(_answers(results.get(row, ()), figure, on) for row, figure, on in claim.sides()):
         return told | {"holds": None}
     if claim.figure.startswith("focus/"):
         patients, others = (results[row][0].focus_patients for row, _, _ in claim.sides())

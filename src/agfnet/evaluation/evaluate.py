@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 
 from agfnet.config import load_config
@@ -107,6 +108,14 @@ def chosen_cases(
         if found:
             notes.append(f"{len(found)} of these {len(cases)} cases {said}.")
     return Chosen(cases, notes)
+
+
+def drawn_cases(cases: Sequence[Case], limit: int | None, notes: list[str], *, seed: int = 0) -> list[Case]:
+    """At most so many of the cases, drawn with a seed, in their order; the notes then say so."""
+    if limit is None or limit >= len(cases):
+        return list(cases)
+    notes.append(f"{limit} of {len(cases)} cases, drawn.")
+    return [cases[i] for i in np.sort(np.random.default_rng(seed).permutation(len(cases))[:limit])]
 
 
 def _trained_patients(source: Path) -> set[str]:

@@ -20,7 +20,7 @@ from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.training.build import Task, task_of
 from agfnet.training.ranks import ALONE, Machine, first_process
 from agfnet.training.run import parts, train
-from agfnet.types import Case
+from agfnet.types import BundleError, Case
 
 log = logging.getLogger("agfnet")
 
@@ -104,8 +104,17 @@ def train_and_export(
         task=task,
         on_epoch=lambda history: training_curves(history, folder / "curves.png"),
     )
-    if first_process() and not (folder / BUNDLE).exists():
+    if first_process() and not _readable(folder):
         export_run(folder)
+
+
+def _readable(folder: Path) -> bool:
+    """Whether a run has a bundle that this version reads."""
+    try:
+        read_bundle(folder)
+    except BundleError:
+        return False
+    return True
 
 
 def _run(

@@ -24,7 +24,7 @@ from PIL import Image, ImageFilter
 from scipy.stats import rankdata
 
 from agfnet.data.preprocess import normalise
-from agfnet.evaluation.evaluate import chosen_cases
+from agfnet.evaluation.evaluate import chosen_cases, drawn_cases
 from agfnet.evaluation.focus import randomised
 from agfnet.evaluation.summary import figure_text
 from agfnet.metrics.statistics import MetricSet, bootstrap
@@ -247,7 +247,7 @@ def faithfulness(
         table: the cases.
         part: only cases of this part, see `chosen_part`.
         include_test: allow test cases.
-        limit: at most the first so many cases.
+        limit: at most so many cases, drawn.
         draws: of the bootstrap over patients.
         threads: of ONNX Runtime.
         data_root: the folder that every image must lie in.
@@ -257,7 +257,7 @@ def faithfulness(
     """
     predictor = Predictor(source, threads=threads)
     cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
-    cases = cases[:limit]
+    cases = drawn_cases(cases, limit, notes)
     found = faithfulness_of(predictor, cases, folder=source if source.is_dir() else None)
     patients = [case.patient_id for case in cases]
     views = {}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from agfnet.evaluation.canvas import GREY, PALETTE, canvas, canvases, line, save
+from agfnet.evaluation.canvas import GREY, PALETTE, canvas, canvases, legend_below, line, save
 
 LONGEST_NAME = 24  # letters of a class name that fit beside an axis
 
@@ -125,7 +125,6 @@ def reliability_figure(card: Mapping[str, Any], path: str | Path) -> None:
     axes.set(xlim=(0, 1), ylim=(-0.02, 1.02))
     axes.set_ylabel("Accuracy")
     axes.set_title(f"Reliability: ECE {error['value']:.3f} (a calibrated model of this size: {reference['mean']:.3f})")
-    axes.legend(loc="upper left", fontsize=10)
     edges = np.asarray(calibration["histogram"]["edges"])
     lower.bar(
         edges[:-1],
@@ -139,6 +138,7 @@ def reliability_figure(card: Mapping[str, Any], path: str | Path) -> None:
     lower.set_xlabel("Confidence (highest probability)")
     lower.set_ylabel("Cases")
     lower.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+    legend_below(figure, lower, axes)  # there are points everywhere
     save(figure, path)
 
 

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from PIL import Image
 
-from agfnet.data.images import read_image
+from agfnet.data.images import read_image, read_scaled_image
 from agfnet.data.preprocess import ViewSpec, fit
 from agfnet.data.tablefile import load_table
 from agfnet.evaluation.answers import whole
-from agfnet.evaluation.evaluate import chosen_cases
+from agfnet.evaluation.evaluate import chosen_cases, drawn_cases
 from agfnet.evaluation.summary import figure_text
 from agfnet.metrics.statistics import MetricSet, bootstrap
 from agfnet.metrics.weighting import FloatArray, weighted_mean
@@ -32,7 +32,7 @@ from agfnet.places import joined
 from agfnet.prediction.bundle import GRAPH, Bundle
 from agfnet.prediction.overlay import positive_part
 from agfnet.prediction.predictor import Predictor
-from agfnet.types import RESEARCH_USE, SYNTHETIC, SYNTHETIC_STANDARD, Case, Place, Prediction, TableError
+from agfnet.types import RESEARCH_USE, SYNTHETIC, SYNTHETIC_STANDARD, Case, ImageError, Place, Prediction, TableError
 
 MAPS = ("attention", "class_evidence")
 CONTROLS = ("centre", "usual_place", "random_attention", "random_class_evidence")
@@ -58,14 +58,20 @@ def mask_files(table: Place, views: Sequence[str]) -> dict[str, dict[str, Place]
 
 
 def mask_on_grid(
-    file: Place, spec: ViewSpec, shape: tuple[int, int], *, mm_per_pixel: float | None = None
+    file: Place, image: Place, spec: ViewSpec, shape: tuple[int, int], *, mm_per_pixel: float | None = None
 ) -> NDArray[np.float32]:
     """The share of each cell of a map (h, w) that is evidence (mask above 0), fitted as the image itself is.
 
     Raises:
-        ImageError: the file cannot be read.
+        ImageError: a file cannot be read, or the mask has not the image's size (of a DICOM image: that of the region
+            that is shown).
     """
-    pixels = np.where(read_image(file) > 0, np.uint8(255), np.uint8(0))
+    shown, mask = read_scaled_image(image), read_image(file)
+    if mask.shape != shown.pixels.shape:
+        ours, theirs = (f"{own.shape[1]} x {own.shape[0]}" for own in (mask, shown.pixels))
+        raise ImageError(f"{file}: the mask has {ours} pixels, and what is shown of {image} {theirs}. Draw it anew.")
+    mm_per_pixel = mm_per_pixel or shown.mm_per_pixel
+    pixels = np.where(mask > 0, np.uint8(255), np.uint8(0))
     frame = fit(pixels, replace(spec, mean=(0.0, 0.0, 0.0)), mm_per_pixel=mm_per_pixel)
     share = Image.fromarray(frame[..., 0].astype(np.float32) / 255.0).resize(shape[::-1], Image.Resampling.BOX)
     return np.asarray(share, np.float32)
@@ -135,7 +141,9 @@ def focus_of(
             file = masks.get(case.case_id, {}).get(view)
             inside = None
             if file is not None and view in own.evidence:
-                inside = mask_on_grid(file, spec, _grid(own, view), mm_per_pixel=case.mm_per_pixel.get(view))
+                inside = mask_on_grid(
+                    file, case.views[view][0], spec, _grid(own, view), mm_per_pixel=case.mm_per_pixel.get(view)
+                )
             if inside is None or inside.max() == 0.0:
                 insides[view].append(None)
                 for values in found[view].values():
@@ -198,7 +206,7 @@ def focus(
         masks: see `mask_files`.
         part: only cases of this part, see `chosen_part`.
         include_test: allow test cases.
-        limit: at most the first so many cases.
+        limit: at most so many cases, drawn.
         draws: of the bootstrap.
         threads: of ONNX Runtime.
         data_root: the folder that every image must lie in.
@@ -211,7 +219,7 @@ def focus(
     """
     predictor = Predictor(source, threads=threads)
     cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
-    cases = cases[:limit]
+    cases = drawn_cases(cases, limit, notes)
     found = focus_of(predictor, cases, mask_files(masks, list(predictor.specs)))
     made = focus_figures(found, [case.patient_id for case in cases], draws=draws)
     if not made:

@@ -93,6 +93,7 @@ def report_facts(
         "card": card,
         "cohort": cohort(cases, predictor),
         "run": _plain(predictor.bundle.facts),
+        "fusion": predictor.bundle.config.model.fusion if len(predictor.specs) > 1 else "none: one view",
         "bundle_sha256": predictor.bundle.sha256,
         "precision_recall": {name: _precision_recall(answers, k) for k, name in enumerate(predictor.classes)},
         "decision": decision_curve(answers, [predictor.classes.index(m) for m in malignant]) if malignant else None,

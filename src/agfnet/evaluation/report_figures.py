@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agfnet.evaluation.canvas import GREY, canvas, interval_line, line, save
+from agfnet.evaluation.canvas import GREY, canvas, interval_line, legend_below, line, save
 
 
 def precision_recall_figure(curves: Mapping[str, Mapping[str, Any]], path: Path) -> None:
@@ -16,7 +16,7 @@ def precision_recall_figure(curves: Mapping[str, Mapping[str, Any]], path: Path)
         curves: class -> `precision`, `recall` (lists) and `prevalence`.
         path: where the PNG goes.
     """
-    figure, axes = canvas(height=6.4)
+    figure, axes = canvas(height=6.0 + 0.13 * len(curves))
     for number, (name, curve) in enumerate(curves.items()):
         label = f"{name} (prevalence {curve['prevalence']:.2f})"
         axes.plot(curve["recall"], curve["precision"], label=label, **line(number))
@@ -24,7 +24,7 @@ def precision_recall_figure(curves: Mapping[str, Mapping[str, Any]], path: Path)
     axes.set_xlabel("Recall (sensitivity)")
     axes.set_ylabel("Precision (positive predictive value)")
     axes.set_title("Precision and recall, each class against the rest")
-    axes.legend(loc="lower left", fontsize=9, framealpha=0.95)
+    legend_below(figure, axes)  # the curves go everywhere
     save(figure, path)
 
 

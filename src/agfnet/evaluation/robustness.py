@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agfnet.data.table import table_sha256
-from agfnet.evaluation.answers import Answers, answers_from_json, whole
+from agfnet.evaluation.answers import Answers, answers_from_json, labels_of, whole
 from agfnet.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from agfnet.evaluation.evaluate import chosen_cases
+from agfnet.evaluation.evaluate import chosen_cases, drawn_cases
 from agfnet.files import write_json
 from agfnet.metrics.calibration import brier, ece, nll
 from agfnet.metrics.classification import accuracy, balanced_accuracy
@@ -136,14 +136,13 @@ def robustness(
     Raises:
         ConfigError: the folder holds the answers of another network, table or seed.
         ImageError: a case cannot be read.
+        TableError: a label is none of the network's classes.
     """
     predictor = Predictor(source, threads=threads)
     kinds = {view: spec.kind for view, spec in predictor.specs.items()}
     cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
-    cases = [case for case in cases if case.label is not None]
-    if limit is not None and limit < len(cases):
-        kept = np.sort(np.random.default_rng(seed).permutation(len(cases))[:limit])
-        cases = [cases[i] for i in kept]
+    cases = drawn_cases([case for case in cases if case.label is not None], limit, notes, seed=seed)
+    labels = labels_of(cases, predictor.classes)
     asked = {
         "bundle_sha256": predictor.bundle.sha256,
         "table_sha256": table_sha256(table),
@@ -166,7 +165,7 @@ def robustness(
             {
                 "cases": [case.case_id for case in cases],
                 "patients": [case.patient_id for case in cases],
-                "labels": [predictor.classes.index(str(case.label)) for case in cases],
+                "labels": labels,
                 **told,
             }
         )

@@ -163,7 +163,7 @@ def export_run(folder: Path) -> Path:
             "zoom": config.prediction.zoom,
             "opset": OPSET,
             "parity": difference,
-            "trained_on": facts.get("trained_on", []),
+            "trained_on": facts["trained_on"],
             "run": {k: facts.get(k) for k in ("table_sha256", "seed", "versions", "cases")},
         },
         {

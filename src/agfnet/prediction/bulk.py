@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -125,7 +126,7 @@ def predict_bulk(
     _follow(work, todo, done)
     for leftover in (file for kind in (PREDICTIONS, QUARANTINE) for file in (folder / kind).glob(".*.tmp")):
         leftover.unlink(missing_ok=True)  # of workers that were killed while they wrote
-    bad = pl.scan_parquet(folder / QUARANTINE / "*.parquet").select(pl.len()).collect().item()
+    bad = pl.scan_parquet(sorted((folder / QUARANTINE).glob("*.parquet")), glob=False).select(pl.len()).collect().item()
     return Tally(folder, work.rows, bad)
 
 
@@ -156,5 +157,5 @@ def _follow(work: Work, todo: Sequence[int], done: Iterable[int]) -> None:
         now = time.monotonic()
         if now - said >= _SECONDS_BETWEEN_LINES or before + rows == work.rows:
             said, rate = now, rows / (now - started)
-            left = time.strftime("%H:%M:%S", time.gmtime((work.rows - before - rows) / rate))
+            left = timedelta(seconds=round((work.rows - before - rows) / rate))
             log.info("%s of %s rows, %.1f rows/s, %s left", f"{before + rows:,}", f"{work.rows:,}", rate, left)

@@ -172,7 +172,8 @@ def _facts(path: Path, manifest: bytes) -> dict[str, Any]:
         raise BundleError(f"{path}: its {MANIFEST} is not that of a bundle. Export it again.")
     found = facts.get("format")
     if found != FORMAT:
-        remedy = "Export it again" if isinstance(found, int) and found < FORMAT else "Update agfnet"
+        older = isinstance(found, int) and found < FORMAT
+        remedy = "Export its run again: `agfnet train --resume`" if older else "Update agfnet"
         raise BundleError(f"{path}: has format {found}, this version reads {FORMAT}. {remedy}.")
     return facts
 

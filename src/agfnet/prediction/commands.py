@@ -95,9 +95,12 @@ def shares(text: str) -> dict[str, float]:
         ConfigError: it is not of that form.
     """
     try:
-        return {name.strip(): float(share) for name, _, share in (part.rpartition("=") for part in text.split(","))}
+        parts = [(name.strip(), float(share)) for name, _, share in (part.rpartition("=") for part in text.split(","))]
     except ValueError as error:
         raise ConfigError(f"--prevalence {text!r} is not of the form naevus=0.9,melanoma=0.1.") from error
+    if len(dict(parts)) < len(parts):
+        raise ConfigError(f"--prevalence {text!r} names a class twice. Give one share for each.")
+    return dict(parts)
 
 
 def show(predictor: Predictor, outcomes: Sequence[Outcome], output: Path | None, screen: TextIO) -> int:

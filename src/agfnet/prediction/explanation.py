@@ -182,8 +182,11 @@ def explain_cases(
         raise ConfigError(f"{folder}: holds explanations by another network; choose another folder.")
     told, files = [], []
     for number, case in enumerate(cases, start=1):
+        # Numbered: an id may hold what a file name must not.
+        file = folder / f"{number:04d}.png"
         try:
             made = explain(predictor, case)
+            further = also(made, case, file.with_suffix("")) if also else []
         except ImageError as error:
             if not skip_bad:
                 raise ImageError(f"row {case.row}, case {case.case_id}: {error}") from error
@@ -191,8 +194,6 @@ def explain_cases(
             continue
         p = made.prediction
         heading = f"case {case.case_id}" + (f", diagnosis {case.label}" if case.label else "")
-        # Numbered: an id may hold what a file name must not.
-        file = folder / f"{number:04d}.png"
         page = explanation_sheet(made, predictor.classes, heading)
         write_atomically(file, partial(page.save, format="PNG"))
         told.append(
@@ -208,6 +209,6 @@ def explain_cases(
                 "shares": dict(made.shares),
             }
         )
-        files += [file, *(also(made, case, file.with_suffix("")) if also else [])]
-    write_json(listing, {"notice": RESEARCH_USE, "bundle_sha256": predictor.bundle.sha256, "cases": told})
+        files += [file, *further]
+        write_json(listing, {"notice": RESEARCH_USE, "bundle_sha256": predictor.bundle.sha256, "cases": told})
     return [*files, listing]

@@ -235,8 +235,9 @@ class Predictor:
 
     def _variants(self, modality: str) -> list[tuple[float, tuple[int, ...]]]:
         """How each image of a view is shown: share of its sides and axes of the flip, the whole unflipped one first."""
-        flips, zoom = self.specs[modality].flips, self.bundle.facts.get("zoom", 1.0)
-        shares = [1.0] if zoom == 1.0 else [1.0, zoom]
+        spec, zoom = self.specs[modality], self.bundle.facts["zoom"]
+        flips = spec.flips
+        shares = [1.0] if zoom == 1.0 or spec.kind == "ultrasound" else [1.0, zoom]  # its skin line would be cut off
         return [(share, flip) for share in shares for flip in (flips if self.bundle.facts["flips"] else flips[:1])]
 
     def ask(self, looks: Sequence[Look]) -> dict[str, Array]:

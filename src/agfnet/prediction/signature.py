@@ -5,55 +5,24 @@ Keys are PEM files, as `openssl genpkey -algorithm ed25519` makes them; needs th
 
 from __future__ import annotations
 
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
-from agfnet.prediction.bundle import CARD, DECISION, GRAPH, Bundle, read_bundle, write_bundle
+from agfnet.prediction.bundle import Bundle
 from agfnet.types import BundleError, ConfigError
 
 
-def deploy(source: Path, path: Path, *, card: Path | None = None, key: Path | None = None) -> Bundle:
-    """Write a bundle as it is to be handed over: with its model card, and signed.
-
-    Args:
-        source: a run folder or a bundle.
-        path: the file to write.
-        card: the model card, Markdown; None keeps the one that is there.
-        key: Ed25519 private key, PEM; None leaves the bundle unsigned.
+def signer(path: Path) -> Callable[[bytes], bytes]:
+    """What signs with a private key (PEM).
 
     Raises:
-        BundleError: the source cannot be used.
-        ConfigError: the key cannot, the card is no text or not of this network and calibration, or `path` is a file of
-            another kind.
+        ConfigError: the key cannot be used.
     """
-    if path.is_file() and not zipfile.is_zipfile(path):
-        raise ConfigError(f"{path}: is there already and is no bundle. Choose another name, such as model.agf.")
-    bundle = read_bundle(source)
-    parts = dict(bundle.parts)
-    if card is not None:
-        parts[CARD] = _card(card, bundle).encode()
-    write_bundle(path, bundle.facts, parts, sign=None if key is None else _private(key).sign)
-    return read_bundle(path)
-
-
-def _card(path: Path, bundle: Bundle) -> str:
-    """A model card, which must name what its figures were measured on: a card of another network misleads."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is no text. Name a model card, Markdown.") from error
-    for part, what in ((GRAPH, "network"), (DECISION, "calibration")):
-        known = bundle.facts["sha256"].get(part)
-        if known is not None and known not in text:
-            raise ConfigError(
-                f"{path}: is not the card of this {what}: it does not hold the SHA-256 of its {part}, {known}. Make "
-                "the card with `agfnet report` after the last calibration, or write that line into a card of your own."
-            )
-    return text
+    return _private(path).sign
 
 
 def check_signature(bundle: Bundle, public: Path) -> None:

@@ -218,7 +218,9 @@ def focus_loss(before: Output, after: Output, label: Tensor, present: Presence) 
             total = target.sum(1)
             share = attention.float().flatten(1)
             share = share / share.sum(1, keepdim=True)
-            far = F.kl_div(share.log(), target / total.clamp(min=1e-9)[:, None], reduction="none").sum(1)
+            far = F.kl_div(share.clamp(min=1e-12).log(), target / total.clamp(min=1e-9)[:, None], reduction="none").sum(
+                1
+            )
             weight = ((total > 0.0) & present[:, i]).float()
             terms.append((far * weight).sum() / weight.sum().clamp(min=1.0))
     return torch.stack(terms).mean() if terms else before.logits.new_zeros(())

@@ -130,8 +130,6 @@ def train(
     }
     facts["processes"] = machine.processes
     if first_process():
-        facts["trained_on"] = sorted(set().union(*image_fingerprints(cases[0]).values()))
-        facts["trained_patients"] = sorted({patient_fingerprint(case.patient_id) for case in cases[0]})
         write_json(folder / FACTS, facts)
 
     counts = [sum(case.label == name for case in cases[0]) for name in task.classes]
@@ -198,6 +196,8 @@ def _begin(
             raise ConfigError(f"{config.data.table}: has changed since the run was started; restore it or start anew.")
         if facts["cases_sha256"] != case_hash:
             raise ConfigError(f"{folder}: the run was started on other cases (another number of folds?); start anew.")
+        facts |= _known_again(cases[0])  # a run of an earlier version may lack it
+        write_json(folder / FACTS, facts)
         return facts
     if resume:
         log.info("%s: holds no finished epoch; starting from the beginning", folder)
@@ -211,6 +211,15 @@ def _begin(
         "seed": config.training.seed,
         "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "command": sys.argv,
+        **_known_again(cases[0]),
+    }
+
+
+def _known_again(cases: Sequence[Case]) -> dict[str, list[str]]:
+    """What training cases are known by again; see `agfnet.data.fingerprints`."""
+    return {
+        "trained_on": sorted(set().union(*image_fingerprints(cases).values())),
+        "trained_patients": sorted({patient_fingerprint(case.patient_id) for case in cases}),
     }
 
 

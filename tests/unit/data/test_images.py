@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import io
 import os
 import threading
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from broken import BROKEN, Broken, encoded, huge_bmp, picture
+from dicom_files import content_of, dicom
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
@@ -201,7 +204,7 @@ def test_impossible_names_are_errors_with_the_name(tmp_path):
 
 IMAGE_CAUSES = {
     "not-a-file", "empty-file", "not-an-image", "truncated-image", "unreadable-image", "oversized-image",
-    "too-small-image", "extreme-aspect", "blank-image", "several-pages",
+    "too-small-image", "extreme-aspect", "several-pages",
 }  # fmt: skip
 
 
@@ -274,3 +277,26 @@ def test_any_bytes_give_pixels_or_an_image_error(content, tmp_path):
     else:
         assert result.dtype == np.uint8
         assert result.shape[2:] == (3,)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "DICOM", "TIFF"])
+def test_a_disk_that_fails_while_a_file_is_read_is_an_image_error(kind, tmp_path):
+    """From the second read on, as a bad sector or a share that goes away would have it."""
+    content = content_of(dicom(RGB)) if kind == "DICOM" else encoded(Image.fromarray(RGB), kind)
+
+    class Failing(io.BytesIO):
+        reads = 0
+
+        def read(self, size=-1):
+            self.reads += 1
+            if self.reads > 1:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().read(size)
+
+    class Bad(type(tmp_path)):
+        def open(self, *_args, **_options):
+            return Failing(content)
+
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(ImageError, match="a: "):
+        read_image(Bad(tmp_path / "a"))

@@ -60,6 +60,15 @@ def test_the_p_of_a_claim_is_of_its_own_bound(bound, relative, p):
     assert told["holds"] == (bound is None or bound < 0)
 
 
+@pytest.mark.parametrize(("figure", "cases"), [("accuracy", "external"), ("focus/clinical/attention", "test")])
+def test_a_claim_that_was_added_since_the_runs_is_not_judged(figure, cases):
+    patients = [f"p{i}" for i in range(4)]
+    answered = Answers(patients, patients, np.arange(4) % 2, np.full((4, 2), 0.5))
+    results = {"a": [Result({"test": answered}, answered, {}, [], {})]}
+    claim = Claim(says="new", row="a", than="a", figure=figure, cases=cases)
+    assert _judged(claim, results, draws=99)["holds"] is None
+
+
 def test_a_claim_on_a_map_that_a_network_lacks_is_not_defined():
     patients = [f"p{i}" for i in range(4)]
     answered = Answers(patients, patients, np.arange(4) % 2, np.full((4, 2), 0.5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import threading
 
@@ -9,12 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from agfnet.evaluation.canvas import PALETTE
 from agfnet.evaluation.figures import (
     confusion_figure,
     reliability_figure,
     roc_figure,
     training_curves,
 )
+from agfnet.evaluation.report_figures import precision_recall_figure
+from agfnet.evaluation.report_page import smaller_png
 from agfnet.evaluation.scorecard import scorecard
 
 FIGURES = [confusion_figure, roc_figure, reliability_figure]
@@ -49,6 +53,21 @@ def test_picture_is_a_readable_png_with_content(draw, card, tmp_path):
     assert (image[-32:] < 200).any()
     assert (image[-3:] == 255).all()
     assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
+
+
+def test_lines_keep_their_colours_in_the_report(tmp_path):
+    # Of the third and fourth class little is seen beside the legend: a perfect curve lies on the frame.
+    steps = np.linspace(0.0, 1.0, 40)
+    curves = {
+        f"class {i}": {"recall": steps, "precision": steps**0 if i in {2, 3} else 1 - steps**i, "prevalence": 0.1}
+        for i in range(8)
+    }
+    precision_recall_figure(curves, tmp_path / "picture.png")
+    with Image.open(tmp_path / "picture.png") as image:
+        small = np.asarray(Image.open(io.BytesIO(smaller_png(image))).convert("RGB")).astype(int)
+    for colour in PALETTE:
+        wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        assert (np.abs(small - wanted).max(-1) <= 4).sum() >= 40
 
 
 @pytest.mark.parametrize("draw", FIGURES)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from dicom_files import dicom, region, save, smooth, with_regions
 from PIL import Image
 
 from agfnet.data.preprocess import ViewSpec
@@ -20,7 +21,7 @@ from agfnet.evaluation.focus import (
     randomised,
 )
 from agfnet.prediction.predictor import Predictor
-from agfnet.types import Prediction, TableError
+from agfnet.types import ImageError, Prediction, TableError
 
 
 def test_energy():
@@ -33,11 +34,30 @@ def test_a_mask_goes_where_its_image_goes(tmp_path):
     """A photo of 2:1 in a square frame: padding above and below is no evidence; a grid cell holds the share of it."""
     mask = np.zeros((50, 100), np.uint8)
     mask[:, 50:] = 128
-    Image.fromarray(mask).save(tmp_path / "m.png")
-    share = mask_on_grid(tmp_path / "m.png", ViewSpec("photo", (64, 64), mean=(0.9, 0.9, 0.9)), (4, 4))
+    files = tmp_path / "m.png", tmp_path / "photo.png"
+    for file in files:
+        Image.fromarray(mask).save(file)
+    share = mask_on_grid(*files, ViewSpec("photo", (64, 64), mean=(0.9, 0.9, 0.9)), (4, 4))
     assert share == pytest.approx(np.array([[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0]]), abs=0.05)
-    halved = mask_on_grid(tmp_path / "m.png", ViewSpec("photo", (64, 64)), (1, 1))
+    halved = mask_on_grid(*files, ViewSpec("photo", (64, 64)), (1, 1))
     assert halved[0, 0] == pytest.approx(0.25, abs=0.01)
+    Image.new("L", (100, 50)).save(files[0])
+    assert mask_on_grid(*files, ViewSpec("photo", (64, 64)), (1, 1)).max() == 0.0  # no evidence is no fault
+    Image.new("L", (50, 25)).save(files[0])
+    with pytest.raises(ImageError, match=r"the mask has 50 x 25 pixels, and what is shown of .* 100 x 50"):
+        mask_on_grid(*files, ViewSpec("photo", (64, 64)), (1, 1))
+
+
+def test_a_mask_of_a_calibrated_dicom_scan_has_its_scale(tmp_path):
+    """The file's own scale enlarges the scan twice; of the middle that the frame shows, the right half is evidence."""
+    scan = save(
+        tmp_path / "scan.dcm", with_regions(dicom(smooth(1, 64, 64), modality="US"), region((0, 0, 63, 63), delta=0.02))
+    )
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:, 32:] = 255
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    share = mask_on_grid(tmp_path / "m.png", scan, ViewSpec("ultrasound", (64, 64), mm_per_pixel=0.1), (2, 4))
+    assert share == pytest.approx(np.array([[0, 0, 1, 1]] * 2), abs=0.05)
 
 
 def test_class_evidence_is_relative_to_the_other_classes():

@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from agfnet.prediction.bundle import CARD, MANIFEST, read_bundle
-from agfnet.prediction.signature import check_signature, deploy
+from agfnet.prediction.deploy import deploy
+from agfnet.prediction.signature import check_signature
 from agfnet.types import RESEARCH_USE, BundleError, ConfigError
 
 
