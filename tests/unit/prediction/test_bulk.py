@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 
 import click
 import fsspec
@@ -221,14 +222,18 @@ def test_without_ray_the_command_says_how_to_install_it(agfnet_command, calibrat
 
 
 def test_the_time_that_is_left_is_said(monkeypatch, caplog):
-    seconds = iter(np.arange(0.0, 100.0, 6.0))
+    seconds = iter([*np.arange(0.0, 24.0, 6.0), 100.0, 160.0])
     monkeypatch.setattr(bulk.time, "monotonic", lambda: float(next(seconds)))
     settings = bulk.Settings(part_rows=10, batch=1, provider="cpu", prevalence=None, table_folder="", data_root=None)
     work = bulk.Work(bundle_sha256="", table_sha256="", settings=settings, views=(), rows=45, parts=5)
     with caplog.at_level("INFO", "agfnet"):
         bulk._follow(work, [2, 3, 4], iter([2, 4, 3]))
     assert [record.message for record in caplog.records] == [
-        "30 of 45 rows, 1.7 rows/s, 00:00:09 left",
-        "35 of 45 rows, 1.2 rows/s, 00:00:08 left",
-        "45 of 45 rows, 1.4 rows/s, 00:00:00 left",
+        "30 of 45 rows, 1.7 rows/s, 0:00:09 left",
+        "35 of 45 rows, 1.2 rows/s, 0:00:08 left",
+        "45 of 45 rows, 1.4 rows/s, 0:00:00 left",
     ]
+    caplog.clear()
+    with caplog.at_level("INFO", "agfnet"):  # ten rows in a minute, of 20,010
+        bulk._follow(replace(work, rows=20_010, parts=2001), list(range(2001)), iter([0]))
+    assert "1 day" in caplog.records[0].message
