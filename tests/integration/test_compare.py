@@ -105,6 +105,8 @@ def test_a_comparison_in_pieces(plan_file, tmp_path, agfnet_command):
     run = json.loads(first.read_text())
     assert set(run["sets"]) == {"test", "corrupted", "only clinical"}
     assert run["sets"]["only clinical"]["cases"] == run["sets"]["test"]["cases"]
+    parts = pl.read_csv(yaml.safe_load(plan_file.read_text())["base"]["data"]["table"])
+    assert run["fitted"]["cases"] == parts.filter(pl.col("split") == "calibration")["case_id"].to_list()
     assert run["sets"]["corrupted"]["probabilities"] != run["sets"]["test"]["probabilities"]
     assert set(json.loads((run_folder(folder, Run("photo", 0, None)) / "result.json").read_text())["sets"]) == {"test"}
     assert "| two views are better |" in (folder / "table.md").read_text()

@@ -43,7 +43,17 @@ from agfnet.prediction.commands import predict_cases
 from agfnet.prediction.decision import Decision, write_decision
 from agfnet.prediction.predictor import Predictor
 from agfnet.prediction.refer import Reference, ReferRule, disagreement
-from agfnet.types import RESEARCH_USE, AgfnetWarning, Case, ConfigError, Place, Prediction, TableError
+from agfnet.types import (
+    RESEARCH_USE,
+    SYNTHETIC,
+    SYNTHETIC_STANDARD,
+    AgfnetWarning,
+    Case,
+    ConfigError,
+    Place,
+    Prediction,
+    TableError,
+)
 
 log = logging.getLogger("agfnet")
 FOLDER = "calibration"
@@ -125,7 +135,8 @@ def calibrate(
         "false_refers": false_refers,
     }
     chosen_on = _images([case for case in own if case.split in config.data.validation])
-    notes = [OPTIMISTIC] if not prints.isdisjoint(chosen_on) else []
+    notes = [SYNTHETIC] if any(case.reference_standard == SYNTHETIC_STANDARD for case in cases) else []
+    notes += [OPTIMISTIC] if not prints.isdisjoint(chosen_on) else []
     decision = _fitted(asked, learnt, predictor, _Wanted(coverage, risk, false_refers, seed), facts, notes)
     for note in decision.facts["notes"]:
         log.warning("%s", note)

@@ -201,9 +201,8 @@ def evaluate_outcomes(
         subgroups={name: [_attribute(o.case, name) for o in kept] for name in subgroups} or None,
     )
     fitted = predictor.decision.facts["notes"] if predictor.decision else ()
-    card["notes"] = [*notes, *card["notes"], *fitted]
-    if any(o.case.reference_standard == SYNTHETIC_STANDARD for o in kept):
-        card["notes"].insert(0, SYNTHETIC)
+    synthetic = [SYNTHETIC] if any(o.case.reference_standard == SYNTHETIC_STANDARD for o in kept) else []
+    card["notes"] = list(dict.fromkeys([*synthetic, *notes, *card["notes"], *fitted]))
     card |= {
         "bundle_sha256": predictor.bundle.sha256,
         "calibrated": predictor.decision is not None,
