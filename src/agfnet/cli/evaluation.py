@@ -170,8 +170,8 @@ def calibrate(
     Example:  agfnet calibrate runs/first --coverage 0.9 --risk 0.1
     """
     with errors_said():
+        from agfnet.evaluation.calibration_page import calibration_markdown
         from agfnet.evaluation.calibration_run import calibrate as fit
-        from agfnet.evaluation.calibration_run import calibration_markdown
         from agfnet.prediction.bundle import read_bundle
 
         made = fit(

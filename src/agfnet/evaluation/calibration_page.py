@@ -1,0 +1,62 @@
+"""What a calibration found, as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agfnet.evaluation.missed import missed_text
+from agfnet.evaluation.summary import figure_text
+from agfnet.types import RESEARCH_USE
+
+
+def calibration_markdown(made: Mapping[str, Any], classes: Sequence[str]) -> str:
+    """The figures before and after, and what was fitted.
+
+    Args:
+        made: from `agfnet.evaluation.calibration_run.calibrate`.
+        classes: the diagnoses.
+    """
+    referral, facts = made["referral"], made["facts"]
+    temperature = made["temperature"]
+    told = (
+        f"temperature {temperature[0]:.2f}"
+        if len(temperature) == 1
+        else "temperatures " + ", ".join(f"{name} {t:.2f}" for name, t in zip(classes, temperature, strict=True))
+    )
+    lines = [
+        "# Calibration",
+        "",
+        f"**{RESEARCH_USE}**",
+        "",
+        f"{facts['cases']} cases of {facts['patients']} patients (part {facts['part']}); {told}.",
+        "",
+        "| Figure | Before | After (fitted on other patients) |",
+        "|---|---|---|",
+    ]
+    for figure in ("nll", "brier", "ece", "classwise_ece"):
+        cells = [figure_text(made[name][figure]) for name in ("before", "after")]
+        lines.append(f"| {figure.replace('_', ' ')} | {cells[0]} | {cells[1]} |")
+    lines.append(
+        f"| ece of a calibrated model of this size | {made['before']['ece_if_calibrated']:.3f} "
+        f"| {made['after']['ece_if_calibrated']:.3f} |"
+    )
+    kind = "each class" if made["thresholds"]["per_class"] else "all classes together"
+    answered = "no case" if made["certainty"] > 1.0 else f"{referral['answered']:.0%} of these cases"
+    lines += [
+        "",
+        f"Diagnosis sets cover {made['coverage']:.0%} of the cases of {kind}, if new cases are like these.",
+        (
+            f"Referral: wanted risk {referral['wanted_risk']:.0%}; certainty at least "
+            f"{min(1.0, made['certainty']):.2f}; {answered} answered, error {_share(referral['error_answered'])} "
+            f"(all: {_share(referral['error_all'])}), on the very cases that the rule was fitted on: optimistic."
+        ),
+        *(["", f"{missed_text(made['missed'])} On the same cases, so optimistic too."] if made["missed"] else []),
+        "",
+        *(f"- {note}" for note in facts["notes"]),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
