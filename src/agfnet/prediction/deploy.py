@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from agfnet.prediction.bundle import CARD, DECISION, GRAPH, Bundle, read_bundle, write_bundle
+from agfnet.prediction.bundle import CARD, DECISION, GRAPH, MANIFEST, Bundle, read_bundle, write_bundle
 from agfnet.types import ConfigError
 
 
@@ -24,7 +24,7 @@ def deploy(source: Path, path: Path, *, card: Path | None = None, key: Path | No
         ConfigError: the key cannot, the card is no text or not of this network and calibration, or `path` is a file of
             another kind.
     """
-    if path.is_file() and not zipfile.is_zipfile(path):
+    if path.is_file() and not _is_bundle(path):
         raise ConfigError(f"{path}: is there already and is no bundle. Choose another name, such as model.agf.")
     bundle = read_bundle(source)
     parts = dict(bundle.parts)
@@ -32,6 +32,14 @@ def deploy(source: Path, path: Path, *, card: Path | None = None, key: Path | No
         parts[CARD] = _card(card, bundle).encode()
     write_bundle(path, bundle.facts, parts, sign=_signer(key))
     return read_bundle(path)
+
+
+def _is_bundle(path: Path) -> bool:
+    """Whether a file is one, of whatever format or damage; a spreadsheet is a zip too."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return MANIFEST in archive.namelist()
 
 
 def _card(path: Path, bundle: Bundle) -> str:

@@ -136,6 +136,10 @@ def test_no_other_file_is_written_over(trained, tmp_path, agfnet_command):
     assert done.exit_code == 1
     assert "is there already and is no bundle" in done.stderr.replace("\n", " ")
     assert table.read_text() == "case_id"
+    book = tmp_path / "cases.xlsx"
+    with zipfile.ZipFile(book, "w") as archive:  # as spreadsheets are
+        archive.writestr("[Content_Types].xml", "")
+    assert "is no bundle" in agfnet_command("bundle", trained, "-o", book).stderr.replace("\n", " ")
     for _ in range(2):  # an older bundle may be
         assert agfnet_command("bundle", trained, "-o", tmp_path / "model.agf").exit_code == 0
 
