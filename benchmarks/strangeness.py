@@ -21,7 +21,7 @@ from trust import blank, everyday, lost_contact
 from agfnet.data.images import read_image
 from agfnet.data.preprocess import ViewSpec, fit, normalise, read_frame
 from agfnet.data.table import read_cases
-from agfnet.evaluation.calibrate import fit_reference
+from agfnet.evaluation.fitting import fit_reference
 from agfnet.export.onnx import channel_statistics
 from agfnet.files import write_json
 from agfnet.models.encoders import STRIDES

@@ -25,14 +25,13 @@ from PIL import Image
 from agfnet.data.images import read_image
 from agfnet.data.table import read_cases
 from agfnet.evaluation.answers import Answers, answers_of, whole
-from agfnet.evaluation.calibrate import fit_conformal
+from agfnet.evaluation.fitting import fit_conformal
 from agfnet.evaluation.focus import focus_figures, focus_of, mask_files
 from agfnet.files import write_json
 from agfnet.metrics.calibration import ece, simulate_calibrated
 from agfnet.metrics.patients import patient_index
 from agfnet.prediction.explanation import questions, shapley
 from agfnet.prediction.predictor import Outcome, Predictor
-from agfnet.prediction.refer import STRANGE
 from agfnet.types import RESEARCH_USE, SYNTHETIC, Case
 
 PAIRS = {
@@ -161,7 +160,7 @@ def _with(case: Case, view: str, path: Path) -> Case:
 def referrals(outcomes: Sequence[Outcome]) -> dict[str, float]:
     """Share of cases that are handed back, for any reason and as unlike the training images."""
     reasons = [o.prediction.referred or () for o in outcomes if o.prediction is not None]
-    strange = [any(STRANGE in why for why in own) for own in reasons]
+    strange = [any(why.code == "strange" for why in own) for own in reasons]
     return {"cases": len(reasons), "referred": float(np.mean([bool(own) for own in reasons])),
             "as_strange": float(np.mean(strange))}  # fmt: skip
 

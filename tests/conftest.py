@@ -14,7 +14,7 @@ from agfnet.cli import app
 from agfnet.config import parse_config
 from agfnet.data.split import split_to_file
 from agfnet.data.table import read_cases
-from agfnet.evaluation.calibration_run import calibrate
+from agfnet.evaluation.calibrate import calibrate
 from agfnet.evaluation.experiment import run
 from drawn import draw_cases, small_config
 

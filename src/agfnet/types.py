@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import IO, Literal, Protocol, Self
+from typing import IO, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,6 +107,22 @@ class Case:
         return [path for paths in self.views.values() for path in paths]
 
 
+class Reason(NamedTuple):
+    """Why a case is handed back; as text what a reader is told.
+
+    Attributes:
+        code: unsure; disagree, the views speak for different diagnoses; strange, an image is unlike those trained on.
+        view: the modality whose image is strange.
+    """
+
+    code: Literal["unsure", "disagree", "strange"]
+    view: str | None = None
+
+    def __str__(self) -> str:
+        words = {"unsure": "unsure", "disagree": "views disagree", "strange": "unlike the training images"}[self.code]
+        return words if self.view is None else f"{self.view}: {words}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
     """What the network says of one case.
@@ -121,6 +137,8 @@ class Prediction:
         evidence: modality -> (K, H, W) float in logits, where maps were asked for.
         extra_probabilities: further label column -> (K',) float.
         statistics: modality -> (I, 2 C) mean and log deviation of the encoder's channels, of each image of the view.
+        distances: modality -> how far the view's farthest image lies from those trained on, see `Reference.distance`;
+            empty from a bundle that is not calibrated.
         diagnosis_set: places of its classes, see `Conformal`; None from a bundle that is not calibrated.
         referred: why the case is handed back; empty where it is answered, None from a bundle that is not calibrated.
     """
@@ -134,5 +152,6 @@ class Prediction:
     evidence: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     extra_probabilities: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     statistics: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    distances: Mapping[str, float] = field(default_factory=dict)
     diagnosis_set: tuple[int, ...] | None = None
-    referred: tuple[str, ...] | None = None
+    referred: tuple[Reason, ...] | None = None

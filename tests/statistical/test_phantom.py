@@ -28,7 +28,7 @@ from agfnet.evaluation.experiment import run
 from agfnet.metrics.classification import balanced_accuracy
 from agfnet.metrics.statistics import bootstrap, paired_difference
 from agfnet.models.encoders import Encoder
-from agfnet.prediction.commands import cases_of, predict_cases
+from agfnet.prediction.asking import cases_of, predict_cases
 from agfnet.prediction.predictor import Predictor
 
 CHANCE = 1 / len(PREVALENCE)

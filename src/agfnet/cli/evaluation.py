@@ -89,8 +89,8 @@ def predict(
     """
     with errors_said():
         from agfnet.data.tablefile import writable_table
+        from agfnet.prediction.asking import asked_cases, predict_cases, show
         from agfnet.prediction.bulk import predict_bulk, refuse_without_engine
-        from agfnet.prediction.commands import asked_cases, predict_cases, show
 
         if engine is not None:
             tally = predict_bulk(
@@ -170,8 +170,8 @@ def calibrate(
     Example:  agfnet calibrate runs/first --coverage 0.9 --risk 0.1
     """
     with errors_said():
+        from agfnet.evaluation.calibrate import calibrate as fit
         from agfnet.evaluation.calibration_page import calibration_markdown
-        from agfnet.evaluation.calibration_run import calibrate as fit
         from agfnet.prediction.bundle import read_bundle
 
         made = fit(
@@ -206,7 +206,7 @@ def explain(
     agfnet explain model.agf --view clinical=photo.jpg --view ultrasound=scan.png -o explained
     """
     with errors_said():
-        from agfnet.prediction.commands import asked_cases
+        from agfnet.prediction.asking import asked_cases
         from agfnet.prediction.explanation import explain_cases
 
         ready_folder(folder)

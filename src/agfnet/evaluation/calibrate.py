@@ -1,264 +1,252 @@
-"""Fit, on calibration cases alone, what makes a network's scores usable; applying is in `agfnet.prediction`.
-
-Temperature first, then diagnosis sets and the rule that refers, both on the calibrated probabilities.
-"""
+"""Calibrate a trained run: ask it about calibration cases, fit, write it into the bundle, and show before and after."""
 
 from __future__ import annotations
 
+import json
 import logging
-import math
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize, minimize_scalar
-from scipy.stats import beta
-from sklearn.covariance import LedoitWolf
-from sklearn.preprocessing import StandardScaler
+from numpy.typing import NDArray
 
-from agfnet.metrics.calibration import nll
-from agfnet.metrics.patients import patient_index
-from agfnet.metrics.weighting import IntArray, check_cases, tie_groups
-from agfnet.prediction.calibration import tempered
-from agfnet.prediction.conformal import Conformal
-from agfnet.prediction.drift import BINS, Usual
-from agfnet.prediction.refer import Reference, ReferRule
-from agfnet.types import AgfnetWarning
+from agfnet.config import Config, load_config
+from agfnet.data.fingerprints import image_fingerprints
+from agfnet.data.table import cases_sha256, own_cases, read_cases, table_sha256
+from agfnet.evaluation.answers import Answers, answers_of, whole
+from agfnet.evaluation.calibration_page import calibration_markdown
+from agfnet.evaluation.evaluate import data_of
+from agfnet.evaluation.figures import reliability_figure
+from agfnet.evaluation.fit_decision import Asked, fit_decision, statistics_of
+from agfnet.evaluation.fitting import cross_fitted, fit_class_temperatures, fit_temperature, referral_facts
+from agfnet.evaluation.missed import missed_malignant
+from agfnet.evaluation.scorecard import scorecard
+from agfnet.files import write_json, write_text
+from agfnet.metrics.weighting import IntArray
+from agfnet.prediction.asking import predict_cases
+from agfnet.prediction.bundle import BUNDLE, PARTS, read_bundle, write_bundle
+from agfnet.prediction.decision import Decision, write_decision
+from agfnet.prediction.predictor import Predictor
+from agfnet.types import SYNTHETIC, SYNTHETIC_STANDARD, Case, ConfigError, Place, TableError
 
 log = logging.getLogger("agfnet")
-LIMITS = (0.05, 20.0)
-"""Of a temperature: a few cases that are all right, or all wrong, would otherwise ask for 0 or infinity."""
-FOLDS = 5
-SHARES = 20
-PER_CLASS_CASES = 20
-"""Fewest calibration cases of a class for a temperature of its own."""
+FOLDER = "calibration"
+OPTIMISTIC = (
+    "Fitted on cases of the validation part, on which choices were made: calibration and coverage are optimistic."
+)
 
 
-def fit_temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
-    """The temperature with the least negative log-likelihood; Guo et al. 2017 (1706.04599).
-
-    Args:
-        labels: (n,) integers in 0 .. K-1, of cases that were not trained on.
-        probabilities: (n, K) floats, rows with sum 1.
-
-    Returns:
-        A temperature within `LIMITS`.
-
-    Raises:
-        ValueError: the input is not as described.
-    """
-    y, p = check_cases(labels, probabilities)
-    found = minimize_scalar(
-        lambda log_t: float(nll(y, tempered(p, math.exp(log_t)))),
-        bounds=(math.log(LIMITS[0]), math.log(LIMITS[1])),
-        method="bounded",
-        options={"xatol": 1e-6},
-    )
-    return math.exp(float(found.x))
-
-
-def fit_class_temperatures(labels: ArrayLike, probabilities: ArrayLike) -> tuple[float, ...]:
-    """One temperature for each class, with the least negative log-likelihood; starts from the common one."""
-    y, p = check_cases(labels, probabilities)
-    start = np.full(p.shape[1], math.log(fit_temperature(y, p)))
-    found = minimize(
-        lambda log_t: float(nll(y, tempered(p, np.exp(log_t).tolist()))),
-        start,
-        method="L-BFGS-B",
-        bounds=[(math.log(LIMITS[0]), math.log(LIMITS[1]))] * p.shape[1],
-    )
-    return tuple(np.exp(found.x).tolist())
-
-
-def choose_temperature(
-    labels: ArrayLike, probabilities: ArrayLike, patients: Sequence[str], *, seed: int = 0
-) -> tuple[float, ...]:
-    """One temperature, or one for each class where that helps.
-
-    Per class only if every class has `PER_CLASS_CASES` cases and, in cross-validation by patient, the log-likelihood
-    is better by more than one standard error.
-    """
-    y, p = check_cases(labels, probabilities)
-    common = (fit_temperature(y, p),)
-    if np.bincount(y, minlength=p.shape[1]).min() < PER_CLASS_CASES:
-        return common
-    one, each = (
-        np.log(cross_fitted(y, p, patients, fit, seed=seed)[np.arange(len(y)), y])
-        for fit in (lambda y, p: (fit_temperature(y, p),), fit_class_temperatures)
-    )
-    gains = np.bincount(patient_index(patients), weights=each - one)  # a patient's cases are not independent
-    helps = gains.sum() > gains.std(ddof=1) * math.sqrt(len(gains))
-    return fit_class_temperatures(y, p) if helps else common
-
-
-def cross_fitted(
-    labels: ArrayLike,
-    probabilities: ArrayLike,
-    patients: Sequence[str],
-    fit: Callable[[IntArray, NDArray[np.float64]], Sequence[float]],
+def calibrate(
+    run: Path,
     *,
+    table: Place | None = None,
+    data_root: Place | None = None,
+    part: str = "calibration",
+    coverage: float = 0.9,
+    risk: float = 0.1,
+    false_refers: float = 0.01,
     seed: int = 0,
-) -> NDArray[np.float64]:
-    """Calibrated probabilities (n, K) of each case by temperatures that were fitted on other patients."""
-    y, p = check_cases(labels, probabilities)
-    owners = patient_index(patients)
-    fold_of = np.random.default_rng(seed).permutation(owners.max() + 1) % FOLDS
-    out = np.empty_like(p)
-    for fold in np.unique(fold_of):
-        held = fold_of[owners] == fold
-        out[held] = tempered(p[held], fit(y[~held], p[~held]))
-    return out
-
-
-def one_case_each(patients: Sequence[str], seed: int = 0) -> IntArray:
-    """The places of one case of each patient, drawn with a seed: conformal cases must be exchangeable."""
-    owners = patient_index(patients)
-    order = np.random.default_rng(seed).permutation(len(owners))
-    _, first = np.unique(owners[order], return_index=True)
-    return np.sort(order[first])
-
-
-def fit_conformal(
-    labels: ArrayLike, probabilities: ArrayLike, patients: Sequence[str], *, coverage: float = 0.9, seed: int = 0
-) -> Conformal:
-    """Thresholds of diagnosis sets, by split conformal prediction on one case of each patient.
+    threads: int = 0,
+    draws: int = 1000,
+) -> dict[str, Any]:
+    """Fit temperature, diagnosis sets and the rule that refers, and write them into the run's bundle.
 
     Args:
-        labels: (n,) of calibration cases.
-        probabilities: (n, K), calibrated.
-        patients: (n,) ids.
-        coverage: chosen coverage, between 0 and 1.
-        seed: of the draw of one case a patient.
+        run: a finished run folder.
+        table: the calibration cases, in the place of those of the run's own table; without parts, all its cases.
+        data_root: the folder that every image of `table` must lie in; the run's own table has the run's.
+        part: only cases of this part.
+        coverage: chosen coverage of the diagnosis sets.
+        risk: wanted share of errors among the answered cases.
+        false_refers: share of ordinary cases that each of the checks for strange images and disagreement may refer.
+        seed: of every draw.
+        threads: of ONNX Runtime.
+        draws: bootstrap draws of the figures before and after.
 
     Returns:
-        Marginal thresholds, and class-conditional ones if every class has enough cases for this coverage
-        (9 at 90 %); otherwise a warning is given.
+        What was fitted and how the same cases fare before and after; also in `calibration/` of the run.
 
     Raises:
-        ValueError: the input is not as described.
+        ConfigError: the folder holds no finished run, its table has other training cases than it was trained on, or
+            calibration cases were trained on.
+        TableError: no labelled calibration case, or none of a class, or those of one patient alone, or test cases.
     """
-    if not 0.0 < coverage < 1.0:
-        raise ValueError(f"coverage must be between 0 and 1, not {coverage}")
-    y, p = check_cases(labels, probabilities)
-    kept = one_case_each(patients, seed)
-    scores, y = 1.0 - p[kept, y[kept]], y[kept]
-    counts = np.bincount(y, minlength=p.shape[1])
-    enough = math.ceil(coverage / (1.0 - coverage) - 1e-9)
-    per_class: tuple[float, ...] | None = None
-    if counts.min() >= enough:
-        per_class = tuple(_threshold(scores[y == k], coverage) for k in range(p.shape[1]))
-    else:
-        few = ", ".join(f"class {k}: {n}" for k, n in enumerate(counts) if n < enough)
-        warnings.warn(
-            f"fewer than {enough} calibration patients in a class ({few}): sets cover {coverage:.0%} on average, "
-            "not in each class. Collect more calibration cases of these classes.",
-            AgfnetWarning,
-            stacklevel=2,
+    if not (run / BUNDLE).is_file():
+        raise ConfigError(f"{run}: holds no exported run. Train first; then calibrate.")
+    config = load_config(run / "config.yaml")
+    predictor = Predictor(run, threads=threads, calibrated=False)
+    own_table, _ = data_of(run, None, None)
+    own = own_cases(config.data)
+    trained = _trained(run, config, own)
+    given = own if table is None else read_cases(table, views=list(predictor.specs), data_root=data_root)
+    kept = {"was trained on": trained}
+    if table is not None:  # within a table, its own check keeps the parts apart
+        kept["is of the run's test cases"] = [case for case in own if case.split == "test"]
+    table = table or own_table
+    cases = _chosen(given, kept, part, table)
+    absent = sorted(set(predictor.classes) - {str(case.label) for case in cases})
+    if absent:
+        raise TableError(
+            f"{table}: no calibration case is {', '.join(absent)}: the network would become sure of what it was never "
+            "tried on. Calibrate on cases of every class."
         )
-    return Conformal(coverage, _threshold(scores, coverage), per_class, tuple(counts.tolist()))
+    log.info("asking about %d calibration cases", len(cases))
+    asked = list(whole(predict_cases(predictor, cases), skip_bad=config.data.skip_bad))
+    log.info("asking about %d training cases, for what their images look like", len(trained))
+    learnt = described(predictor, trained, skip_bad=config.data.skip_bad)
 
-
-def _threshold(scores: NDArray[np.float64], coverage: float) -> float:
-    """The ceil((n + 1) * coverage)-th smallest score; 1, which lets everything in, where there are too few."""
-    rank = math.ceil((len(scores) + 1) * coverage - 1e-9)
-    return 1.0 if rank > len(scores) else float(np.sort(scores)[rank - 1])
-
-
-def fit_certainty(labels: ArrayLike, probabilities: ArrayLike, *, risk: float, level: float = 0.95) -> float:
-    """The least certainty at which the answered cases' share of errors is, with confidence, at most `risk`.
-
-    Shares of the surest cases are tested from small to large, until one whose error has an upper Clopper-Pearson bound
-    above the wanted risk: fixed-sequence testing (Learn then Test, 2110.01052), which splits no confidence over the
-    shares. It begins at the first share that could pass, with no error at all: that depends on no label. Cases of equal
-    certainty are tested together, as they are answered together.
-
-    Args:
-        labels: (n,) of calibration cases.
-        probabilities: (n, K), calibrated.
-        risk: wanted share of errors.
-        level: confidence.
-
-    Returns:
-        A threshold for the highest probability; above 1 (nothing is answered) where no share of the cases will do.
-    """
-    y, p = check_cases(labels, probabilities)
-    certainty, wrong = p.max(1), p.argmax(1) != y
-    order, last = tie_groups(certainty, descending=True)
-    shares = np.ceil(np.linspace(1.0 / SHARES, 1.0, SHARES) * len(y)).astype(int)
-    counts = np.unique(last[np.searchsorted(last, shares - 1)] + 1)
-    counts = counts[counts >= math.log(1.0 - level) / math.log(1.0 - risk)]
-    errors = np.cumsum(wrong[order])[counts - 1]
-    passed = np.where(errors == counts, 1.0, beta.ppf(level, errors + 1, counts - errors)) <= risk
-    good = counts[np.logical_and.accumulate(passed)]
-    return float(certainty[order][good[-1] - 1]) if good.size else math.nextafter(1.0, 2.0)
-
-
-def fit_reference(
-    statistics: NDArray[np.float32], held_out: Sequence[NDArray[np.float32]], *, false_refers: float
-) -> Reference:
-    """What a view's training images look like, and how far held-out ones of the same kind lie.
-
-    Args:
-        statistics: (n, D) of training images; see `channel_statistics`.
-        held_out: of each calibration case (I, D), its images of the view; the farthest counts. One case a patient.
-        false_refers: share of ordinary images that may be called strange.
-    """
-    scaler = StandardScaler().fit(statistics.astype(np.float64))  # the covariance is shrunk towards that of a ball
-    precision = LedoitWolf(assume_centered=True).fit(scaler.transform(statistics)).precision_
-    whiten = np.linalg.cholesky(precision).T / scaler.scale_
-    reference = Reference(scaler.mean_.astype(np.float32), whiten.astype(np.float32), math.inf)
-    distances = np.sort([reference.farthest(images) for images in held_out])
-    limit = distances[min(len(distances) - 1, math.ceil((len(distances) + 1) * (1.0 - false_refers)) - 1)]
-    return Reference(reference.mean, reference.whiten, float(limit))
-
-
-def fit_refer(
-    labels: ArrayLike,
-    probabilities: ArrayLike,
-    patients: Sequence[str],
-    disagreements: ArrayLike,
-    references: Mapping[str, Reference],
-    *,
-    risk: float,
-    false_refers: float,
-    seed: int = 0,
-) -> ReferRule:
-    """The rule that refers: certainty for the wanted risk, and the disagreement that few ordinary cases exceed.
-
-    The certainty is fitted on one case a patient: its confidence is that of cases that do not depend on each other.
-    """
-    y, p = check_cases(labels, probabilities)
-    one = one_case_each(patients, seed)
-    apart = np.quantile(np.asarray(disagreements, np.float64), 1.0 - false_refers, method="higher")
-    return ReferRule(risk, fit_certainty(y[one], p[one], risk=risk), float(apart), references)
-
-
-def fit_usual(probabilities: NDArray[np.float64], distances: Mapping[str, NDArray[np.float64]]) -> Usual:
-    """What calibration cases look like to the network, as the reference of drift.
-
-    Args:
-        probabilities: (n, K), calibrated.
-        distances: modality -> (m,) of the cases that have it; see `Reference.distance`.
-    """
-    inner = np.arange(1, BINS) / BINS
-    predicted = np.bincount(probabilities.argmax(1), minlength=probabilities.shape[1]) + 0.5
-    return Usual(
-        distances={view: tuple(np.quantile(own, inner).tolist()) for view, own in distances.items()},
-        certainty=tuple(np.quantile(probabilities.max(1), inner).tolist()),
-        predicted=tuple((predicted / predicted.sum()).tolist()),
-    )
-
-
-def referral_facts(rule: ReferRule, reasons: Sequence[tuple[str, ...]], right: Sequence[bool]) -> dict[str, Any]:
-    """How often a rule refers, why, and how often the answered cases are wrong."""
-    answered = [ok for ok, why in zip(right, reasons, strict=True) if not why]
-    kinds = sorted({reason for why in reasons for reason in why})
-    return {
-        "wanted_risk": rule.risk,
-        "answered": len(answered) / len(reasons),
-        "error_answered": 1.0 - sum(answered) / len(answered) if answered else None,
-        "error_all": 1.0 - sum(right) / len(right),
-        "by_reason": {kind: sum(kind in why for why in reasons) / len(reasons) for kind in kinds},
+    prints = _images(cases)
+    chosen_on = _images([case for case in own if case.split in config.data.validation])
+    notes = [SYNTHETIC] if any(case.reference_standard == SYNTHETIC_STANDARD for case in cases) else []
+    notes += [OPTIMISTIC] if not prints.isdisjoint(chosen_on) else []
+    facts = {
+        "table": str(table),
+        "table_sha256": table_sha256(table),
+        "part": part,
+        "cases": len(asked),
+        "patients": len({case.patient_id for case, _ in asked}),
+        "trained_on": len(learnt),
+        "fitted_on": sorted(prints),
+        "false_refers": false_refers,
+        "notes": notes,
     }
+    decision = fit_decision(
+        asked,
+        {view: np.concatenate(statistics_of(view, learnt)) for view in predictor.specs},
+        predictor.classes,
+        facts,
+        coverage=coverage,
+        risk=risk,
+        false_refers=false_refers,
+        seed=seed,
+    )
+    for note in decision.facts["notes"]:
+        log.warning("%s", note)
+    _write(run, decision)
+    (run / FOLDER).mkdir(exist_ok=True)
+    made = _fared(decision, asked, predictor, run / FOLDER, seed=seed, draws=draws)
+    write_json(run / FOLDER / "calibration.json", made)
+    write_text(run / FOLDER / "calibration.md", calibration_markdown(made, predictor.classes))
+    return made
+
+
+def described(predictor: Predictor, cases: Sequence[Case], *, skip_bad: bool) -> Asked:
+    """What the first image of each view looks like to the network: one whole, unflipped look a case."""
+    bundle = replace(predictor.bundle, facts={**predictor.bundle.facts, "flips": False, "zoom": 1.0})
+    plain = Predictor(bundle, threads=predictor.threads, calibrated=False)
+    firsts = [replace(case, views={view: own[:1] for view, own in case.views.items()}) for case in cases]
+    return list(whole(predict_cases(plain, firsts), skip_bad=skip_bad))
+
+
+def _fared(
+    decision: Decision, asked: Asked, predictor: Predictor, folder: Path, *, seed: int, draws: int
+) -> dict[str, Any]:
+    """What was fitted, and how the cases that it was fitted on fare before and after; see `calibrate`."""
+    answers, temperature, rule = answers_of(asked, predictor.classes), decision.temperature, decision.refer
+    decided = [decision.decide(p.probabilities, p.view_probabilities, p.statistics) for _, p in asked]
+    calibrated = np.stack([one.probabilities for one in decided])
+    reasons = [one.referred for one in decided]
+    right = (calibrated.argmax(1) == answers.labels).tolist()
+    honest = cross_fitted(
+        answers.labels, answers.probabilities, answers.patients, lambda y, p: _as_before(temperature, y, p), seed=seed
+    )
+    made: dict[str, Any] = {
+        "temperature": list(temperature),
+        "coverage": decision.conformal.coverage,
+        "thresholds": {"marginal": decision.conformal.marginal, "per_class": decision.conformal.per_class},
+        "referral": referral_facts(rule, reasons, right),
+        "certainty": rule.certainty,
+        "missed": missed_malignant(
+            answers.labels,
+            calibrated,
+            [not why for why in reasons],
+            answers.patients,
+            [predictor.classes.index(name) for name in predictor.bundle.facts["malignant"]],
+        ),
+        "facts": dict(decision.facts),
+    }
+    for name, probabilities in (("before", answers.probabilities), ("after", honest)):
+        fared = replace(answers, probabilities=probabilities)
+        made[name] = _calibration_of(fared, predictor, draws, folder / f"reliability-{name}.png")
+    return made
+
+
+def _trained(run: Path, config: Config, cases: Sequence[Case]) -> list[Case]:
+    """The training cases, if the table still says what it did when the run was trained."""
+    facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    trained, validation = ([c for c in cases if c.split in of] for of in (config.data.train, config.data.validation))
+    if cases_sha256(trained, validation) != facts["cases_sha256"]:
+        raise ConfigError(
+            f"{config.data.table}: its training and validation cases are not those of {run}: the parts were made anew "
+            "since, or it is a run of --folds. Restore the table, or train again; give further calibration cases as a "
+            "table of their own."
+        )
+    return trained
+
+
+def _chosen(given: Sequence[Case], kept: Mapping[str, Sequence[Case]], part: str, table: Place) -> list[Case]:
+    """The labelled cases of a part: of several patients, and none of which case, patient or image is kept for others.
+
+    Args:
+        given: of the table.
+        kept: what is said of cases that may not be calibrated on -> those cases.
+        part: of the table, if it has parts.
+        table: as messages name it.
+    """
+    if part == "test":
+        raise TableError(f"{table}: test cases are looked at once, at the end, and never fitted on.")
+    parts = sorted({c.split for c in given if c.split is not None})
+    cases = [c for c in given if c.split in ((part,) if parts else (None,)) and c.label is not None and c.images]
+    if not cases:
+        raise TableError(f"{table}: no labelled case has split {part}; there is {', '.join(parts) or 'no split'}.")
+    if len({c.patient_id for c in cases}) == 1:
+        raise TableError(f"{table}: its {part} cases are one patient's. Calibrate on cases of several patients.")
+    prints = image_fingerprints(cases)
+    for said, others in kept.items():
+        patients, ids, images = {c.patient_id for c in others}, {c.case_id for c in others}, _images(others)
+        for kind, shared in (
+            ("patient", [c for c in cases if c.patient_id in patients]),
+            ("case", [c for c in cases if c.case_id in ids]),
+            ("image", [c for c in cases if not images.isdisjoint(prints[c.case_id])]),
+        ):
+            if shared:
+                raise ConfigError(
+                    f"row {shared[0].row}, case {shared[0].case_id}: its {kind} {said} ({len(shared)} such cases). "
+                    "Calibrate on cases that nothing else is done with."
+                )
+    return cases
+
+
+def _images(cases: Sequence[Case]) -> set[str]:
+    """Fingerprints of all their images."""
+    return set().union(*image_fingerprints(cases).values())
+
+
+def _calibration_of(answers: Answers, predictor: Predictor, draws: int, picture: Path) -> dict[str, Any]:
+    """How well probabilities are calibrated: figures, and a diagram."""
+    card = scorecard(
+        answers.labels,
+        answers.probabilities,
+        answers.patients,
+        predictor.classes,
+        malignant=predictor.bundle.facts["malignant"] or None,
+        draws=draws,
+    )
+    reliability_figure(card, picture)
+    figures = {figure: card["metrics"][figure] for figure in ("nll", "brier", "ece", "classwise_ece")}
+    return figures | {"ece_if_calibrated": card["calibration"]["if_calibrated"]["ece"]["mean"]}
+
+
+def _as_before(temperature: Sequence[float], labels: IntArray, probabilities: NDArray[np.float64]) -> tuple[float, ...]:
+    """Temperatures of the same kind, common or for each class, fitted on other cases."""
+    if len(temperature) > 1:
+        return fit_class_temperatures(labels, probabilities)
+    return (fit_temperature(labels, probabilities),)
+
+
+def _write(run: Path, decision: Decision) -> None:
+    bundle = read_bundle(run)
+    parts = {name: bundle.parts[name] for name in PARTS}
+    write_bundle(run / BUNDLE, bundle.facts, parts | write_decision(decision))

@@ -14,7 +14,7 @@ def calibration_markdown(made: Mapping[str, Any], classes: Sequence[str]) -> str
     """The figures before and after, and what was fitted.
 
     Args:
-        made: from `agfnet.evaluation.calibration_run.calibrate`.
+        made: from `agfnet.evaluation.calibrate.calibrate`.
         classes: the diagnoses.
     """
     referral, facts = made["referral"], made["facts"]

@@ -33,7 +33,7 @@ from agfnet.evaluation.robustness import Setting, changer
 from agfnet.export.summary import forward_time, parameter_count
 from agfnet.files import write_json
 from agfnet.places import place
-from agfnet.prediction.commands import predict_cases
+from agfnet.prediction.asking import predict_cases
 from agfnet.prediction.predictor import Change, Predictor
 from agfnet.training.run import parts
 from agfnet.types import AgfnetError, Case, ConfigError, Place

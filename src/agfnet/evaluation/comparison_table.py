@@ -14,8 +14,8 @@ import numpy as np
 
 from agfnet.data.table import read_cases
 from agfnet.evaluation.answers import Answers, answers_from_json
-from agfnet.evaluation.calibrate import fit_temperature
 from agfnet.evaluation.compare import RESULT, Run, answerable, folds_of, labelled_cases, run_folder
+from agfnet.evaluation.fitting import fit_temperature
 from agfnet.evaluation.plan import FIGURES, LOWER_IS_BETTER, TEST, Claim, ComparisonPlan
 from agfnet.metrics.calibration import brier, nll
 from agfnet.metrics.classification import accuracy, balanced_accuracy

@@ -20,7 +20,7 @@ from agfnet.data.phantom.appearance import MALIGNANT
 from agfnet.data.phantom.generate import phantom
 from agfnet.data.split import split_to_file
 from agfnet.data.table import read_cases
-from agfnet.evaluation.calibration_run import calibrate
+from agfnet.evaluation.calibrate import calibrate
 from agfnet.evaluation.evaluate import chosen_part, evaluate_outcomes
 from agfnet.evaluation.experiment import run
 from agfnet.evaluation.report import report_facts
@@ -29,8 +29,8 @@ from agfnet.evaluation.showcase import showcase_figure
 from agfnet.files import write_json, write_text
 from agfnet.metrics.classification import balanced_accuracy
 from agfnet.metrics.statistics import Difference, Interval, MetricSet, bootstrap, paired_difference
+from agfnet.prediction.asking import predict_cases
 from agfnet.prediction.bundle import BUNDLE, read_bundle
-from agfnet.prediction.commands import predict_cases
 from agfnet.prediction.decision import read_decision
 from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.training.run import CONFIG

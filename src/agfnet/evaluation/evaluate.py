@@ -19,7 +19,7 @@ from agfnet.evaluation.figures import confusion_figure, reliability_figure, roc_
 from agfnet.evaluation.scorecard import scorecard
 from agfnet.evaluation.summary import summary_markdown
 from agfnet.files import write_json, write_text
-from agfnet.prediction.commands import cases_of, predict_cases
+from agfnet.prediction.asking import cases_of, predict_cases
 from agfnet.prediction.output import outcome_table
 from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.types import SYNTHETIC, SYNTHETIC_STANDARD, Case, ConfigError, ImageError, Place, TableError

@@ -14,8 +14,8 @@ from agfnet.data.table import own_cases
 from agfnet.evaluation.evaluate import evaluate_outcomes
 from agfnet.evaluation.figures import training_curves
 from agfnet.export.onnx import export_run
+from agfnet.prediction.asking import predict_cases
 from agfnet.prediction.bundle import BUNDLE, read_bundle
-from agfnet.prediction.commands import predict_cases
 from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.training.build import Task, task_of
 from agfnet.training.ranks import ALONE, Machine, first_process

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -21,7 +22,7 @@ from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.ranking import macro_auc, net_benefit, precision_recall_curve
 from agfnet.metrics.statistics import MetricSet, bootstrap
 from agfnet.metrics.weighting import FloatArray, weighted_mean
-from agfnet.prediction.commands import predict_cases
+from agfnet.prediction.asking import predict_cases
 from agfnet.prediction.explanation import Explanation, explain
 from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.types import RESEARCH_USE, Case, ConfigError, Place
@@ -198,10 +199,8 @@ def referral_figures(kept: Sequence[Outcome], answers: Answers, draws: int) -> d
             "error_all": weighted_mean(wrong, weights),
         }
 
-    kinds = sorted({reason for why in reasons for reason in why})
-    return _entries(figures, answers.patients, draws) | {
-        "by_reason": {kind: sum(kind in why for why in reasons) for kind in kinds}
-    }
+    kinds = Counter(str(reason) for why in reasons for reason in why)
+    return _entries(figures, answers.patients, draws) | {"by_reason": dict(sorted(kinds.items()))}
 
 
 def missing_views(predictor: Predictor, cases: Sequence[Case], draws: int) -> dict[str, Any]:

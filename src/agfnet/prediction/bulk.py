@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from agfnet.prediction.asking import shares
 from agfnet.prediction.bulk_part import PartPredictor
 from agfnet.prediction.bulk_plan import (
     PREDICTIONS,
@@ -21,7 +22,6 @@ from agfnet.prediction.bulk_plan import (
     parts_to_do,
     plan_work,
 )
-from agfnet.prediction.commands import shares
 from agfnet.prediction.predictor import Predictor
 from agfnet.types import ConfigError, Place
 
@@ -79,7 +79,7 @@ def predict_bulk(
         views: must be empty: bulk prediction is of a table.
         part_rows: rows that are predicted, written and, after a stop, repeated together; None: `PART_ROWS`.
         batch_size: looks that go through the network at once.
-        prevalence: see `agfnet.prediction.commands.shares`.
+        prevalence: see `agfnet.prediction.asking.shares`.
         provider: what computes.
         data_root: the folder that every image must lie in.
         threads: processor threads, of each worker of a Ray cluster; 0 lets ONNX Runtime choose, or is 1 there.

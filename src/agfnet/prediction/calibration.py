@@ -1,6 +1,6 @@
 """Probabilities that mean what they say: apply what was fitted on calibration cases, and state another prevalence.
 
-Fitting is in `agfnet.evaluation.calibrate`.
+Fitting is in `agfnet.evaluation.fitting`.
 """
 
 from __future__ import annotations

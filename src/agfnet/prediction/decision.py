@@ -6,16 +6,26 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agfnet.prediction.bundle import DECISION, REFERENCE, Bundle
-from agfnet.prediction.calibration import tempered
+from agfnet.prediction.calibration import reweighted, tempered
 from agfnet.prediction.conformal import Conformal
 from agfnet.prediction.drift import Usual
-from agfnet.prediction.refer import Reference, ReferRule
+from agfnet.prediction.refer import Reference, ReferRule, disagreement
+from agfnet.types import Reason
+
+
+class Decided(NamedTuple):
+    """What is decided of a case; see `Prediction`."""
+
+    probabilities: NDArray[np.float64]
+    distances: Mapping[str, float]
+    diagnosis_set: tuple[int, ...]
+    referred: tuple[Reason, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,31 @@ class Decision:
     def calibrated(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
         """Calibrated probabilities (..., K)."""
         return tempered(probabilities, self.temperature)
+
+    def decide(
+        self,
+        probabilities: NDArray[np.float64],
+        opinions: Mapping[str, NDArray[np.float64]],
+        statistics: Mapping[str, NDArray[np.float32]],
+        prevalence: NDArray[np.float64] | None = None,
+    ) -> Decided:
+        """What is said of one case.
+
+        Args:
+            probabilities: (K,), the network's own.
+            opinions: modality -> (K,) that the view alone says.
+            statistics: modality -> (I, D) of its images.
+            prevalence: (K,) among the patients that are asked about, where it is not that of the calibration cases.
+        """
+        said = self.calibrated(probabilities)
+        inside, certainty = self.conformal.sets(said), float(said.max())
+        if prevalence is not None:
+            said = reweighted(said, np.array(self.prevalence), prevalence)
+            # What is answered then has to be sure enough at both prevalences, and in the set.
+            certainty = min(certainty, float(said.max())) if inside[said.argmax()] else 0.0
+        distances = {view: self.refer.references[view].farthest(images) for view, images in statistics.items()}
+        reasons = self.refer.reasons(certainty, disagreement(list(opinions.values())), distances)
+        return Decided(said, distances, tuple(np.flatnonzero(inside).tolist()), reasons)
 
 
 def write_decision(decision: Decision) -> dict[str, bytes]:

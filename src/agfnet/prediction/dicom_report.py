@@ -233,7 +233,7 @@ def _texts(explanation: Explanation, bundle_sha256: str) -> Iterator[tuple[str, 
     if referred is None:
         yield "calibration", "Calibration", "None: probabilities are not calibrated, and no diagnosis set was fitted."
     for reason in referred or ():
-        yield "reason", "Reason for referral", reason
+        yield "reason", "Reason for referral", str(reason)
     for view, share in explanation.shares.items():
         yield f"share {view}", f"Share of {view}", f"{share:+.3f} log-odds"
 

@@ -139,7 +139,7 @@ def explanation_sheet(explanation: Explanation, classes: tuple[str, ...], headin
     lines.append(f"{classes[top]}: {p.probabilities[top]:.0%}")
     if p.diagnosis_set is not None and p.referred is not None:
         lines.append("diagnosis set: " + ", ".join(classes[k] for k in p.diagnosis_set))
-        lines.append(f"refer: {'; '.join(p.referred)}" if p.referred else "answered")
+        lines.append(f"refer: {'; '.join(map(str, p.referred))}" if p.referred else "answered")
     rows = []
     for view in p.views_present:
         own = p.view_probabilities[view]
@@ -204,7 +204,7 @@ def explain_cases(
                 "probability": float(p.probabilities.max()),
                 "diagnosis_set": None if p.diagnosis_set is None else [predictor.classes[k] for k in p.diagnosis_set],
                 "referred": None if p.referred is None else bool(p.referred),
-                "refer_reasons": None if p.referred is None else list(p.referred),
+                "refer_reasons": None if p.referred is None else [str(reason) for reason in p.referred],
                 "log_odds_without_a_view": made.baseline,
                 "shares": dict(made.shares),
             }

@@ -68,7 +68,7 @@ def _values(
     if p.diagnosis_set is not None and p.referred is not None:
         values["diagnosis_set"] = ";".join(classes[k] for k in p.diagnosis_set)
         values["referred"] = "yes" if p.referred else "no"
-        values["refer_reasons"] = ";".join(p.referred)
+        values["refer_reasons"] = ";".join(map(str, p.referred))
     for view, own in p.view_probabilities.items():
         values[f"{view}_prediction"] = classes[int(own.argmax())]
         values |= {f"{view}_p_{c}": float(v) for c, v in zip(classes, own, strict=True)}

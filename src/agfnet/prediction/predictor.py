@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 
 from agfnet.data.preprocess import Framed, middle, normalise, other_patient, read_frame
 from agfnet.prediction.bundle import Bundle, read_bundle
-from agfnet.prediction.calibration import reweighted
 from agfnet.prediction.decision import read_decision
-from agfnet.prediction.refer import disagreement
 from agfnet.types import BundleError, Case, ConfigError, ImageError, Prediction
 
 EVEN_LOOKS = 64
@@ -271,25 +269,11 @@ class Predictor:
         opinions = {m: averaged(own["view_logits"][:, place[m]]) for m in views}
         # Of a view's looks every so many is at a whole image, unflipped.
         statistics = {m: own[f"statistics_{m}"][:: len(self._variants(m))] for m in views}
-        decided: dict[str, Any] = {}
+        said: dict[str, Any] = {"probabilities": probabilities}
         if self.decision is not None:
-            probabilities = self.decision.calibrated(probabilities)
-            inside = self.decision.conformal.sets(probabilities)
-            references = self.decision.refer.references
-            distances = {m: references[m].farthest(images) for m, images in statistics.items()}
-            certainty = float(probabilities.max())
-            if self.prevalence is not None:
-                probabilities = reweighted(probabilities, np.array(self.decision.prevalence), self.prevalence)
-                # What is answered then has to be sure enough at both prevalences, and in the set.
-                certainty = min(certainty, float(probabilities.max())) if inside[probabilities.argmax()] else 0.0
-            apart = disagreement(list(opinions.values()))
-            decided = {
-                "diagnosis_set": tuple(np.flatnonzero(inside).tolist()),
-                "referred": self.decision.refer.reasons(certainty, apart, distances),
-            }
+            said = self.decision.decide(probabilities, opinions, statistics, self.prevalence)._asdict()
         return Prediction(
             case_id=case_id,
-            probabilities=probabilities,
             view_probabilities=opinions,
             view_weights={"fused": float(weights[0]), **{m: float(weights[1 + place[m]]) for m in views}},
             views_present=tuple(views),
@@ -298,7 +282,7 @@ class Predictor:
             evidence={m: own[f"evidence_{m}"][0] for m in views} if maps else {},
             extra_probabilities=extra,
             statistics=statistics,
-            **decided,
+            **said,
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-UNSURE, DISAGREE, STRANGE = "unsure", "views disagree", "unlike the training images"
+from agfnet.types import Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class ReferRule:
     disagreement: float
     references: Mapping[str, Reference]
 
-    def reasons(self, certainty: float, disagreement: float, distances: Mapping[str, float]) -> tuple[str, ...]:
+    def reasons(self, certainty: float, disagreement: float, distances: Mapping[str, float]) -> tuple[Reason, ...]:
         """Why one case is referred; empty: it is answered.
 
         Args:
@@ -63,10 +63,10 @@ class ReferRule:
             distances: modality -> distance.
         """
         # What is no number is referred.
-        found = [] if certainty >= self.certainty else [UNSURE]
-        found += [] if disagreement <= self.disagreement else [DISAGREE]
+        found = [] if certainty >= self.certainty else [Reason("unsure")]
+        found += [] if disagreement <= self.disagreement else [Reason("disagree")]
         strange = [view for view, distance in distances.items() if not distance <= self.references[view].limit]
-        return (*found, *(f"{view}: {STRANGE}" for view in strange))
+        return (*found, *(Reason("strange", view) for view in strange))
 
 
 def disagreement(opinions: Sequence[NDArray[np.float64]]) -> float:

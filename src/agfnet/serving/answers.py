@@ -19,7 +19,6 @@ from agfnet.prediction.bundle import CARD
 from agfnet.prediction.explanation import Explanation
 from agfnet.prediction.overlay import colours
 from agfnet.prediction.predictor import Frames, Predictor
-from agfnet.prediction.refer import DISAGREE, STRANGE, UNSURE
 from agfnet.serving.problems import Problem, image_problem
 from agfnet.serving.schemas import (
     Answer,
@@ -27,7 +26,6 @@ from agfnet.serving.schemas import (
     Limits,
     ModelFacts,
     Predicted,
-    Reason,
     ViewAnswer,
     ViewExplained,
     ViewFacts,
@@ -98,7 +96,7 @@ def _common(p: Prediction, predictor: Predictor, request_id: str, frames: Frames
         "diagnosis_set": None if p.diagnosis_set is None else [classes[k] for k in p.diagnosis_set],
         "coverage": None if decision is None else decision.conformal.coverage,
         "referred": None if p.referred is None else bool(p.referred),
-        "reasons": [_reason(text) for text in p.referred or ()],
+        "reasons": [reason._asdict() for reason in p.referred or ()],
         "views_missing": [view for view in predictor.specs if view not in p.views_present],
         "extra": {
             column: _named(predictor.bundle.extra_classes[column], own) for column, own in p.extra_probabilities.items()
@@ -117,12 +115,6 @@ def _warned(predictor: Predictor, frames: Frames) -> Iterator[Warned]:
 
 def _named(classes: Sequence[str], probabilities: NDArray[np.float64]) -> dict[str, float]:
     return {name: float(p) for name, p in zip(classes, probabilities, strict=True)}
-
-
-def _reason(text: str) -> Reason:
-    view, _, kind = text.rpartition(": ")
-    codes = {UNSURE: "unsure", DISAGREE: "disagree", STRANGE: "strange"}
-    return Reason.model_validate({"code": codes[kind], "view": view or None})
 
 
 def _view(p: Prediction, view: str, classes: Sequence[str]) -> dict[str, object]:

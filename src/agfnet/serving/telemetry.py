@@ -8,7 +8,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from agfnet.prediction.decision import Decision
 from agfnet.prediction.drift import Drift
-from agfnet.prediction.refer import STRANGE
 from agfnet.serving.batching import Door
 from agfnet.types import Prediction
 
@@ -27,7 +26,6 @@ class Telemetry:
 
     def __init__(self, decision: Decision | None, door: Door) -> None:
         self.registry = CollectorRegistry()
-        self._decision = decision
         self._drift = None if decision is None else Drift(decision.usual)
         self._lock = threading.Lock()
         kept = self.registry
@@ -64,13 +62,11 @@ class Telemetry:
         """One more answered case."""
         self._predictions.labels(classes[int(prediction.probabilities.argmax())]).inc()
         for reason in prediction.referred or ():
-            self._referred.labels("strange" if reason.endswith(STRANGE) else reason).inc()
-        if self._decision is None or self._drift is None:
+            self._referred.labels(reason.code).inc()
+        if self._drift is None:
             return
-        references = self._decision.refer.references
-        distances = {view: references[view].farthest(x) for view, x in prediction.statistics.items()}
         with self._lock:
-            self._drift.add(prediction.probabilities, distances)
+            self._drift.add(prediction.probabilities, prediction.distances)
 
     def feedback(self, *, agrees: bool) -> None:
         """One more confirmed diagnosis."""

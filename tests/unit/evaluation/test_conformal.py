@@ -9,7 +9,7 @@ import pytest
 from mapie.classification import SplitConformalClassifier
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from agfnet.evaluation.calibrate import fit_conformal, one_case_each
+from agfnet.evaluation.fitting import fit_conformal, one_case_each
 from agfnet.prediction.conformal import Conformal
 from agfnet.types import AgfnetWarning
 

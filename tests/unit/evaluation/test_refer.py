@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from agfnet.evaluation.calibrate import fit_certainty, fit_reference
-from agfnet.prediction.refer import DISAGREE, STRANGE, UNSURE, Reference, ReferRule, disagreement
+from agfnet.evaluation.fitting import fit_certainty, fit_reference
+from agfnet.prediction.refer import Reference, ReferRule, disagreement
+from agfnet.types import Reason
 
 
 def draw(n, rng):
@@ -83,6 +84,12 @@ def test_of_several_images_the_farthest_counts():
 def test_every_reason_is_given():
     reference = Reference(np.zeros(2, np.float32), np.eye(2, dtype=np.float32), 3.0)
     rule = ReferRule(0.1, 0.7, 0.3, {"clinical": reference})
+    everything = (Reason("unsure"), Reason("disagree"), Reason("strange", "clinical"))
     assert rule.reasons(0.8, 0.1, {"clinical": 1.0}) == ()
-    assert rule.reasons(0.6, 0.4, {"clinical": 9.0}) == (UNSURE, DISAGREE, f"clinical: {STRANGE}")
-    assert rule.reasons(math.nan, math.nan, {"clinical": math.nan}) == (UNSURE, DISAGREE, f"clinical: {STRANGE}")
+    assert rule.reasons(0.6, 0.4, {"clinical": 9.0}) == everything
+    assert rule.reasons(math.nan, math.nan, {"clinical": math.nan}) == everything
+    assert [str(reason) for reason in everything] == [
+        "unsure",
+        "views disagree",
+        "clinical: unlike the training images",
+    ]

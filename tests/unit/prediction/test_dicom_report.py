@@ -17,7 +17,7 @@ from agfnet.data.preprocess import ViewSpec, read_frame
 from agfnet.data.table import read_cases
 from agfnet.prediction.dicom_report import SCHEME, coded, write_dicom
 from agfnet.prediction.explanation import Explanation
-from agfnet.types import RESEARCH_USE, Case, ImageError, Prediction
+from agfnet.types import RESEARCH_USE, Case, ImageError, Prediction, Reason
 
 CLASSES = (
     "Melanom, äußerst tief",
@@ -37,7 +37,7 @@ def explanation(**changes: object) -> Explanation:
         "view_weights": {"fused": 0.5, "clinical": 0.2, "ultrasound": 0.3},
         "views_present": ("clinical", "ultrasound"),
         "diagnosis_set": (0, 1),
-        "referred": ("the views disagree",),
+        "referred": (Reason("disagree"), Reason("strange", "ultrasound")),
         **changes,
     }
     frame, heat = smooth(1, 64, 64), np.ones((64, 64), np.float32)
@@ -126,7 +126,8 @@ def test_the_report_says_what_was_found(tmp_path):
     remaining = [value for _, name, value in found if name == "Diagnosis in the set"]
     assert remaining == list(CLASSES[:2])
     assert ("CODE", "Referred to a clinician", "Yes") in found
-    assert ("TEXT", "Reason for referral", "the views disagree") in found
+    for reason in ("views disagree", "ultrasound: unlike the training images"):
+        assert ("TEXT", "Reason for referral", reason) in found
     assert ("TEXT", "Notice", RESEARCH_USE) in found
     assert ("TEXT", "SHA-256 of the bundle", SHA) in found
     assert ("TEXT", "Share of ultrasound", "-0.500 log-odds") in found

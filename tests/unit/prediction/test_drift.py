@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agfnet.evaluation.calibrate import fit_usual
+from agfnet.evaluation.fitting import fit_usual
 from agfnet.prediction.drift import Drift, stability_index
 
 

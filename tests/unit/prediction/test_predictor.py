@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -16,7 +15,7 @@ from agfnet.data.images import read_image
 from agfnet.data.preprocess import fit, normalise
 from agfnet.data.table import read_cases
 from agfnet.export.onnx import example
-from agfnet.prediction.commands import cases_of
+from agfnet.prediction.asking import cases_of
 from agfnet.prediction.output import outcome_table
 from agfnet.prediction.predictor import Predictor, averaged
 from agfnet.training.run import load_run
@@ -194,8 +193,6 @@ def test_a_scale_that_is_not_given_is_said(predictor, drawn, caplog):
 def test_one_strange_image_among_several_is_noticed(calibrated, drawn, tmp_path):
     """The distance is that of the strangest image of a view, wherever it stands; a flipped look counts for none."""
     predictor = Predictor(calibrated, threads=1)
-    limits = dict.fromkeys(predictor.specs, math.inf) | {"clinical": 0.0}
-    references = {m: replace(r, limit=limits[m]) for m, r in predictor.decision.refer.references.items()}
     case = next(c for c in read_cases(drawn / "parts.csv") if c.views["clinical"])
     blank = tmp_path / "blank.png"
     white = Image.new("RGB", (96, 72), (255, 255, 255))
@@ -204,17 +201,7 @@ def test_one_strange_image_among_several_is_noticed(calibrated, drawn, tmp_path)
 
     def distance(*images):
         own = predictor.ask(predictor.looks(predictor.frames(replace(case, views={"clinical": images}))))
-        least, most = 0.0, 1e9
-        while most - least > 1e-6 * most:  # the distance is the limit at which the answer changes
-            limit = (least + most) / 2
-            rule = replace(
-                predictor.decision.refer,
-                references=references | {"clinical": replace(references["clinical"], limit=limit)},
-            )
-            predictor.decision = replace(predictor.decision, refer=rule)
-            said = predictor.conclude(("clinical",), own).referred
-            least, most = (limit, most) if any("unlike" in reason for reason in said) else (least, limit)
-        return most
+        return predictor.conclude(("clinical",), own).distances["clinical"]
 
     (photo,) = case.views["clinical"]
     ordinary, strange = distance(photo), distance(blank)

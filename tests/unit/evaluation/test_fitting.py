@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agfnet.evaluation.calibrate import LIMITS, PER_CLASS_CASES, choose_temperature, cross_fitted, fit_temperature
+from agfnet.evaluation.fitting import LIMITS, PER_CLASS_CASES, choose_temperature, cross_fitted, fit_temperature
 from agfnet.metrics.calibration import nll
 from agfnet.prediction.calibration import tempered
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
 
 from agfnet.data.table import read_cases
+from agfnet.evaluation.answers import whole
+from agfnet.evaluation.calibrate import described
 from agfnet.prediction.calibration import reweighted
 from agfnet.prediction.explanation import explain, log_odds
 from agfnet.prediction.predictor import Predictor
-from agfnet.types import ConfigError
+from agfnet.types import ConfigError, Reason
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,22 @@ def test_the_command(copied, trained, drawn, agfnet_command, tmp_path):
     assert told["diagnosis_set"].is_not_null().all()
 
 
+def test_training_images_are_looked_at_once_each(trained, drawn, monkeypatch):
+    """What they look like needs no flipped look, nor a second image; the figures are those of the first whole look."""
+    case = next(c for c in read_cases(drawn / "parts.csv") if all(c.views.values()))
+    several = replace(case, views={view: (own[0], *own) for view, own in case.views.items()})
+    predictor = Predictor(trained, threads=1)
+    assert len(predictor.looks(predictor.frames(several))) > 1
+    asked, ask = [], Predictor.ask
+    monkeypatch.setattr(Predictor, "ask", lambda self, looks: asked.extend(looks) or ask(self, looks))
+    ((_, full),) = whole(predictor.predict([several]))
+    asked.clear()
+    ((_, first),) = described(predictor, [several], skip_bad=False)
+    assert len(asked) == 1
+    for view, own in first.statistics.items():
+        assert np.allclose(own, full.statistics[view][:1], atol=1e-5)
+
+
 def test_another_prevalence_is_stated(copied, drawn):
     case = read_cases(drawn / "parts.csv")[:1]
     plain = Predictor(copied, threads=1)
@@ -79,7 +98,9 @@ def test_what_another_prevalence_makes_sure_is_still_referred(copied, drawn):
     for one, other in zip(plain.predict(cases), extreme.predict(cases), strict=True):
         p, q = one.prediction, other.prediction
         inside = int(q.probabilities.argmax()) in q.diagnosis_set
-        assert ("unsure" in q.referred) == (not inside or min(p.probabilities.max(), q.probabilities.max()) < limit)
+        assert (Reason("unsure") in q.referred) == (
+            not inside or min(p.probabilities.max(), q.probabilities.max()) < limit
+        )
 
 
 def test_a_prevalence_needs_calibration(trained):

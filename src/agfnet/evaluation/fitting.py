@@ -1,0 +1,265 @@
+"""Fit, on calibration cases alone, what makes a network's scores usable; applying is in `agfnet.prediction`.
+
+Temperature first, then diagnosis sets and the rule that refers, both on the calibrated probabilities.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize, minimize_scalar
+from scipy.stats import beta
+from sklearn.covariance import LedoitWolf
+from sklearn.preprocessing import StandardScaler
+
+from agfnet.metrics.calibration import nll
+from agfnet.metrics.patients import patient_index
+from agfnet.metrics.weighting import IntArray, check_cases, tie_groups
+from agfnet.prediction.calibration import tempered
+from agfnet.prediction.conformal import Conformal
+from agfnet.prediction.drift import BINS, Usual
+from agfnet.prediction.refer import Reference, ReferRule
+from agfnet.types import AgfnetWarning, Reason
+
+log = logging.getLogger("agfnet")
+LIMITS = (0.05, 20.0)
+"""Of a temperature: a few cases that are all right, or all wrong, would otherwise ask for 0 or infinity."""
+FOLDS = 5
+SHARES = 20
+PER_CLASS_CASES = 20
+"""Fewest calibration cases of a class for a temperature of its own."""
+
+
+def fit_temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """The temperature with the least negative log-likelihood; Guo et al. 2017 (1706.04599).
+
+    Args:
+        labels: (n,) integers in 0 .. K-1, of cases that were not trained on.
+        probabilities: (n, K) floats, rows with sum 1.
+
+    Returns:
+        A temperature within `LIMITS`.
+
+    Raises:
+        ValueError: the input is not as described.
+    """
+    y, p = check_cases(labels, probabilities)
+    found = minimize_scalar(
+        lambda log_t: float(nll(y, tempered(p, math.exp(log_t)))),
+        bounds=(math.log(LIMITS[0]), math.log(LIMITS[1])),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    return math.exp(float(found.x))
+
+
+def fit_class_temperatures(labels: ArrayLike, probabilities: ArrayLike) -> tuple[float, ...]:
+    """One temperature for each class, with the least negative log-likelihood; starts from the common one."""
+    y, p = check_cases(labels, probabilities)
+    start = np.full(p.shape[1], math.log(fit_temperature(y, p)))
+    found = minimize(
+        lambda log_t: float(nll(y, tempered(p, np.exp(log_t).tolist()))),
+        start,
+        method="L-BFGS-B",
+        bounds=[(math.log(LIMITS[0]), math.log(LIMITS[1]))] * p.shape[1],
+    )
+    return tuple(np.exp(found.x).tolist())
+
+
+def choose_temperature(
+    labels: ArrayLike, probabilities: ArrayLike, patients: Sequence[str], *, seed: int = 0
+) -> tuple[float, ...]:
+    """One temperature, or one for each class where that helps.
+
+    Per class only if every class has `PER_CLASS_CASES` cases and, in cross-validation by patient, the log-likelihood
+    is better by more than one standard error.
+    """
+    y, p = check_cases(labels, probabilities)
+    common = (fit_temperature(y, p),)
+    if np.bincount(y, minlength=p.shape[1]).min() < PER_CLASS_CASES:
+        return common
+    one, each = (
+        np.log(cross_fitted(y, p, patients, fit, seed=seed)[np.arange(len(y)), y])
+        for fit in (lambda y, p: (fit_temperature(y, p),), fit_class_temperatures)
+    )
+    gains = np.bincount(patient_index(patients), weights=each - one)  # a patient's cases are not independent
+    helps = gains.sum() > gains.std(ddof=1) * math.sqrt(len(gains))
+    return fit_class_temperatures(y, p) if helps else common
+
+
+def cross_fitted(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    patients: Sequence[str],
+    fit: Callable[[IntArray, NDArray[np.float64]], Sequence[float]],
+    *,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """Calibrated probabilities (n, K) of each case by temperatures that were fitted on other patients."""
+    y, p = check_cases(labels, probabilities)
+    owners = patient_index(patients)
+    fold_of = np.random.default_rng(seed).permutation(owners.max() + 1) % FOLDS
+    out = np.empty_like(p)
+    for fold in np.unique(fold_of):
+        held = fold_of[owners] == fold
+        out[held] = tempered(p[held], fit(y[~held], p[~held]))
+    return out
+
+
+def one_case_each(patients: Sequence[str], seed: int = 0) -> IntArray:
+    """The places of one case of each patient, drawn with a seed: conformal cases must be exchangeable."""
+    owners = patient_index(patients)
+    order = np.random.default_rng(seed).permutation(len(owners))
+    _, first = np.unique(owners[order], return_index=True)
+    return np.sort(order[first])
+
+
+def fit_conformal(
+    labels: ArrayLike, probabilities: ArrayLike, patients: Sequence[str], *, coverage: float = 0.9, seed: int = 0
+) -> Conformal:
+    """Thresholds of diagnosis sets, by split conformal prediction on one case of each patient.
+
+    Args:
+        labels: (n,) of calibration cases.
+        probabilities: (n, K), calibrated.
+        patients: (n,) ids.
+        coverage: chosen coverage, between 0 and 1.
+        seed: of the draw of one case a patient.
+
+    Returns:
+        Marginal thresholds, and class-conditional ones if every class has enough cases for this coverage
+        (9 at 90 %); otherwise a warning is given.
+
+    Raises:
+        ValueError: the input is not as described.
+    """
+    if not 0.0 < coverage < 1.0:
+        raise ValueError(f"coverage must be between 0 and 1, not {coverage}")
+    y, p = check_cases(labels, probabilities)
+    kept = one_case_each(patients, seed)
+    scores, y = 1.0 - p[kept, y[kept]], y[kept]
+    counts = np.bincount(y, minlength=p.shape[1])
+    enough = math.ceil(coverage / (1.0 - coverage) - 1e-9)
+    per_class: tuple[float, ...] | None = None
+    if counts.min() >= enough:
+        per_class = tuple(_threshold(scores[y == k], coverage) for k in range(p.shape[1]))
+    else:
+        few = ", ".join(f"class {k}: {n}" for k, n in enumerate(counts) if n < enough)
+        warnings.warn(
+            f"fewer than {enough} calibration patients in a class ({few}): sets cover {coverage:.0%} on average, "
+            "not in each class. Collect more calibration cases of these classes.",
+            AgfnetWarning,
+            stacklevel=2,
+        )
+    return Conformal(coverage, _threshold(scores, coverage), per_class, tuple(counts.tolist()))
+
+
+def _threshold(scores: NDArray[np.float64], coverage: float) -> float:
+    """The ceil((n + 1) * coverage)-th smallest score; 1, which lets everything in, where there are too few."""
+    rank = math.ceil((len(scores) + 1) * coverage - 1e-9)
+    return 1.0 if rank > len(scores) else float(np.sort(scores)[rank - 1])
+
+
+def fit_certainty(labels: ArrayLike, probabilities: ArrayLike, *, risk: float, level: float = 0.95) -> float:
+    """The least certainty at which the answered cases' share of errors is, with confidence, at most `risk`.
+
+    Shares of the surest cases are tested from small to large, until one whose error has an upper Clopper-Pearson bound
+    above the wanted risk: fixed-sequence testing (Learn then Test, 2110.01052), which splits no confidence over the
+    shares. It begins at the first share that could pass, with no error at all: that depends on no label. Cases of equal
+    certainty are tested together, as they are answered together.
+
+    Args:
+        labels: (n,) of calibration cases.
+        probabilities: (n, K), calibrated.
+        risk: wanted share of errors.
+        level: confidence.
+
+    Returns:
+        A threshold for the highest probability; above 1 (nothing is answered) where no share of the cases will do.
+    """
+    y, p = check_cases(labels, probabilities)
+    certainty, wrong = p.max(1), p.argmax(1) != y
+    order, last = tie_groups(certainty, descending=True)
+    shares = np.ceil(np.linspace(1.0 / SHARES, 1.0, SHARES) * len(y)).astype(int)
+    counts = np.unique(last[np.searchsorted(last, shares - 1)] + 1)
+    counts = counts[counts >= math.log(1.0 - level) / math.log(1.0 - risk)]
+    errors = np.cumsum(wrong[order])[counts - 1]
+    passed = np.where(errors == counts, 1.0, beta.ppf(level, errors + 1, counts - errors)) <= risk
+    good = counts[np.logical_and.accumulate(passed)]
+    return float(certainty[order][good[-1] - 1]) if good.size else math.nextafter(1.0, 2.0)
+
+
+def fit_reference(
+    statistics: NDArray[np.float32], held_out: Sequence[NDArray[np.float32]], *, false_refers: float
+) -> Reference:
+    """What a view's training images look like, and how far held-out ones of the same kind lie.
+
+    Args:
+        statistics: (n, D) of training images; see `channel_statistics`.
+        held_out: of each calibration case (I, D), its images of the view; the farthest counts. One case a patient.
+        false_refers: share of ordinary images that may be called strange.
+    """
+    scaler = StandardScaler().fit(statistics.astype(np.float64))  # the covariance is shrunk towards that of a ball
+    precision = LedoitWolf(assume_centered=True).fit(scaler.transform(statistics)).precision_
+    whiten = np.linalg.cholesky(precision).T / scaler.scale_
+    reference = Reference(scaler.mean_.astype(np.float32), whiten.astype(np.float32), math.inf)
+    distances = np.sort([reference.farthest(images) for images in held_out])
+    limit = distances[min(len(distances) - 1, math.ceil((len(distances) + 1) * (1.0 - false_refers)) - 1)]
+    return Reference(reference.mean, reference.whiten, float(limit))
+
+
+def fit_refer(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    patients: Sequence[str],
+    disagreements: ArrayLike,
+    references: Mapping[str, Reference],
+    *,
+    risk: float,
+    false_refers: float,
+    seed: int = 0,
+) -> ReferRule:
+    """The rule that refers: certainty for the wanted risk, and the disagreement that few ordinary cases exceed.
+
+    The certainty is fitted on one case a patient: its confidence is that of cases that do not depend on each other.
+    """
+    y, p = check_cases(labels, probabilities)
+    one = one_case_each(patients, seed)
+    apart = np.quantile(np.asarray(disagreements, np.float64), 1.0 - false_refers, method="higher")
+    return ReferRule(risk, fit_certainty(y[one], p[one], risk=risk), float(apart), references)
+
+
+def fit_usual(probabilities: NDArray[np.float64], distances: Mapping[str, NDArray[np.float64]]) -> Usual:
+    """What calibration cases look like to the network, as the reference of drift.
+
+    Args:
+        probabilities: (n, K), calibrated.
+        distances: modality -> (m,) of the cases that have it; see `Reference.distance`.
+    """
+    inner = np.arange(1, BINS) / BINS
+    predicted = np.bincount(probabilities.argmax(1), minlength=probabilities.shape[1]) + 0.5
+    return Usual(
+        distances={view: tuple(np.quantile(own, inner).tolist()) for view, own in distances.items()},
+        certainty=tuple(np.quantile(probabilities.max(1), inner).tolist()),
+        predicted=tuple((predicted / predicted.sum()).tolist()),
+    )
+
+
+def referral_facts(rule: ReferRule, reasons: Sequence[tuple[Reason, ...]], right: Sequence[bool]) -> dict[str, Any]:
+    """How often a rule refers, why, and how often the answered cases are wrong."""
+    answered = [ok for ok, why in zip(right, reasons, strict=True) if not why]
+    kinds = Counter(str(reason) for why in reasons for reason in why)
+    return {
+        "wanted_risk": rule.risk,
+        "answered": len(answered) / len(reasons),
+        "error_answered": 1.0 - sum(answered) / len(answered) if answered else None,
+        "error_all": 1.0 - sum(right) / len(right),
+        "by_reason": {kind: n / len(reasons) for kind, n in sorted(kinds.items())},
+    }

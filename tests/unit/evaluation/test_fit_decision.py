@@ -1,0 +1,117 @@
+"""A calibration is fitted in the right order, on the right cases: seen in what it then says of fresh ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from agfnet.evaluation.fit_decision import fit_decision
+from agfnet.prediction.calibration import tempered
+from agfnet.types import Case, Prediction, Reason, TableError
+
+CLASSES = ("cyst", "lipoma", "naevus")
+TOO_SURE = 0.4
+
+
+def asked_about(patients, rng, *, far=0.0):
+    """A case for each of `patients` as an overconfident network answers it; its image lies `far` from the usual."""
+    logits = rng.normal(0.0, 2.5, (len(patients), 3))
+    honest = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    made = []
+    for i, (patient, p) in enumerate(zip(patients, honest, strict=True)):
+        own = tempered(p, TOO_SURE)
+        case = Case(
+            case_id=f"{patient}-{i}", patient_id=patient, row=i + 2, views={}, label=CLASSES[rng.choice(3, p=p)]
+        )
+        said = Prediction(
+            case_id=case.case_id,
+            probabilities=own,
+            view_probabilities={"clinical": own, "ultrasound": tempered(own, 2.0)},
+            view_weights={"fused": 1.0},
+            views_present=("clinical", "ultrasound"),
+            statistics={
+                "clinical": (rng.standard_normal((1, 4)) + far).astype(np.float32),
+                "ultrasound": rng.standard_normal((1, 4)).astype(np.float32),
+            },
+        )
+        made.append((case, said))
+    return made
+
+
+def learnt(rng):
+    return {view: rng.standard_normal((400, 4)).astype(np.float32) for view in ("clinical", "ultrasound")}
+
+
+@pytest.fixture(scope="module")
+def decision():
+    rng = np.random.default_rng(0)
+    pairs = asked_about([f"P{i // 2}" for i in range(600)], rng)
+    # Many cases of one patient, all with a strange photo: one patient's, however many they are.
+    busy = asked_about(["busy"] * 100, rng, far=20.0)
+    return fit_decision([*pairs, *busy], learnt(rng), CLASSES, {"notes": ["said before"]})
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    return asked_about([f"F{i}" for i in range(5000)], np.random.default_rng(1))
+
+
+@pytest.fixture(scope="module")
+def decided(decision, fresh):
+    return [decision.decide(p.probabilities, p.view_probabilities, p.statistics) for _, p in fresh]
+
+
+def test_sets_cover_and_are_no_larger_than_they_need_be(decided, fresh):
+    inside = [CLASSES.index(case.label) in made.diagnosis_set for made, (case, _) in zip(decided, fresh, strict=True)]
+    assert np.mean(inside) == pytest.approx(0.9, abs=0.035)
+
+
+def test_the_answered_are_wrong_no_more_often_than_wanted_and_not_for_want_of_answers(decided, fresh):
+    certainty = np.array([made.probabilities.max() for made in decided])
+    wrong = np.array(
+        [
+            made.probabilities.argmax() != CLASSES.index(case.label)
+            for made, (case, _) in zip(decided, fresh, strict=True)
+        ]
+    )
+    answered = np.array([not made.referred for made in decided])
+    assert wrong[answered].mean() <= 0.1
+    # With these very cases at hand, the surest could be answered until a tenth of them is wrong.
+    order = np.argsort(-certainty)
+    possible = np.flatnonzero(np.cumsum(wrong[order]) <= 0.1 * np.arange(1, len(order) + 1)).max() / len(order)
+    assert 0.5 * possible < answered.mean() < possible
+
+
+def test_few_ordinary_cases_are_handed_back_as_strange(decided):
+    strange = np.mean([Reason("strange", "clinical") in made.referred for made in decided])
+    assert 0.0 < strange < 0.03
+
+
+def test_the_usual_is_what_fresh_cases_are_compared_with(decision, decided):
+    certainty = [made.probabilities.max() for made in decided]
+    distances = [made.distances["ultrasound"] for made in decided]
+    for edges, values in ((decision.usual.certainty, certainty), (decision.usual.distances["ultrasound"], distances)):
+        shares = np.bincount(np.searchsorted(edges, values), minlength=10) / len(values)
+        assert shares == pytest.approx(np.full(10, 0.1), abs=0.035)
+
+
+def test_prevalence_and_notes(decision):
+    assert sum(decision.prevalence) == pytest.approx(1.0)
+    assert decision.prevalence == pytest.approx((1 / 3,) * 3, abs=0.06)
+    assert decision.facts["notes"] == ["said before"]
+
+
+def test_of_few_cases_it_is_said_what_they_are_too_few_for():
+    rng = np.random.default_rng(0)
+    made = fit_decision(asked_about([f"P{i}" for i in range(20)], rng), learnt(rng), CLASSES, {})
+    told = "\n".join(made.facts["notes"])
+    assert "cyst: " in told
+    assert "class 0" not in told
+    assert "20 patients are too few" in told
+    assert "every case is referred" in told
+
+
+def test_a_view_that_no_calibration_case_has_is_refused():
+    rng = np.random.default_rng(0)
+    with pytest.raises(TableError, match="no case has a dermoscopic"):
+        fit_decision(asked_about(["P0", "P1", "P2"], rng), {"dermoscopic": np.zeros((9, 4), np.float32)}, CLASSES, {})
