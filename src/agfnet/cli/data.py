@@ -59,6 +59,9 @@ def check(
             out.print(escape(line), soft_wrap=True, highlight=False)
         images = ", ".join(f"{n} {view}" for view, n in report.images.items())
         out.print(f"{report.cases} cases, {report.patients} patients; images: {images or 'none'}", highlight=False)
+        if any(report.scaled.values()):
+            known = ", ".join(f"{report.scaled[view]} of {n} {view}" for view, n in report.images.items())
+            out.print(f"millimetres per pixel known: {known}", highlight=False)
         for title, counts in (("classes", report.classes), ("parts", report.parts)):
             if counts:
                 out.print(f"{title}: " + ", ".join(f"{n} {name}" for name, n in counts.items()), highlight=False)

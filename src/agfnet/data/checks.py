@@ -1,7 +1,8 @@
 """Every fault of a case table and its images, each with row and remedy, rather than only the first.
 
-Three levels: `quick` looks at the table and at each file's size and first bytes (of files by URL at the size alone);
-`decode` also reads every image; `deep` also looks for the same or nearly the same picture under two patients.
+Three levels: `quick` looks at the table and at each file's size, first bytes and DICOM header (of files by URL at the
+size alone); `decode` also reads every image; `deep` also looks for the same or nearly the same picture under two
+patients.
 """
 
 from __future__ import annotations
@@ -20,8 +21,17 @@ import polars as pl
 
 from agfnet.data import duplicates
 from agfnet.data.imagefile import check_unopened
-from agfnet.data.images import DEFAULT_LIMITS, CodedImageError, ImageLimits, check_shown, read_image, sniff
+from agfnet.data.images import (
+    DEFAULT_LIMITS,
+    CodedImageError,
+    ImageLimits,
+    Said,
+    check_shown,
+    read_said,
+    read_scaled_image,
+)
 from agfnet.data.locate import locate_images
+from agfnet.data.said import said_faults
 from agfnet.data.table import RESERVED, SCALE_SUFFIX, infer_views, structural_faults
 from agfnet.data.tablefile import Fault, RawTable, load_table
 from agfnet.places import Url, look_up, place
@@ -46,6 +56,7 @@ class Report:
         cases: number of rows that could be read.
         patients: number of patients.
         images: view -> number of images listed.
+        scaled: view -> number of those whose millimetres per pixel are known, from the table or the file.
         classes: label -> number of cases.
         parts: part of the split -> number of cases.
     """
@@ -56,6 +67,7 @@ class Report:
     cases: int = 0
     patients: int = 0
     images: Mapping[str, int] = field(default_factory=dict)
+    scaled: Mapping[str, int] = field(default_factory=dict)
     classes: Mapping[str, int] = field(default_factory=dict)
     parts: Mapping[str, int] = field(default_factory=dict)
 
@@ -130,7 +142,10 @@ def check_table(
     faults += _label_faults(raw, classes, min_patients_per_class, need_labels)
     uses = _with_ids(raw, images)
     faults += _repeat_faults(uses)
-    faults += _file_faults(uses, path, level, limits, workers=workers or os.cpu_count() or 1, progress=progress)
+    wrong, said = _file_faults(uses, path, level, limits, workers=workers or os.cpu_count() or 1, progress=progress)
+    faults += wrong
+    known = [path for path, own in said.items() if own.mm_per_pixel is not None]
+    scaled = uses.filter(pl.col("mm_per_pixel").is_not_null() | pl.col("path").is_in(known))
     frame = raw.frame
     return Report(
         path=path,
@@ -139,6 +154,7 @@ def check_table(
         cases=frame.height,
         patients=frame["patient_id"].drop_nulls().n_unique() if "patient_id" in frame.columns else 0,
         images={view: images.filter(pl.col("view") == view).height for view in views},
+        scaled={view: scaled.filter(pl.col("view") == view).height for view in views},
         classes=_counts(frame, "label"),
         parts=_counts(frame, "split"),
     )
@@ -250,7 +266,7 @@ def _class_size_faults(frame: pl.DataFrame, min_patients: int) -> list[Fault]:
 
 
 def _with_ids(raw: RawTable, images: pl.DataFrame) -> pl.DataFrame:
-    """The lines of `images` with case, patient and split (null where there is no such column)."""
+    """The lines of `images` with case, patient, split and mm_per_pixel (null where there is no such column)."""
     ids = pl.DataFrame(
         {
             name: raw.frame[column]
@@ -259,7 +275,13 @@ def _with_ids(raw: RawTable, images: pl.DataFrame) -> pl.DataFrame:
             for name, column in (("case", "case_id"), ("patient", "patient_id"), ("split", "split"))
         }
     ).with_row_index("index")
-    return images.join(ids, on="index", how="left", maintain_order="left")
+    names = [name for name in raw.frame.columns if name.endswith(SCALE_SUFFIX)]
+    scales = raw.frame.select(pl.col(names).cast(pl.Float64, strict=False)).with_row_index("index")
+    scales = scales.unpivot(index="index", variable_name="view", value_name="mm_per_pixel")
+    scales = scales.with_columns(pl.col("view").str.strip_suffix(SCALE_SUFFIX))
+    return images.join(ids, on="index", how="left", maintain_order="left").join(
+        scales, on=["index", "view"], how="left", maintain_order="left"
+    )
 
 
 def _repeat_faults(uses: pl.DataFrame) -> list[Fault]:
@@ -284,13 +306,21 @@ def _file_faults(
     *,
     workers: int,
     progress: Progress | None,
-) -> list[Fault]:
+) -> tuple[list[Fault], Mapping[str, Said]]:
+    """What is wrong with the files, and what they say of themselves."""
     paths: list[str] = uses["path"].unique(maintain_order=True).to_list()
-    errors = _quick_errors(paths, level, limits, workers)
+    errors, said = _quick_look(paths, level, limits, workers)
     readable = [path for path in paths if path not in errors]
     shared: list[Fault] = []
     if level == "decode":
-        errors |= _decode_errors(readable, limits, workers, progress)
+
+        def decoded(where: Place) -> Said:
+            made = read_scaled_image(where, limits=limits, at_least=duplicates.DECODE_SIDE)
+            check_shown(where, made.pixels)
+            return made.said
+
+        failed, more = _looked(decoded, readable, workers, progress)
+        errors, said = errors | failed, said | more
     elif level == "deep":
         store = (table.parent if isinstance(table, Path) else Path()) / f"{table.name}.hashes.sqlite"
         hashes, failed = duplicates.hash_images(readable, store, limits=limits, workers=workers, progress=progress)
@@ -301,7 +331,7 @@ def _file_faults(
             for path, *rest in first.select("path", "row", "view", "case", "patient", "split").rows()
         }
         shared = duplicates.duplicate_faults(hashes, first_uses)
-    return shared + [
+    unusable = [
         Fault(
             cause=errors[path].cause,
             message=f"{path}: {errors[path].problem}",
@@ -312,47 +342,44 @@ def _file_faults(
         for row, view, path in uses.select("row", "view", "path").rows()
         if path in errors
     ]
+    return [*shared, *said_faults(uses, said), *unusable], said
 
 
-def _quick_errors(paths: Sequence[str], level: Level, limits: ImageLimits, workers: int) -> dict[str, CodedImageError]:
-    """What a look at size and first bytes shows; of files by URL at size alone, and only where nothing else follows."""
-    errors: dict[str, CodedImageError] = {}
-    urls: list[Url] = []
-    look = partial(sniff, limits=limits)
-    for path in paths:
-        where = place(path)
-        if isinstance(where, Url):
-            urls.append(where)
-        elif (error := _error_of(look, where)) is not None:
-            errors[path] = error
-    if urls and level == "quick":
-        look_up(urls)
-        with ThreadPoolExecutor(workers) as pool:
-            found = pool.map(lambda url: _error_of(partial(check_unopened, limits=limits), url), urls)
-            errors |= {str(url): error for url, error in zip(urls, found, strict=True) if error is not None}
-    return errors
+_Looked = tuple[dict[str, CodedImageError], dict[str, Said]]
+"""Path -> what is wrong with the file, or what it says of itself."""
 
 
-def _error_of(look: Callable[[Place], object], where: Place) -> CodedImageError | None:
-    try:
-        look(where)
-    except CodedImageError as error:
-        return error
-    return None
+def _quick_look(paths: Sequence[str], level: Level, limits: ImageLimits, workers: int) -> _Looked:
+    """A look without decoding; of files by URL at size alone where nothing else follows, at nothing before decoding."""
+    urls = [path for path in paths if isinstance(place(path), Url)]
+    errors, said = _looked(partial(read_said, limits=limits), sorted({*paths} - {*urls}), workers)
+    if urls and level != "decode":
+        look_up([url for url in map(place, urls) if isinstance(url, Url)])
+        look = partial(check_unopened, limits=limits) if level == "quick" else partial(read_said, limits=limits)
+        failed, more = _looked(look, urls, workers)
+        errors, said = errors | failed, said | more
+    return errors, said
 
 
-def _decode_errors(
-    paths: Sequence[str], limits: ImageLimits, workers: int, progress: Progress | None
-) -> dict[str, CodedImageError]:
-    def look(where: Place) -> None:
-        check_shown(where, read_image(where, limits=limits, at_least=duplicates.DECODE_SIDE))
+def _looked(
+    look: Callable[[Place], Said | None], paths: Sequence[str], workers: int, progress: Progress | None = None
+) -> _Looked:
+    def one(path: str) -> Said | CodedImageError | None:
+        try:
+            return look(place(path))
+        except CodedImageError as error:
+            return error
 
     errors: dict[str, CodedImageError] = {}
+    said: dict[str, Said] = {}
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(paths), duplicates.BATCH):
             batch = paths[start : start + duplicates.BATCH]
-            found = zip(batch, pool.map(lambda path: _error_of(look, place(path)), batch), strict=True)
-            errors |= {path: error for path, error in found if error is not None}
+            for path, found in zip(batch, pool.map(one, batch), strict=True):
+                if isinstance(found, CodedImageError):
+                    errors[path] = found
+                elif found is not None and found != Said():
+                    said[path] = found
             if progress is not None:
                 progress(start + len(batch), len(paths))
-    return errors
+    return errors, said

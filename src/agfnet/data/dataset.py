@@ -17,7 +17,10 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from agfnet.data import augment
-from agfnet.data.preprocess import ViewSpec, normalise, read_frame
+from agfnet.data.dicom import Patient
+from agfnet.data.images import read_said
+from agfnet.data.preprocess import Framed, ViewSpec, normalise, read_frame
+from agfnet.data.said import check_one_patient
 from agfnet.files import write_atomically
 from agfnet.places import Url, look_up
 from agfnet.types import Case, ImageError, Place
@@ -72,16 +75,22 @@ class FrameCache:
     def get(self, path: Place, spec: ViewSpec, mm_per_pixel: float | None, enlarge: float) -> NDArray[np.uint8]:
         """The frame (H, W, 3) of an image file, local or by URL, from the cache or made now."""
         file = self._file(path, spec, mm_per_pixel, enlarge)
-        if file.exists():
-            return np.load(file)
-        frame = read_frame(path, spec, mm_per_pixel=mm_per_pixel, enlarge=enlarge).pixels
-        write_atomically(file, lambda temporary: _save(temporary, frame))
-        return frame
+        return np.load(file) if file.exists() else self._made(file, path, spec, mm_per_pixel, enlarge).pixels
 
-    def ensure(self, path: Place, spec: ViewSpec, mm_per_pixel: float | None, enlarge: float) -> None:
-        """Have the frame in the cache."""
-        if not self._file(path, spec, mm_per_pixel, enlarge).exists():
-            self.get(path, spec, mm_per_pixel, enlarge)
+    def ensure(self, path: Place, spec: ViewSpec, mm_per_pixel: float | None, enlarge: float) -> Patient | None:
+        """Have the frame in the cache; whose image it is, where the file says so.
+
+        A file by URL is not fetched again for this.
+        """
+        file = self._file(path, spec, mm_per_pixel, enlarge)
+        if not file.exists():
+            return self._made(file, path, spec, mm_per_pixel, enlarge).patient
+        return None if isinstance(path, Url) else read_said(path).patient
+
+    def _made(self, file: Path, path: Place, spec: ViewSpec, mm_per_pixel: float | None, enlarge: float) -> Framed:
+        made = read_frame(path, spec, mm_per_pixel=mm_per_pixel, enlarge=enlarge)
+        write_atomically(file, lambda temporary: _save(temporary, made.pixels))
+        return made
 
     def _file(self, path: Place, spec: ViewSpec, mm_per_pixel: float | None, enlarge: float) -> Path:
         try:
@@ -255,7 +264,8 @@ def warm(
         The cases that cannot be read, each with its error; empty unless `skip_bad`.
 
     Raises:
-        ImageError: an image cannot be read and `skip_bad` is off; the message names file and row.
+        ImageError: an image cannot be read, or a case's are of several patients, and `skip_bad` is off; the message
+            names file and row.
     """
     bad = []
     enlarge = augment.ENLARGE if dataset.training else 1.0
@@ -265,9 +275,15 @@ def warm(
 
     def error_of(case: Case) -> str | None:
         try:
-            for modality, spec in dataset.specs.items():
-                for path in case.views.get(modality, ()):
-                    dataset.cache.ensure(path, spec, case.mm_per_pixel.get(modality), enlarge)
+            check_one_patient(
+                {
+                    modality: [
+                        dataset.cache.ensure(path, spec, case.mm_per_pixel.get(modality), enlarge)
+                        for path in case.views.get(modality, ())
+                    ]
+                    for modality, spec in dataset.specs.items()
+                }
+            )
         except ImageError as error:
             return f"row {case.row}, case {case.case_id}: {error}"
         return None

@@ -88,22 +88,20 @@ class Patient(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DicomImage:
-    """What is taken from a DICOM file.
+class DicomFacts:
+    """What a DICOM image's header says.
 
     Attributes:
-        pixels: (H, W, 3) uint8, cut to the calibrated region where there is exactly one.
-        mm_per_pixel: of these pixels, where the file is calibrated.
+        mm_per_pixel: of the pixels as they are taken, where the file is calibrated.
         burned_in: whether it says that text is burned into its pixels; None where it does not say.
-        frame: which frame this is, from 0.
+        frame: which frame is taken, from 0.
         frames: how many there are.
         kind: photo, dermoscopy, ultrasound, or other.
-        cropped: whether the pixels were cut to a region.
+        cropped: whether the pixels are cut to a region.
         captured: whether it is a secondary capture: made by a program, not by a device.
         patient: whose image it is; None where there is no id.
     """
 
-    pixels: NDArray[np.uint8]
     mm_per_pixel: float | None
     burned_in: bool | None
     frame: int
@@ -112,6 +110,13 @@ class DicomImage:
     cropped: bool
     captured: bool
     patient: Patient | None
+
+
+class DicomImage(NamedTuple):
+    """Pixels (H, W, 3) uint8, cut to the calibrated region where there is exactly one, and what the header says."""
+
+    pixels: NDArray[np.uint8]
+    facts: DicomFacts
 
 
 class _Scale(NamedTuple):
@@ -155,30 +160,43 @@ def decode_dicom(name: Place | str, file: IO[bytes], limits: ImageLimits) -> Dic
         problem = f"its compressed pixels are over the limit of {limits.max_bytes / 2**20:.1f} MiB"
         raise coded(name, HeaderFault("oversized-image", problem))
     try:
-        layout = read_layout(header)
-        check_size(name, (layout.columns, layout.rows), limits)
-        kind = _kind(header.values)
-        scale = _scale(header, layout, kind, limits.min_side)
-        frame = layout.frames // 2
-        pixels = decode_frame(header, layout, frame)
+        layout, scale, facts = _read_facts(name, header, limits)
+        pixels = decode_frame(header, layout, facts.frame)
     except HeaderFault as fault:
         raise coded(name, fault) from fault
     if scale.box is not None:
         left, top, right, low = scale.box
         pixels = pixels[top : low + 1, left : right + 1]
-    pixels, side = _square(pixels, scale.sides)
+    pixels = _square(pixels, scale.sides)
     check_size(name, (pixels.shape[1], pixels.shape[0]), limits)
-    return DicomImage(
-        pixels=np.array(pixels, order="C"),
-        mm_per_pixel=side if scale.known else None,
+    return DicomImage(np.array(pixels, order="C"), facts)
+
+
+def dicom_facts(name: Place | str, file: IO[bytes], limits: ImageLimits) -> DicomFacts:
+    """What the header of an image says, without decoding a pixel; see `decode_dicom`."""
+    header = dicom_values(name, file, limits)
+    try:
+        return _read_facts(name, header, limits)[2]
+    except HeaderFault as fault:
+        raise coded(name, fault) from fault
+
+
+def _read_facts(name: Place | str, header: Header, limits: ImageLimits) -> tuple[Layout, _Scale, DicomFacts]:
+    layout = read_layout(header)
+    check_size(name, (layout.columns, layout.rows), limits)
+    kind = _kind(header.values)
+    scale = _scale(header, layout, kind, limits.min_side)
+    facts = DicomFacts(
+        mm_per_pixel=max(scale.sides) if scale.known else None,
         burned_in={"YES": True, "NO": False}.get(text(header.values.get(_BURNED_IN, b""))),
-        frame=frame,
+        frame=layout.frames // 2,
         frames=layout.frames,
         kind=kind,
         cropped=scale.box is not None,
         captured=_captured(header.values),
         patient=_patient(header.values),
     )
+    return layout, scale, facts
 
 
 def _patient(values: Values) -> Patient | None:
@@ -288,11 +306,11 @@ def _alike(one: Sequence[float], other: Sequence[float]) -> bool:
     return all(abs(a - b) <= _EQUAL * b for a, b in zip(one, other, strict=True))
 
 
-def _square(pixels: NDArray[np.uint8], sides: tuple[float, float]) -> tuple[NDArray[np.uint8], float]:
-    """Pixels of equal sides, and the length of a side."""
+def _square(pixels: NDArray[np.uint8], sides: tuple[float, float]) -> NDArray[np.uint8]:
+    """Pixels of equal sides, each as long as the longer one."""
     down, across = sides
     side = max(sides)
     if side - min(sides) <= _EQUAL * side:
-        return pixels, side
+        return pixels
     height, width = (max(1, round(n * s / side)) for n, s in zip(pixels.shape[:2], (down, across), strict=True))
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)), side
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import polars as pl
 
-from agfnet.data.dicom import PATIENT, DicomImage, decode_dicom, dicom_values, identifier
+from agfnet.data.dicom import PATIENT, DicomFacts, decode_dicom, dicom_values, identifier
 from agfnet.data.dicom_header import Values
 from agfnet.data.imagefile import DEFAULT_LIMITS, CodedImageError, ImageLimits, opened
 from agfnet.data.table import SCALE_SUFFIX, write_table
@@ -168,8 +168,8 @@ def _read(
     with opened(path, limits) as (_, file):
         values = dicom_values(path, file, limits, _IDENTITY).values
         file.seek(0)
-        image = decode_dicom(path, file, limits)
-    view = VIEW_OF_KIND.get(image.kind)
+        facts = decode_dicom(path, file, limits).facts
+    view = VIEW_OF_KIND.get(facts.kind)
     if view is None:
         raise _Unusable("it is neither a photo nor a dermoscopic image nor ultrasound.")
     if any(sign in str(path) for sign in ";\n\r"):
@@ -177,15 +177,15 @@ def _read(
     instance = hashlib.sha256(identifier(values, _INSTANCE)).digest()
     if identifier(values, _INSTANCE) and instance in seen:
         raise _Unusable(f"it is the same image as {seen[instance]}.")
-    who = image.patient
+    who = facts.patient
     if who is not None and who.issuer and issuers.setdefault(who.id, who.issuer) != who.issuer:
         raise _Unusable("another hospital has a patient of the same id in this folder: export each by itself.")
-    made = _line(path, view, values, image, key)
+    made = _line(path, view, values, facts, key)
     seen[instance] = name
     return made
 
 
-def _line(path: Path, view: str, values: Values, image: DicomImage, key: bytes) -> _Found:
+def _line(path: Path, view: str, values: Values, facts: DicomFacts, key: bytes) -> _Found:
     patient = identifier(values, PATIENT)
     accession, study = identifier(values, _ACCESSION), identifier(values, _STUDY)
     if not patient:
@@ -198,10 +198,10 @@ def _line(path: Path, view: str, values: Values, image: DicomImage, key: bytes) 
         case_id=pseudonym(key, b"case", patient, *visit),
         patient_id=pseudonym(key, b"patient", patient),
         view=view,
-        mm_per_pixel=image.mm_per_pixel,
-        burned_in=image.burned_in,
-        captured=image.captured,
-        frames=image.frames,
+        mm_per_pixel=facts.mm_per_pixel,
+        burned_in=facts.burned_in,
+        captured=facts.captured,
+        frames=facts.frames,
     )
 
 

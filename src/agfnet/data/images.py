@@ -25,14 +25,14 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from agfnet.data.codestream import MAX_SCANS, has_many_scans
-from agfnet.data.dicom import Patient, decode_dicom
+from agfnet.data.dicom import DicomFacts, Patient, decode_dicom, dicom_facts
 from agfnet.data.imagefile import DEFAULT_LIMITS, UPLOAD, CodedImageError, ImageLimits, check_size, opened
 from agfnet.places import place
 from agfnet.types import Place
 
 __all__ = [
-    "DEFAULT_LIMITS", "IMAGE_SUFFIXES", "UPLOAD", "CodedImageError", "ImageLimits", "check_shown", "read_image",
-    "read_scaled_image", "sniff",
+    "DEFAULT_LIMITS", "IMAGE_SUFFIXES", "UPLOAD", "CodedImageError", "ImageLimits", "Said", "check_shown", "read_image",
+    "read_said", "read_scaled_image", "sniff",
 ]  # fmt: skip
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".webp", ".bmp", ".dcm", ".dicom")
@@ -119,22 +119,42 @@ def read_image(
     return read_scaled_image(source, limits=limits, at_least=at_least)[0]
 
 
-class ScaledImage(NamedTuple):
-    """An image and what its file says of it.
+class Said(NamedTuple):
+    """What an image file says of itself: a DICOM image may, another says nothing.
 
     Attributes:
-        pixels: (H, W, 3) uint8.
-        mm_per_pixel: where the file is a calibrated DICOM image.
+        mm_per_pixel: where it is calibrated.
         burned_in: it says that text is burned into the pixels.
-        kind: photo, dermoscopy, ultrasound or other, where it is a DICOM image of a device.
-        patient: whose image it is, where it is a DICOM image that says so.
+        kind: photo, dermoscopy, ultrasound or other, where it is a device's image.
+        patient: whose image it is.
     """
 
-    pixels: NDArray[np.uint8]
     mm_per_pixel: float | None = None
     burned_in: bool = False
     kind: str | None = None
     patient: Patient | None = None
+
+
+class ScaledImage(NamedTuple):
+    """An image, (H, W, 3) uint8, and what its file says of it."""
+
+    pixels: NDArray[np.uint8]
+    said: Said = Said()
+
+
+def read_said(path: str | Place, *, limits: ImageLimits = DEFAULT_LIMITS) -> Said:
+    """What an image file says of itself, from its first bytes or its DICOM header; no pixel is decoded.
+
+    Raises:
+        ImageError: see `sniff`; or a DICOM header that cannot be used.
+    """
+    with opened(place(path), limits) as (name, file):
+        return _said(dicom_facts(name, file, limits)) if _format_of(name, file) == "DICOM" else Said()
+
+
+def _said(facts: DicomFacts) -> Said:
+    kind = None if facts.captured else facts.kind  # a program's picture may be of anything
+    return Said(facts.mm_per_pixel, bool(facts.burned_in), kind, facts.patient)
 
 
 def read_scaled_image(
@@ -149,8 +169,7 @@ def read_scaled_image(
         suffix = _format_of(name, file)
         if suffix == "DICOM":
             made = decode_dicom(name, file, limits)
-            kind = None if made.captured else made.kind  # a program's picture may be of anything
-            return ScaledImage(made.pixels, made.mm_per_pixel, bool(made.burned_in), kind, made.patient)
+            return ScaledImage(made.pixels, _said(made.facts))
         return ScaledImage(_decoded(name, file, suffix, limits, at_least))
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,13 +12,11 @@ from PIL import Image
 
 from agfnet.data.dicom import Patient
 from agfnet.data.images import DEFAULT_LIMITS, UPLOAD, CodedImageError, ImageLimits, check_shown, read_scaled_image
+from agfnet.data.said import SCALE_REMEDY, scales_differ
 from agfnet.types import ImageError, Place
 
 SCALING = (1 / 64, 16.0)
 """Least and greatest factor from an image's scale to the input's; beyond it the millimetres are surely wrong."""
-
-SAME_SCALE = 0.1
-"""Up to this difference of their logarithms a given scale and a DICOM file's own are one, rounded."""
 
 _KINDS = {"photo": "a photo", "dermoscopy": "a dermoscopic image", "ultrasound": "ultrasound"}
 
@@ -71,15 +68,6 @@ class Framed(NamedTuple):
     patient: Patient | None = None
 
 
-def other_patient(frames: Mapping[str, Sequence[Framed]]) -> str | None:
-    """The first view with an image that says to be of another patient than one before it; None where none does."""
-    known = [(view, frame.patient) for view, own in frames.items() for frame in own if frame.patient is not None]
-    for i, (view, patient) in enumerate(known):
-        if not all(patient.may_be(other) for _, other in known[:i]):
-            return view
-    return None
-
-
 def read_frame(
     source: Place | bytes,
     spec: ViewSpec,
@@ -105,22 +93,19 @@ def read_frame(
     """
     # A JPEG is decoded at a fraction of its size where that is enough; not where the size of its pixels counts.
     at_least = round(2 * enlarge * max(spec.size)) if mm_per_pixel is None else None
-    read = read_scaled_image(source, limits=limits, at_least=at_least)
-    check_shown(UPLOAD if isinstance(source, bytes) else source, read.pixels)
+    shown, said = read_scaled_image(source, limits=limits, at_least=at_least)
+    name = UPLOAD if isinstance(source, bytes) else source
+    check_shown(name, shown)
     # A camera's image may be dermoscopic without saying so; a scan is a scan.
-    if read.kind in _KINDS and (read.kind == "ultrasound") != (spec.kind == "ultrasound"):
-        name = UPLOAD if isinstance(source, bytes) else source
-        problem = f"this DICOM file says that it is {_KINDS[read.kind]}, in the place of {_KINDS[spec.kind]}"
+    if said.kind in _KINDS and (said.kind == "ultrasound") != (spec.kind == "ultrasound"):
+        problem = f"this DICOM file says that it is {_KINDS[said.kind]}, in the place of {_KINDS[spec.kind]}"
         raise CodedImageError(name, "wrong-view", problem, "Put each image in its own view's place.")
-    if mm_per_pixel and read.mm_per_pixel and abs(math.log(mm_per_pixel / read.mm_per_pixel)) > SAME_SCALE:
-        name = UPLOAD if isinstance(source, bytes) else source
-        problem = f"the scale is given as {mm_per_pixel:g} mm per pixel, and this DICOM file says {read.mm_per_pixel:g}"
-        remedy = "Leave the scale empty to take the file's; if it is the file that errs, convert it to PNG."
-        raise CodedImageError(name, "two-scales", problem, remedy)
-    mm = read.mm_per_pixel if mm_per_pixel is None else mm_per_pixel
-    pixels = fit(change(read.pixels) if change else read.pixels, spec, mm_per_pixel=mm, enlarge=enlarge)
-    scale = None if mm is None else frame_scale((read.pixels.shape[0], read.pixels.shape[1]), spec, mm) / enlarge
-    return Framed(pixels, scale, read.burned_in, read.patient)
+    if differ := scales_differ(mm_per_pixel, said.mm_per_pixel):
+        raise CodedImageError(name, "two-scales", differ, SCALE_REMEDY)
+    mm = said.mm_per_pixel if mm_per_pixel is None else mm_per_pixel
+    pixels = fit(change(shown) if change else shown, spec, mm_per_pixel=mm, enlarge=enlarge)
+    scale = None if mm is None else frame_scale((shown.shape[0], shown.shape[1]), spec, mm) / enlarge
+    return Framed(pixels, scale, said.burned_in, said.patient)
 
 
 def fit(

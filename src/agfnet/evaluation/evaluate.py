@@ -183,7 +183,9 @@ def evaluate_outcomes(
     bad = [o for o in outcomes if o.prediction is None]
     if bad and not skip_bad:
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        raise ImageError(f"{bad[0].error}{more} Or leave such cases out with --skip-bad.")
+        raise ImageError(
+            f"{bad[0].error}{more} Or leave such cases out (--skip-bad; in a configuration data.skip_bad=true)."
+        )
     (folder / BAD).unlink(missing_ok=True)  # of an earlier call
     if bad:
         rows = {"case_id": [o.case.case_id for o in bad], "error": [o.error for o in bad]}

@@ -66,11 +66,11 @@ def mask_on_grid(
         ImageError: a file cannot be read, or the mask has not the image's size (of a DICOM image: that of the region
             that is shown).
     """
-    shown, mask = read_scaled_image(image), read_image(file)
-    if mask.shape != shown.pixels.shape:
-        ours, theirs = (f"{own.shape[1]} x {own.shape[0]}" for own in (mask, shown.pixels))
+    (shown, said), mask = read_scaled_image(image), read_image(file)
+    if mask.shape != shown.shape:
+        ours, theirs = (f"{own.shape[1]} x {own.shape[0]}" for own in (mask, shown))
         raise ImageError(f"{file}: the mask has {ours} pixels, and what is shown of {image} {theirs}. Draw it anew.")
-    mm_per_pixel = mm_per_pixel or shown.mm_per_pixel
+    mm_per_pixel = mm_per_pixel or said.mm_per_pixel
     pixels = np.where(mask > 0, np.uint8(255), np.uint8(0))
     frame = fit(pixels, replace(spec, mean=(0.0, 0.0, 0.0)), mm_per_pixel=mm_per_pixel)
     share = Image.fromarray(frame[..., 0].astype(np.float32) / 255.0).resize(shape[::-1], Image.Resampling.BOX)

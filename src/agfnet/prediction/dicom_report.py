@@ -103,7 +103,7 @@ def _check_letters(header: Dataset, path: Place) -> None:
 
 
 def _source(path: Place) -> Source:
-    image = read_dicom(path)  # which has every guard that a whole reading lacks
+    said = read_dicom(path).facts  # which has every guard that a whole reading lacks
     with _quiet(path), path.open("rb") as file:
         header = dcmread(file, stop_before_pixels=True)
         for keyword in _MAY_BE_EMPTY:
@@ -113,7 +113,7 @@ def _source(path: Place) -> Source:
         _check_letters(header, path)
     if missing:
         raise ImageError(f"{path}: this DICOM file has no {missing[0]}. {_REMEDY}")
-    return Source(header, [image.frame + 1] if image.frames > 1 else None, image.burned_in)
+    return Source(header, [said.frame + 1] if said.frames > 1 else None, said.burned_in)
 
 
 @contextmanager

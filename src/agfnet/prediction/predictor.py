@@ -14,7 +14,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from agfnet.data.preprocess import Framed, middle, normalise, other_patient, read_frame
+from agfnet.data.preprocess import Framed, middle, normalise, read_frame
+from agfnet.data.said import check_one_patient
 from agfnet.prediction.bundle import Bundle, read_bundle
 from agfnet.prediction.decision import read_decision
 from agfnet.types import BundleError, Case, ConfigError, ImageError, Prediction
@@ -208,8 +209,7 @@ class Predictor:
                 frames.setdefault(modality, []).append(frame)
         if not frames:
             raise ImageError(f"no image of {' or '.join(self.specs)}. Give at least one view.")
-        if view := other_patient(frames):
-            raise ImageError(f"{view}: this DICOM image is of another patient than one before it. Correct the table.")
+        check_one_patient({view: [frame.patient for frame in own] for view, own in frames.items()})
         return frames
 
     def looks(self, frames: Frames) -> list[Look]:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from agfnet.data.images import CodedImageError, ImageLimits
-from agfnet.data.preprocess import Framed, ViewSpec, other_patient, read_frame
+from agfnet.data.preprocess import Framed, ViewSpec, read_frame
+from agfnet.data.said import other_patient
 from agfnet.prediction.bundle import CARD
 from agfnet.prediction.explanation import Explanation
 from agfnet.prediction.overlay import colours
@@ -66,7 +67,7 @@ def read_upload(upload: Upload, predictor: Predictor, limits: ImageLimits) -> Fr
         ]
         for view, contents in upload.files.items()
     }
-    if view := other_patient(frames):
+    if view := other_patient({view: [frame.patient for frame in own] for view, own in frames.items()}):
         raise Problem(422, "other-patient", f"{view}: an image is of another patient than the one before.", view=view)
     return frames
 

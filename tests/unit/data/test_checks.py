@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from broken import BROKEN, HEADER, Broken, encoded, good_lines, picture, write
+from dicom_files import content_of, dicom, region, with_regions
 
 from agfnet.data import duplicates
 from agfnet.data.checks import check_table
@@ -228,3 +229,26 @@ def test_near_duplicate_within_a_split_of_two_patients(tmp_path):
     (fault,) = check_table(path, level="deep").faults
     assert (fault.cause, fault.row) == ("near-duplicate-of-two-patients", 7)
     assert "row 4" in fault.message
+
+
+@pytest.mark.parametrize("level", ["quick", "decode", "deep"])
+def test_what_dicom_files_say_against_the_table_is_found(level, tmp_path):
+    """What prediction refuses is a fault: two patients in a case, and another scale than the file's own."""
+    lines = good_lines(tmp_path)
+    lines = [line + "," + ("ultrasound_mm_per_pixel" if i == 0 else "") for i, line in enumerate(lines)]
+    for number in (0, 1):
+        lines[1 + number] = f"L{number},P{number},{'AB'[number]},c{number}.dcm,u{number}.dcm,"
+    lines[2] += "0.2"
+    for name, seed, patient in (("c0", 0, "X"), ("u0", 1, "Y"), ("c1", 2, "Z"), ("u1", 3, "Z")):
+        pixels = np.asarray(picture(seed))
+        made = dicom(pixels, modality="US" if name[0] == "u" else "XC", PatientID=patient)
+        made = with_regions(made, region(delta=0.01)) if name[0] == "u" else made
+        (tmp_path / f"{name}.dcm").write_bytes(content_of(made))
+    report = check_table(write(tmp_path, lines), level=level)
+    assert [(fault.row, fault.column, fault.cause) for fault in report.faults] == [
+        (2, "ultrasound", "other-patient"), (3, "ultrasound", "two-scales"),
+    ]  # fmt: skip
+    told = "\n".join(map(str, report.faults))
+    assert "given as 0.2 mm per pixel, and this DICOM file says 0.1" in told
+    assert "'X'" not in told
+    assert report.scaled == {"clinical": 0, "ultrasound": 2}

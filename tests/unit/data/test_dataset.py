@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from broken import picture
+from dicom_files import content_of, dicom
 
 from agfnet.data.dataset import UNKNOWN, CaseDataset, FrameCache, warm
 from agfnet.data.preprocess import ViewSpec
@@ -85,3 +89,22 @@ def test_an_unreadable_image_names_its_row_or_is_listed(drawn, tmp_path):
     with pytest.raises(ImageError, match=r"row 17, case x: .*broken\.jpg"):
         warm(data, lambda *_: None, skip_bad=False)
     assert [c.case_id for c, _ in warm(data, lambda *_: None, skip_bad=True)] == ["x"]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_case_of_two_patients_is_told_before_training(drawn, tmp_path, cached):
+    """As prediction would refuse it; also where another case, or an earlier table, has brought its frames already."""
+    files = []
+    for view, patient, pixels in (("clinical", "P1", picture(1)), ("ultrasound", "P2", picture(2))):
+        files.append(tmp_path / f"{view}.dcm")
+        modality = "US" if view == "ultrasound" else "XC"
+        files[-1].write_bytes(content_of(dicom(np.asarray(pixels), modality=modality, PatientID=patient)))
+    data = dataset(drawn, tmp_path / "cache")
+    two = replace(data.cases[0], case_id="x", row=17, views={"clinical": files[:1], "ultrasound": files[1:]})
+    if cached:
+        each = [replace(two, views={view: own}) for view, own in two.views.items()]
+        object.__setattr__(data, "cases", each)
+        assert warm(data, lambda *_: None, skip_bad=False) == []
+    object.__setattr__(data, "cases", [data.cases[0], two])
+    with pytest.raises(ImageError, match=r"row 17, case x: ultrasound: this DICOM image is of another patient"):
+        warm(data, lambda *_: None, skip_bad=False)

@@ -176,7 +176,7 @@ def test_the_middle_frame_is_taken(frames, compressed):
     if compressed:
         ds.compress(JPEG2000Lossless)
     made = read_dicom(content_of(ds))
-    assert (made.frame, made.frames, made.kind) == (frames // 2, frames, "ultrasound")
+    assert (made.facts.frame, made.facts.frames, made.facts.kind) == (frames // 2, frames, "ultrasound")
     np.testing.assert_array_equal(made.pixels, clip[frames // 2])
 
 
@@ -213,11 +213,11 @@ def test_only_that_frame_is_decoded():
 def test_a_calibrated_region_is_cut_out_with_its_scale():
     made = read_dicom(content_of(with_regions(dicom(RGB, modality="US"), region())))
     np.testing.assert_array_equal(made.pixels, RGB[4:36, 8:40])
-    assert made.mm_per_pixel == pytest.approx(0.05)
-    assert made.cropped
+    assert made.facts.mm_per_pixel == pytest.approx(0.05)
+    assert made.facts.cropped
     assert read_scaled_image(
         content_of(with_regions(dicom(RGB, modality="US"), region()))
-    ).mm_per_pixel == pytest.approx(0.05)
+    ).said.mm_per_pixel == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize(
@@ -245,17 +245,17 @@ def test_a_calibrated_region_is_cut_out_with_its_scale():
 def test_regions(regions, scale, cropped):
     ds = with_regions(dicom(RGB, modality="US", PixelSpacing=[0.3, 0.3]), *regions)
     made = read_dicom(content_of(ds))
-    assert made.mm_per_pixel == (None if scale is None else pytest.approx(scale))
-    assert made.cropped == cropped
+    assert made.facts.mm_per_pixel == (None if scale is None else pytest.approx(scale))
+    assert made.facts.cropped == cropped
 
 
 def test_pixels_that_are_not_square_are_made_so():
     made = read_dicom(content_of(with_regions(dicom(RGB, modality="US"), region(PhysicalDeltaY=0.0025))))
     assert made.pixels.shape == (16, 32, 3)
-    assert made.mm_per_pixel == pytest.approx(0.05)
+    assert made.facts.mm_per_pixel == pytest.approx(0.05)
     made = read_dicom(content_of(dicom(RGB, PixelAspectRatio=["2", "1"])))
     assert made.pixels.shape == (40, 24, 3)
-    assert made.mm_per_pixel is None
+    assert made.facts.mm_per_pixel is None
 
 
 @pytest.mark.parametrize(
@@ -271,13 +271,13 @@ def test_pixels_that_are_not_square_are_made_so():
 )
 def test_pixel_spacing_counts_where_it_is_meant(modality, elements, scale):
     ds = dicom(RGB, modality=modality, **{"PixelSpacing": [0.2, 0.2], **elements})
-    assert read_dicom(content_of(ds)).mm_per_pixel == scale
+    assert read_dicom(content_of(ds)).facts.mm_per_pixel == scale
 
 
 @pytest.mark.parametrize(("said", "known"), [("YES", True), ("NO", False), (None, None), ("PERHAPS", None)])
 def test_burned_in_text(said, known):
     ds = dicom(RGB) if said is None else dicom(RGB, BurnedInAnnotation=said)
-    assert read_dicom(content_of(ds)).burned_in is known
+    assert read_dicom(content_of(ds)).facts.burned_in is known
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_burned_in_text(said, known):
 )  # fmt: skip
 def test_kinds(modality, kind, captured):
     made = read_dicom(content_of(dicom(RGB, modality=modality)))
-    assert (made.kind, made.captured) == (kind, captured)
+    assert (made.facts.kind, made.facts.captured) == (kind, captured)
 
 
 def test_a_frame_is_fitted_by_the_files_own_scale_and_none_that_contradicts_it(tmp_path):

@@ -1,0 +1,70 @@
+"""What image files say of themselves, against each other and against the table: whose they are, and their scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from agfnet.data.dicom import Patient
+from agfnet.data.images import Said
+from agfnet.data.tablefile import Fault
+from agfnet.types import ImageError
+
+SAME_SCALE = 0.1
+"""Up to this difference of their logarithms a given scale and a file's own are one, rounded."""
+SCALE_REMEDY = "Leave the scale empty to take the file's; if it is the file that errs, convert it to PNG."
+
+
+def other_patient(patients: Mapping[str, Sequence[Patient | None]]) -> str | None:
+    """The first view with an image that says to be of another patient than one before it; None where none does.
+
+    Args:
+        patients: modality -> whose image each of a case's is, None where its file does not say.
+    """
+    known = [(view, patient) for view, own in patients.items() for patient in own if patient is not None]
+    for i, (view, patient) in enumerate(known):
+        if not all(patient.may_be(other) for _, other in known[:i]):
+            return view
+    return None
+
+
+def check_one_patient(patients: Mapping[str, Sequence[Patient | None]]) -> None:
+    """Refuse a case whose images say to be of several patients; see `other_patient`.
+
+    Raises:
+        ImageError: they do.
+    """
+    if view := other_patient(patients):
+        raise ImageError(f"{view}: this DICOM image is of another patient than one before it. Correct the table.")
+
+
+def scales_differ(given: float | None, own: float | None) -> str | None:
+    """What is wrong with a scale that is given, in mm per pixel, beside the file's own; None where they are one."""
+    if not given or not own or abs(math.log(given / own)) <= SAME_SCALE:
+        return None
+    return f"the scale is given as {given:g} mm per pixel, and this DICOM file says {own:g}"
+
+
+def said_faults(uses: pl.DataFrame, said: Mapping[str, Said]) -> list[Fault]:
+    """Cases whose files say to be of two patients, and files that say another scale than the table.
+
+    Args:
+        uses: a line for each image of a case: row, view, path, mm_per_pixel (null where the table gives none).
+        said: path -> what the file says, of those that say something.
+    """
+    faults = []
+    patients: dict[int, dict[str, list[Patient | None]]] = {}
+    for row, view, path, mm_per_pixel in uses.select("row", "view", "path", "mm_per_pixel").rows():
+        own = said.get(path, Said())
+        patients.setdefault(row, {}).setdefault(view, []).append(own.patient)
+        if problem := scales_differ(mm_per_pixel, own.mm_per_pixel):
+            message = f"{path}: {problem}"
+            faults.append(Fault(cause="two-scales", message=message, remedy=SCALE_REMEDY, row=row, column=view))
+    for row, views in patients.items():
+        if view := other_patient(views):
+            message = "a DICOM image is of another patient than one before it in this case"
+            remedy = "Correct the table: a case is one lesion of one patient."
+            faults.append(Fault(cause="other-patient", message=message, remedy=remedy, row=row, column=view))
+    return faults
