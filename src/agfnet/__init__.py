@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 # ONNX Runtime would tell its maker of the machine and of the models that it runs; it asks when it is imported.
@@ -39,6 +40,11 @@ __all__ = sorted(_PUBLIC)  # noqa: PLE0605 - the names are the keys above
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    if name == "__version__":
+        try:
+            return version("agfnet")
+        except PackageNotFoundError:  # run from its source
+            return "unknown"
     if name not in _PUBLIC:
         raise AttributeError(f"module 'agfnet' has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)

@@ -90,7 +90,7 @@ def test_a_second_worker(calibrated, drawn, tmp_path):
     rates = []
     for workers in (1, 2):
         folder = tmp_path / str(workers)
-        work = plan_work(folder, drawn / "workers.parquet", tuple(predictor.specs), predictor.bundle.sha256, settings)
+        work = plan_work(folder, drawn / "workers.parquet", predictor.specs, predictor.bundle.sha256, settings)
         done = predicted_parts(folder, calibrated, parts_to_do(folder, work), threads=1, workers=workers, address=None)
         moments = [time.monotonic() for _ in done][workers - 1 :]
         rates.append(settings.part_rows * (len(moments) - 1) / (moments[-1] - moments[0]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -95,8 +94,6 @@ def serve(
             from agfnet.prediction.signature import check_signature
 
             check_signature(found, public_key)
-        if logging.getLogger("agfnet").level <= logging.INFO:
-            logging.getLogger("uvicorn").setLevel(logging.WARNING)  # what it says beside `serve` is of no use
         run(Predictor(found, threads=threads, provider=provider), settings)
 
 

@@ -324,8 +324,7 @@ def focus(
     with errors_said():
         from agfnet.evaluation.evaluate import data_of
         from agfnet.evaluation.focus import focus as measure
-        from agfnet.evaluation.focus import focus_markdown
-        from agfnet.files import write_json, write_text
+        from agfnet.evaluation.focus import focus_markdown, write_focus
 
         asked, root = data_of(source, table, data_root)
         ready_folder(folder)
@@ -333,8 +332,7 @@ def focus(
             source, asked, masks, part=part, include_test=include_test, limit=cases, draws=draws, threads=threads,
             data_root=root,
         )  # fmt: skip
-        write_json(folder / "focus.json", made)
-        write_text(folder / "focus.md", focus_markdown(made))
+        write_focus(made, folder)
         out.print(escape(focus_markdown(made)), highlight=False, soft_wrap=True)
         out.print(f"everything is in {folder}", highlight=False)
 
@@ -361,8 +359,7 @@ def faithfulness(
     with errors_said():
         from agfnet.evaluation.evaluate import data_of
         from agfnet.evaluation.faithfulness import faithfulness as measure
-        from agfnet.evaluation.faithfulness import faithfulness_markdown
-        from agfnet.files import write_json, write_text
+        from agfnet.evaluation.faithfulness import faithfulness_markdown, write_faithfulness
 
         asked, root = data_of(source, table, data_root)
         ready_folder(folder)
@@ -370,7 +367,6 @@ def faithfulness(
             source, asked, part=part, include_test=include_test, limit=cases, draws=draws, threads=threads,
             data_root=root,
         )  # fmt: skip
-        write_json(folder / "faithfulness.json", made)
-        write_text(folder / "faithfulness.md", faithfulness_markdown(made))
+        write_faithfulness(made, folder)
         out.print(escape(faithfulness_markdown(made)), highlight=False, soft_wrap=True)
         out.print(f"everything is in {folder}", highlight=False)

@@ -43,15 +43,13 @@ def train(
         from agfnet.evaluation.experiment import run, run_folds
         from agfnet.evaluation.summary import summary_markdown
         from agfnet.training.ranks import Machine, first_process
+        from agfnet.training.run import train_log
 
         settings = load_config(config, overrides or [])
         machine = Machine(devices, nodes, profile)
         logger = logging.getLogger("agfnet")
         if first_process():
-            folder.mkdir(parents=True, exist_ok=True)
-            log_file = logging.FileHandler(folder / "train.log", encoding="utf-8")
-            log_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-            logger.addHandler(log_file)
+            logger.addHandler(train_log(folder))
         else:
             logger.setLevel(logging.WARNING)
         if folds is None:
@@ -155,26 +153,26 @@ def summary(
     Example:  agfnet summary --config configs/derm7pt.yaml
     """
     with errors_said():
-        from agfnet.config import apply_overrides, load_config, parse_config
-        from agfnet.export.summary import BUDGET, PARAMETER_BUDGET, part_costs, timings
-        from agfnet.training.build import Task, build_network
-
-        overrides = [] if encoder is None else [f"model.encoder={encoder}"]
-        two = {view: {"kind": kind} for view, kind in (("clinical", "photo"), ("ultrasound", "ultrasound"))}
-        settings = (
-            load_config(config, overrides)
-            if config is not None
-            else parse_config(apply_overrides({"data": {"table": "none", "views": two}}, overrides), "--encoder")
+        from agfnet.export.summary import (
+            BUDGET,
+            PARAMETER_BUDGET,
+            fusion_parameters,
+            network_of,
+            part_costs,
+            summary_config,
+            timings,
         )
+
+        settings = summary_config(config, encoder)
         views = {m: v.size for m, v in settings.data.views.items()}
-        classes = settings.data.classes or tuple(map(str, range(5)))
-        network = build_network(settings, Task(classes, {}), pretrained=False)
+        network = network_of(settings)
         rows = part_costs(network, views)
         title = ", ".join(f"{m} {h}x{w}" for m, (h, w) in views.items())
         parts = [(row.name, f"{row.parameters:,}", f"{row.gflops:.3f}") for row in rows]
         show_table(title, ("part", "parameters", "GFLOPs a case"), parts)
-        own = sum(r.parameters for r in rows if not r.name.startswith("encoder"))
-        out.print(f"fusion and heads: {own:,} parameters (budget {PARAMETER_BUDGET:,})", highlight=False)
+        out.print(
+            f"fusion and heads: {fusion_parameters(rows):,} parameters (budget {PARAMETER_BUDGET:,})", highlight=False
+        )
         if not timing:
             return
         times = [

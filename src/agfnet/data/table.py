@@ -96,13 +96,17 @@ def say_scales(cases: Sequence[Case], views: Mapping[str, ViewConfig | ViewSpec]
     """Warn of images whose scale the table does not give, in views that the network sees at a fixed one."""
     for view, seen in views.items():
         having = [case for case in cases if case.views.get(view)]
-        lacking = sum(view not in case.mm_per_pixel for case in having)
-        if seen.mm_per_pixel is not None and lacking:
-            log.warning(
-                "%d of %d cases have no %s%s. The network sees this view at %g mm per pixel; such an image is fitted "
-                "to its frame whatever it measures, unless it is a calibrated DICOM file, and may be misjudged.",
-                lacking, len(having), view, SCALE_SUFFIX, seen.mm_per_pixel,
-            )  # fmt: skip
+        say_scale(view, seen.mm_per_pixel, sum(view not in case.mm_per_pixel for case in having), len(having))
+
+
+def say_scale(view: str, mm_per_pixel: float | None, lacking: int, having: int) -> None:
+    """Warn of cases, of those that have a view, whose images lack a scale where the network sees it at a fixed one."""
+    if mm_per_pixel is not None and lacking:
+        log.warning(
+            "%d of %d cases have no %s%s. The network sees this view at %g mm per pixel; such an image is fitted "
+            "to its frame whatever it measures, unless it is a calibrated DICOM file, and may be misjudged.",
+            lacking, having, view, SCALE_SUFFIX, mm_per_pixel,
+        )  # fmt: skip
 
 
 def cases_sha256(*parts: Sequence[Case]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agfnet.prediction.predictor import Outcome
-from agfnet.types import Case, ImageError, Prediction, TableError
+from agfnet.types import SYNTHETIC, SYNTHETIC_STANDARD, Case, ImageError, Prediction, TableError
 
 log = logging.getLogger("agfnet")
 
@@ -78,6 +78,11 @@ def whole(outcomes: Iterable[Outcome], *, skip_bad: bool = False) -> Iterator[tu
             log.warning("left out: %s", outcome.error)
         else:
             raise ImageError(f"{outcome.error} Correct the table, or leave the row out.")
+
+
+def synthetic_note(cases: Iterable[Case]) -> list[str]:
+    """What a reader of figures on these cases must know first, where any of them is a phantom's."""
+    return [SYNTHETIC] if any(case.reference_standard == SYNTHETIC_STANDARD for case in cases) else []
 
 
 def labels_of(cases: Iterable[Case], classes: Sequence[str]) -> list[int]:

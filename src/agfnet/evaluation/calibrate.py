@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from agfnet.config import Config, load_config
 from agfnet.data.fingerprints import image_fingerprints
 from agfnet.data.table import cases_sha256, own_cases, read_cases, table_sha256
-from agfnet.evaluation.answers import Answers, answers_of, whole
+from agfnet.evaluation.answers import Answers, answers_of, synthetic_note, whole
 from agfnet.evaluation.calibration_page import calibration_markdown
 from agfnet.evaluation.evaluate import data_of
 from agfnet.evaluation.figures import reliability_figure
@@ -29,7 +29,7 @@ from agfnet.prediction.asking import predict_cases
 from agfnet.prediction.bundle import BUNDLE, PARTS, read_bundle, write_bundle
 from agfnet.prediction.decision import Decision, write_decision
 from agfnet.prediction.predictor import Predictor
-from agfnet.types import SYNTHETIC, SYNTHETIC_STANDARD, Case, ConfigError, Place, TableError
+from agfnet.types import Case, ConfigError, Place, TableError
 
 log = logging.getLogger("agfnet")
 FOLDER = "calibration"
@@ -99,8 +99,7 @@ def calibrate(
 
     prints = _images(cases)
     chosen_on = _images([case for case in own if case.split in config.data.validation])
-    notes = [SYNTHETIC] if any(case.reference_standard == SYNTHETIC_STANDARD for case in cases) else []
-    notes += [OPTIMISTIC] if not prints.isdisjoint(chosen_on) else []
+    notes = [*synthetic_note(cases), *([] if prints.isdisjoint(chosen_on) else [OPTIMISTIC])]
     facts = {
         "table": str(table),
         "table_sha256": table_sha256(table),

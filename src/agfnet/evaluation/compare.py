@@ -35,7 +35,7 @@ from agfnet.files import write_json
 from agfnet.places import place
 from agfnet.prediction.asking import predict_cases
 from agfnet.prediction.predictor import Change, Predictor
-from agfnet.training.run import parts
+from agfnet.training.run import parts, train_log
 from agfnet.types import AgfnetError, Case, ConfigError, Place
 
 log = logging.getLogger("agfnet")
@@ -179,10 +179,7 @@ def _same_comparison(plan: ComparisonPlan, folder: Path) -> None:
 def _one_run(tree: Mapping[str, Any], comparison: Path, plan: ComparisonPlan, run: Run, threads: int) -> None:
     """In a process of its own: train, test the exported file, write the result."""
     folder = run_folder(comparison, run)
-    folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    logging.basicConfig(handlers=[handler], force=True)
+    logging.basicConfig(handlers=[train_log(folder)], force=True)
     log.setLevel(logging.INFO)
     if threads:
         torch.set_num_threads(threads)

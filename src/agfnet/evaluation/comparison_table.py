@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from agfnet.data.table import read_cases
-from agfnet.evaluation.answers import Answers, answers_from_json
+from agfnet.evaluation.answers import Answers, answers_from_json, synthetic_note
 from agfnet.evaluation.compare import RESULT, Run, answerable, folds_of, labelled_cases, run_folder
 from agfnet.evaluation.fitting import fit_temperature
 from agfnet.evaluation.plan import FIGURES, LOWER_IS_BETTER, TEST, Claim, ComparisonPlan
@@ -25,7 +25,7 @@ from agfnet.metrics.statistics import MetricSet, bootstrap, paired_difference
 from agfnet.metrics.weighting import FloatArray, weighted_mean
 from agfnet.places import place
 from agfnet.prediction.calibration import tempered
-from agfnet.types import SYNTHETIC, SYNTHETIC_STANDARD, ConfigError
+from agfnet.types import ConfigError
 
 Figure = Callable[[FloatArray], FloatArray]
 """A figure as a function of the cases' weights."""
@@ -288,6 +288,4 @@ def comparison_notes(plan: ComparisonPlan, *, complete: bool) -> list[str]:
         notes.append("Not every run is done: rows may have fewer seeds than planned, or be missing.")
     if any(len(plan.seeds_of(row)) < 3 for row in plan.rows):
         notes.append("Of a row with one or two seeds the interval hardly knows the spread between trainings.")
-    if any(case.reference_standard == SYNTHETIC_STANDARD for case in read_cases(table)):
-        notes.append(SYNTHETIC)
-    return notes
+    return [*notes, *synthetic_note(read_cases(table))]

@@ -14,7 +14,7 @@ import polars as pl
 from agfnet.config import load_config
 from agfnet.data.fingerprints import image_fingerprints, patient_fingerprint
 from agfnet.data.table import table_sha256, write_table
-from agfnet.evaluation.answers import answers_of
+from agfnet.evaluation.answers import answers_of, synthetic_note
 from agfnet.evaluation.figures import confusion_figure, reliability_figure, roc_figure
 from agfnet.evaluation.scorecard import scorecard
 from agfnet.evaluation.summary import summary_markdown
@@ -22,7 +22,7 @@ from agfnet.files import write_json, write_text
 from agfnet.prediction.asking import cases_of, predict_cases
 from agfnet.prediction.output import outcome_table
 from agfnet.prediction.predictor import Outcome, Predictor
-from agfnet.types import SYNTHETIC, SYNTHETIC_STANDARD, Case, ConfigError, ImageError, Place, TableError
+from agfnet.types import Case, ConfigError, ImageError, Place, TableError
 
 log = logging.getLogger("agfnet")
 BAD = "bad_cases.csv"
@@ -78,7 +78,7 @@ def chosen_cases(
     """
     every = chosen_part(cases_of(table, predictor, data_root=data_root), part, include_test=include_test, table=table)
     cases = [case for case in every if case.images]
-    notes = []
+    notes = synthetic_note(cases)
     if len(cases) < len(every):
         without = f"have no image of {' or '.join(predictor.specs)}"
         if not cases:
@@ -203,8 +203,8 @@ def evaluate_outcomes(
         subgroups={name: [_attribute(o.case, name) for o in kept] for name in subgroups} or None,
     )
     fitted = predictor.decision.facts["notes"] if predictor.decision else ()
-    synthetic = [SYNTHETIC] if any(o.case.reference_standard == SYNTHETIC_STANDARD for o in kept) else []
-    card["notes"] = list(dict.fromkeys([*synthetic, *notes, *card["notes"], *fitted]))
+    first = synthetic_note(o.case for o in kept)
+    card["notes"] = list(dict.fromkeys([*first, *notes, *card["notes"], *fitted]))
     card |= {
         "bundle_sha256": predictor.bundle.sha256,
         "calibrated": predictor.decision is not None,

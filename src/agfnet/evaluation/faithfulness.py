@@ -27,10 +27,11 @@ from agfnet.data.preprocess import normalise
 from agfnet.evaluation.evaluate import chosen_cases, drawn_cases
 from agfnet.evaluation.focus import randomised
 from agfnet.evaluation.summary import figure_text
+from agfnet.files import write_json, write_text
 from agfnet.metrics.statistics import MetricSet, bootstrap
 from agfnet.metrics.weighting import FloatArray, weighted_mean
 from agfnet.prediction.predictor import Look, Predictor
-from agfnet.types import RESEARCH_USE, SYNTHETIC, SYNTHETIC_STANDARD, Case, Place, Prediction
+from agfnet.types import RESEARCH_USE, Case, Place, Prediction
 
 log = logging.getLogger("agfnet")
 
@@ -267,13 +268,17 @@ def faithfulness(
             arrays = {name: np.array([values[i] for i in known], float) for name, values in columns.items()}
             intervals = bootstrap(_means(arrays), [patients[i] for i in known], draws=draws)
             views[view] = {"cases": len(known), "checks": {n: interval.as_json() for n, interval in intervals.items()}}
-    if any(c.reference_standard == SYNTHETIC_STANDARD for c in cases):
-        notes.insert(0, SYNTHETIC)
     return {"views": views, "notes": [*notes, RESEARCH_USE], "bundle_sha256": predictor.bundle.sha256}
 
 
 def _means(arrays: Mapping[str, FloatArray]) -> MetricSet:
     return lambda weights: {name: weighted_mean(values, weights) for name, values in arrays.items()}
+
+
+def write_faithfulness(made: Mapping[str, Any], folder: Path) -> None:
+    """Write `faithfulness.json` and `faithfulness.md`, the figures and their tables."""
+    write_json(folder / "faithfulness.json", made)
+    write_text(folder / "faithfulness.md", faithfulness_markdown(made))
 
 
 def faithfulness_markdown(made: Mapping[str, Any]) -> str:

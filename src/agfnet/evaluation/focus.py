@@ -26,13 +26,14 @@ from agfnet.data.tablefile import load_table
 from agfnet.evaluation.answers import whole
 from agfnet.evaluation.evaluate import chosen_cases, drawn_cases
 from agfnet.evaluation.summary import figure_text
+from agfnet.files import write_json, write_text
 from agfnet.metrics.statistics import MetricSet, bootstrap
 from agfnet.metrics.weighting import FloatArray, weighted_mean
 from agfnet.places import joined
 from agfnet.prediction.bundle import GRAPH, Bundle
 from agfnet.prediction.overlay import positive_part
 from agfnet.prediction.predictor import Predictor
-from agfnet.types import RESEARCH_USE, SYNTHETIC, SYNTHETIC_STANDARD, Case, ImageError, Place, Prediction, TableError
+from agfnet.types import RESEARCH_USE, Case, ImageError, Place, Prediction, TableError
 
 MAPS = ("attention", "class_evidence")
 CONTROLS = ("centre", "usual_place", "random_attention", "random_class_evidence")
@@ -224,8 +225,6 @@ def focus(
     made = focus_figures(found, [case.patient_id for case in cases], draws=draws)
     if not made:
         raise TableError(f"{masks}: holds a mask of none of the {len(cases)} cases.")
-    if any(c.reference_standard == SYNTHETIC_STANDARD for c in cases):
-        notes.insert(0, SYNTHETIC)
     return {"views": made, "notes": [*notes, RESEARCH_USE], "bundle_sha256": predictor.bundle.sha256}
 
 
@@ -275,6 +274,12 @@ def _energies(arrays: Mapping[str, FloatArray]) -> MetricSet:
         return means | ratios
 
     return figures
+
+
+def write_focus(made: Mapping[str, Any], folder: Path) -> None:
+    """Write `focus.json` and `focus.md`, the figures and their tables."""
+    write_json(folder / "focus.json", made)
+    write_text(folder / "focus.md", focus_markdown(made))
 
 
 def focus_markdown(made: Mapping[str, Any]) -> str:

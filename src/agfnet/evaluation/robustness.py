@@ -23,7 +23,7 @@ from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.statistics import MetricSet, bootstrap, paired_difference
 from agfnet.metrics.weighting import FloatArray
 from agfnet.prediction.predictor import Change, Predictor
-from agfnet.types import SYNTHETIC, SYNTHETIC_STANDARD, Case, ConfigError, Place
+from agfnet.types import Case, ConfigError, Place
 
 log = logging.getLogger("agfnet")
 MIXED = "any"
@@ -173,8 +173,6 @@ def robustness(
             progress(i + 1, len(settings))
     made = robustness_table(answers, draws=draws)
     made["notes"] = [*notes, *made["notes"]]
-    if any(case.reference_standard == SYNTHETIC_STANDARD for case in cases):
-        made["notes"].insert(0, SYNTHETIC)
     return made | {"bundle_sha256": predictor.bundle.sha256, "table": str(table), "seed": seed}
 
 

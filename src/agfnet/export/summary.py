@@ -16,15 +16,40 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from agfnet.config import Config, apply_overrides, load_config, parse_config
 from agfnet.export.onnx import Graph, example, export_graph
 from agfnet.models.network import AGFNet, Output
 from agfnet.models.shapes import Pyramid
 from agfnet.prediction.predictor import Predictor, open_session
+from agfnet.training.build import Task, build_network
 from agfnet.training.run import WEIGHTS
 
 BUDGET = {1: 0.60, 16: 0.30}
 """Largest time that fusion and heads may add to the encoders' forward time, by batch size."""
 PARAMETER_BUDGET = 3_000_000
+
+
+CLASSES = 5
+"""How many there are where a configuration names none: the heads are small."""
+_TWO_VIEWS = {"data": {"table": "none", "views": {"clinical": {"kind": "photo"}, "ultrasound": {"kind": "ultrasound"}}}}
+
+
+def summary_config(path: Path | None, encoder: str | None) -> Config:
+    """The configuration that is summed up.
+
+    Args:
+        path: its file; None: a photo and a scan with the usual settings.
+        encoder: another one than it names, for every view.
+    """
+    overrides = [] if encoder is None else [f"model.encoder={encoder}"]
+    if path is not None:
+        return load_config(path, overrides)
+    return parse_config(apply_overrides(_TWO_VIEWS, overrides), "--encoder")
+
+
+def network_of(config: Config) -> AGFNet:
+    """The network of a configuration, untrained, without further labels."""
+    return build_network(config, Task(config.data.classes or tuple(map(str, range(CLASSES))), {}), pretrained=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +126,11 @@ def part_costs(network: AGFNet, sizes: Mapping[str, tuple[int, int]]) -> list[Pa
         )
     )
     return rows
+
+
+def fusion_parameters(parts: Sequence[Part]) -> int:
+    """Parameters of everything but the encoders."""
+    return sum(part.parameters for part in parts if not part.name.startswith("encoder"))
 
 
 def timings(

@@ -116,7 +116,7 @@ def predict_bulk(
         data_root=None if data_root is None else str(data_root.resolve()),
     )
     folder = folder.resolve()
-    work = plan_work(folder, table, tuple(predictor.specs), predictor.bundle.sha256, settings)
+    work = plan_work(folder, table, predictor.specs, predictor.bundle.sha256, settings)
     todo = parts_to_do(folder, work, retry=retry)
     log.info("%s: %s rows in %d parts, %d of them to do", folder, f"{work.rows:,}", work.parts, len(todo))
     if ray and todo:

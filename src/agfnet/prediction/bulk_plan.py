@@ -17,6 +17,7 @@ import json
 import logging
 import shutil
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -27,7 +28,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from agfnet.data.table import SCALE_SUFFIX, duplicate_case, structural_faults, table_error
+from agfnet.data.preprocess import ViewSpec
+from agfnet.data.table import SCALE_SUFFIX, duplicate_case, say_scale, structural_faults, table_error
 from agfnet.data.tablestream import Piece, stream_sha256, stream_table
 from agfnet.files import write_atomically, write_json
 from agfnet.types import ConfigError, Place, TableError
@@ -126,13 +128,15 @@ def read_work(folder: Path) -> Work:
     return Work(**{**told, "settings": Settings(**told["settings"]), "views": tuple(told["views"])})
 
 
-def plan_work(folder: Path, table: Place, known_views: Sequence[str], bundle_sha256: str, settings: Settings) -> Work:
+def plan_work(
+    folder: Path, table: Place, specs: Mapping[str, ViewSpec], bundle_sha256: str, settings: Settings
+) -> Work:
     """The work in a folder: planned now, or planned before.
 
     Args:
         folder: a new or empty folder, or one that was begun with the same bundle, table and settings.
         table: see `agfnet.data.tablestream.stream_table`; one by URL is fetched for as long as it is planned.
-        known_views: the bundle's views.
+        specs: the bundle's views.
         bundle_sha256: of the bundle.
         settings: what else decides the predictions.
 
@@ -142,7 +146,7 @@ def plan_work(folder: Path, table: Place, known_views: Sequence[str], bundle_sha
     """
     if not isinstance(table, Path):
         with TemporaryDirectory() as here:
-            return plan_work(folder, _fetched(table, Path(here)), known_views, bundle_sha256, settings)
+            return plan_work(folder, _fetched(table, Path(here)), specs, bundle_sha256, settings)
     table_sha256 = stream_sha256(table)
     if (folder / RECORD).exists():
         work = read_work(folder)
@@ -152,7 +156,7 @@ def plan_work(folder: Path, table: Place, known_views: Sequence[str], bundle_sha
     if strange:
         raise ConfigError(f"{folder}: holds other files ({strange[0]}). Name a new or empty folder.")
     shutil.rmtree(folder / PLAN, ignore_errors=True)  # of a planning that was stopped
-    views, rows, parts = _stage(folder, table, known_views, settings.part_rows)
+    views, rows, parts = _stage(folder, table, specs, settings.part_rows)
     work = Work(
         bundle_sha256=bundle_sha256, table_sha256=table_sha256, settings=settings, views=views, rows=rows, parts=parts
     )
@@ -184,27 +188,36 @@ def _check_same(folder: Path, begun: Work, bundle_sha256: str, table_sha256: str
         )
 
 
-def _stage(folder: Path, table: Path, known_views: Sequence[str], part_rows: int) -> tuple[tuple[str, ...], int, int]:
+def _stage(
+    folder: Path, table: Path, specs: Mapping[str, ViewSpec], part_rows: int
+) -> tuple[tuple[str, ...], int, int]:
     """Write the plan; returns the views that the table has, its rows, and the number of parts."""
     pieces = stream_table(table, part_rows)
     first = next(pieces)
-    views = tuple(m for m in known_views if m in first.raw.frame.columns) or tuple(known_views)
+    views = tuple(m for m in specs if m in first.raw.frame.columns) or tuple(specs)
     faults = [f for f in structural_faults(first.raw, views, ()) if f.row is None or f.row == 1]  # those of columns
     if faults:
         raise table_error(table, faults)
     scales = [f"{view}{SCALE_SUFFIX}" for view in views]
     columns = ["case_id", "patient_id", *views, *(name for name in scales if name in first.raw.frame.columns)]
-    absent = [view for view in known_views if view not in views]
+    absent = [view for view in specs if view not in views]
     if absent:
         log.warning("%s: no column %s; these views are absent in every case", table, ", ".join(absent))
     numbers, digests, parts = array("q"), bytearray(), 0
+    having, lacking = Counter[str](), Counter[str]()
     for frame in _refilled((_staged(piece, columns) for piece in chain([first], pieces)), part_rows):
         _write_part(folder, parts, frame)
         numbers.extend(frame["row"])
         digests += b"".join(map(_digest, frame["case_id"], frame["row"]))
+        for view, scale in zip(views, scales, strict=True):
+            seen = frame.filter(pl.col(view).is_not_null())
+            having[view] += seen.height
+            lacking[view] += seen[scale].null_count() if scale in columns else seen.height
         parts += 1
         if parts % 100 == 0:
             log.info("planned %s rows", f"{len(numbers):,}")
+    for view in views:
+        say_scale(view, specs[view].mm_per_pixel, lacking[view], having[view])
     _mark_repeats(folder, np.frombuffer(numbers, np.int64), _first_places(digests), part_rows)
     return views, len(numbers), parts
 

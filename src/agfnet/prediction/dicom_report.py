@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
+import agfnet
 from agfnet.data.dicom import read_dicom
 from agfnet.data.images import sniff
 from agfnet.files import write_atomically
@@ -165,7 +165,7 @@ def report_dataset(
     group = sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(hd.UID(), identifier="lesion"),
         algorithm_id=sr.AlgorithmIdentification(
-            MAKER, _version(), parameters=[f"bundle SHA-256: {bundle_sha256}"], manufacturer=MAKER
+            MAKER, agfnet.__version__, parameters=[f"bundle SHA-256: {bundle_sha256}"], manufacturer=MAKER
         ),
         measurements=[
             sr.Measurement(coded(name, "P", f"Probability of {name}"), round(float(value), 6), codes.UCUM.NoUnits)
@@ -228,7 +228,7 @@ def _evaluations(explanation: Explanation, classes: Sequence[str]) -> list[sr.Qu
 def _texts(explanation: Explanation, bundle_sha256: str) -> Iterator[tuple[str, str, str]]:
     yield "notice", "Notice", RESEARCH_USE
     yield "bundle", "SHA-256 of the bundle", bundle_sha256
-    yield "version", "Version of agfnet", _version()
+    yield "version", "Version of agfnet", agfnet.__version__
     referred = explanation.prediction.referred
     if referred is None:
         yield "calibration", "Calibration", "None: probabilities are not calibrated, and no diagnosis set was fitted."
@@ -295,16 +295,9 @@ def _reference(source: Source) -> Dataset:
 def _device() -> dict[str, Any]:
     return {
         "manufacturer_model_name": MAKER,
-        "software_versions": _version(),
+        "software_versions": agfnet.__version__,
         "specific_character_set": _UTF_8,  # what is copied is written anew in it
     }
-
-
-def _version() -> str:
-    try:
-        return version("agfnet")
-    except PackageNotFoundError:  # run from a source tree
-        return "unknown"
 
 
 def write_dicom(

@@ -7,12 +7,12 @@ import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+import agfnet
 from agfnet.data.images import CodedImageError, ImageLimits
 from agfnet.data.preprocess import Framed, ViewSpec, read_frame
 from agfnet.data.said import other_patient
@@ -34,7 +34,7 @@ from agfnet.serving.schemas import (
 )
 from agfnet.types import RESEARCH_USE, ImageError, Prediction
 
-VERSION = version("agfnet")
+VERSION: str = agfnet.__version__
 
 
 @dataclass(frozen=True, slots=True)

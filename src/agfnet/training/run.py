@@ -233,6 +233,14 @@ def _try_out(network: AGFNet, sizes: Mapping[str, tuple[int, int]]) -> None:
     network.train()
 
 
+def train_log(folder: Path) -> logging.Handler:
+    """What appends to `train.log` in a run folder, which is made if it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    return handler
+
+
 def _decode(data: CaseData, folder: Path, processes: int, *, skip_bad: bool) -> set[str]:
     """Fill the cache of decoded images; list the cases that cannot be read, and return their ids."""
     shown = time.monotonic()

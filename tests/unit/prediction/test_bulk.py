@@ -11,9 +11,11 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from agfnet.data.preprocess import ViewSpec
 from agfnet.places import place
 from agfnet.prediction import bulk, bulk_part
 from agfnet.prediction.bulk import predict_bulk
+from agfnet.prediction.bulk_plan import Settings, plan_work
 from agfnet.types import ConfigError, TableError
 from bulky import BAD, check_whole, many_rows, results
 
@@ -237,3 +239,20 @@ def test_the_time_that_is_left_is_said(monkeypatch, caplog):
     with caplog.at_level("INFO", "agfnet"):  # ten rows in a minute, of 20,010
         bulk._follow(replace(work, rows=20_010, parts=2001), list(range(2001)), iter([0]))
     assert "1 day" in caplog.records[0].message
+
+
+def test_a_scale_that_is_not_given_is_said_of_the_whole_table(drawn, tmp_path, caplog):
+    """As `predict` says it of a short table: how many of the cases that have the view."""
+    rows = pl.read_csv(drawn / "parts.csv", infer_schema=False).head(10)
+    scans = rows["ultrasound"].is_not_null()
+    known = rows.with_columns(ultrasound_mm_per_pixel=pl.when(scans & (pl.int_range(10) < 4)).then(pl.lit("0.1")))
+    specs = {"clinical": ViewSpec("photo", (32, 32)), "ultrasound": ViewSpec("ultrasound", (32, 32), mm_per_pixel=0.1)}
+    settings = Settings(
+        part_rows=3, batch=4, provider="cpu", prevalence=None, table_folder=str(tmp_path), data_root=None
+    )
+    for name, frame, lacking in (("none", rows, scans.sum()), ("some", known, scans.slice(4).sum())):
+        frame.write_csv(tmp_path / f"{name}.csv")
+        caplog.clear()
+        plan_work(tmp_path / name, tmp_path / f"{name}.csv", specs, "ab" * 32, settings)
+        assert f"{lacking} of {scans.sum()} cases have no ultrasound_mm_per_pixel" in caplog.text
+        assert caplog.text.count("cases have no") == 1
