@@ -2,7 +2,7 @@
 
 Rooms, in the order in which a case passes them:
 
-- `types`, `config`, `files`, `places`: records, configuration, whole-or-nothing files, local paths and URLs
+- `types`, `kinds`, `config`, `files`, `places`: records, kinds of image, configuration, whole files, paths and URLs
 - `data`: the case table, images, preprocessing, augmentation, batches, the built-in phantom
 - `metrics`: figures and their intervals, pure functions of arrays
 - `models`: encoders, local (ALL) and global (AGL) fusion, the network

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,6 +22,7 @@ from pydantic import (
 )
 
 from agfnet.files import write_text
+from agfnet.kinds import KINDS
 from agfnet.places import Url, local, place
 from agfnet.types import ConfigError, Place
 
@@ -60,16 +62,22 @@ class Section(BaseModel):
 S = TypeVar("S", bound=Section)
 
 
+def _known_kind(name: str) -> str:
+    if name not in KINDS:
+        raise ValueError(f"is no known kind of image; there are {', '.join(KINDS)}")
+    return name
+
+
 class ViewConfig(Section):
     """One view.
 
     Attributes:
-        kind: what its images are; decides augmentation and test-time flips (ultrasound is never turned upside down).
+        kind: what its images are, of `agfnet.kinds.KINDS`; decides augmentation, padding and test-time flips.
         size: height and width of the network's input, in pixels; images are padded to it, never squashed.
         mm_per_pixel: a fixed scale that images of known scale are resampled to; None fits each image to the input.
     """
 
-    kind: Literal["photo", "dermoscopy", "ultrasound"]
+    kind: Annotated[str, AfterValidator(_known_kind)]
     size: tuple[Side, Side] = (224, 224)
     mm_per_pixel: Annotated[float, Field(gt=0.0)] | None = None
 

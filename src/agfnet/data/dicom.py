@@ -21,7 +21,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import IO, Literal, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,10 +37,9 @@ from agfnet.data.imagefile import (
     check_size,
     opened,
 )
+from agfnet.kinds import KINDS
 from agfnet.places import place
 from agfnet.types import Place
-
-Kind = Literal["photo", "dermoscopy", "ultrasound", "other"]
 
 PATIENT, ISSUER = 0x00100020, 0x00100021
 _SOP_CLASS, _MODALITY, _BURNED_IN = 0x00080016, 0x00080060, 0x00280301
@@ -55,7 +54,7 @@ _WANTED = PIXEL_TAGS | {
     PATIENT, ISSUER, _SOP_CLASS, _MODALITY, _BURNED_IN, _SPACING, _ASPECT, _CALIBRATION, _SPATIAL_FORMAT, _DATA_TYPE,
     *_BOX, *_UNITS, *_DELTAS,
 }  # fmt: skip
-_KINDS: dict[str, Kind] = {"US": "ultrasound", "IVUS": "ultrasound", "XC": "photo", "DMS": "dermoscopy"}
+_KIND_OF = {modality: name for name, kind in KINDS.items() for modality in kind.dicom}
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _VL_PHOTOGRAPHIC = "1.2.840.10008.5.1.4.1.1.77.1.4"
 _KEY = secrets.token_bytes(32)
@@ -96,7 +95,7 @@ class DicomFacts:
         burned_in: whether it says that text is burned into its pixels; None where it does not say.
         frame: which frame is taken, from 0.
         frames: how many there are.
-        kind: photo, dermoscopy, ultrasound, or other.
+        kind: one of `agfnet.kinds.KINDS`, or other.
         cropped: whether the pixels are cut to a region.
         captured: whether it is a secondary capture: made by a program, not by a device.
         patient: whose image it is; None where there is no id.
@@ -106,7 +105,7 @@ class DicomFacts:
     burned_in: bool | None
     frame: int
     frames: int
-    kind: Kind
+    kind: str
     cropped: bool
     captured: bool
     patient: Patient | None
@@ -244,16 +243,16 @@ def _captured(values: Values) -> bool:
     return found == _SECONDARY_CAPTURE or found.startswith(f"{_SECONDARY_CAPTURE}.")
 
 
-def _kind(values: Values) -> Kind:
+def _kind(values: Values) -> str:
     modality = text(values.get(_MODALITY, b""))
-    if modality in _KINDS:
-        return _KINDS[modality]
+    if modality in _KIND_OF:
+        return _KIND_OF[modality]
     photo = text(values.get(_SOP_CLASS, b"")) == _VL_PHOTOGRAPHIC
     # Photos that were imported into an archive are secondary captures of the modality "other".
     return "photo" if photo or (modality in {"OT", "SC"} and _captured(values)) else "other"
 
 
-def _scale(header: Header, layout: Layout, kind: Kind, min_side: int) -> _Scale:
+def _scale(header: Header, layout: Layout, kind: str, min_side: int) -> _Scale:
     if _REGIONS in header.items:
         tissue = [item for item in header.items[_REGIONS] if _shows_tissue(item, header.order)]
         found = [_region(item, header.order, layout, min_side) for item in tissue]
@@ -264,7 +263,10 @@ def _scale(header: Header, layout: Layout, kind: Kind, min_side: int) -> _Scale:
                 return usable[0]
             if all(_alike(s.sides, usable[0].sides) for s in usable):
                 return _Scale(usable[0].sides, known=True)
-    elif kind == "ultrasound" or text(header.values.get(_CALIBRATION, b"")) in {"GEOMETRY", "FIDUCIAL"}:
+    elif (kind in KINDS and KINDS[kind].depth) or text(header.values.get(_CALIBRATION, b"")) in {
+        "GEOMETRY",
+        "FIDUCIAL",
+    }:
         sides = decimals(header.values, _SPACING)
         if _plausible(sides):
             return _Scale((sides[0], sides[1]), known=True)

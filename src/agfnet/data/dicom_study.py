@@ -21,9 +21,9 @@ from agfnet.data.dicom import PATIENT, DicomFacts, decode_dicom, dicom_values, i
 from agfnet.data.dicom_header import Values
 from agfnet.data.imagefile import DEFAULT_LIMITS, CodedImageError, ImageLimits, opened
 from agfnet.data.table import SCALE_SUFFIX, write_table
+from agfnet.kinds import KINDS
 from agfnet.types import ConfigError, TableError
 
-VIEW_OF_KIND = {"photo": "clinical", "dermoscopy": "dermoscopy", "ultrasound": "ultrasound"}
 MIN_KEY_BYTES = 16
 ID_DIGITS = 16
 _ACCESSION, _STUDY, _INSTANCE = 0x00080050, 0x0020000D, 0x00080018
@@ -169,9 +169,9 @@ def _read(
         values = dicom_values(path, file, limits, _IDENTITY).values
         file.seek(0)
         facts = decode_dicom(path, file, limits).facts
-    view = VIEW_OF_KIND.get(facts.kind)
-    if view is None:
-        raise _Unusable("it is neither a photo nor a dermoscopic image nor ultrasound.")
+    if facts.kind not in KINDS:
+        raise _Unusable(f"it is none of {', '.join(kind.words for kind in KINDS.values())}.")
+    view = KINDS[facts.kind].view
     if any(sign in str(path) for sign in ";\n\r"):
         raise _Unusable("its path has a `;` or a line break, which a table cannot hold: rename it.")
     instance = hashlib.sha256(identifier(values, _INSTANCE)).digest()
@@ -212,7 +212,7 @@ def pseudonym(key: bytes, *parts: bytes) -> str:
 
 
 def _frame(found: Sequence[_Found]) -> pl.DataFrame:
-    views = [v for v in VIEW_OF_KIND.values() if v in _ALWAYS or any(f.view == v for f in found)]
+    views = [v for v in (kind.view for kind in KINDS.values()) if v in _ALWAYS or any(f.view == v for f in found)]
     cases: dict[str, list[_Found]] = {}
     for image in found:
         cases.setdefault(image.case_id, []).append(image)

@@ -125,7 +125,7 @@ class Said(NamedTuple):
     Attributes:
         mm_per_pixel: where it is calibrated.
         burned_in: it says that text is burned into the pixels.
-        kind: photo, dermoscopy, ultrasound or other, where it is a device's image.
+        kind: one of `agfnet.kinds.KINDS` or other, where it is a device's image.
         patient: whose image it is.
     """
 

@@ -13,12 +13,11 @@ from PIL import Image
 from agfnet.data.dicom import Patient
 from agfnet.data.images import DEFAULT_LIMITS, UPLOAD, CodedImageError, ImageLimits, check_shown, read_scaled_image
 from agfnet.data.said import SCALE_REMEDY, scales_differ
+from agfnet.kinds import KINDS
 from agfnet.types import ImageError, Place
 
 SCALING = (1 / 64, 16.0)
 """Least and greatest factor from an image's scale to the input's; beyond it the millimetres are surely wrong."""
-
-_KINDS = {"photo": "a photo", "dermoscopy": "a dermoscopic image", "ultrasound": "ultrasound"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,7 @@ class ViewSpec:
     """How one view's pixels become the network's input.
 
     Attributes:
-        kind: photo, dermoscopy or ultrasound.
+        kind: one of `agfnet.kinds.KINDS`.
         size: (height, width) in pixels.
         mean, std: per channel, of pixels in [0, 1].
         mm_per_pixel: the fixed scale of the input, or None to fit each image.
@@ -41,7 +40,7 @@ class ViewSpec:
     @property
     def padding(self) -> tuple[int, int, int]:
         """What fills the frame beside the image: black beside a scan, the normalisation's mean beside a photo."""
-        if self.kind == "ultrasound":
+        if KINDS[self.kind].depth:
             return (0, 0, 0)
         r, g, b = (round(255 * m) for m in self.mean)
         return (r, g, b)
@@ -49,7 +48,7 @@ class ViewSpec:
     @property
     def flips(self) -> tuple[tuple[int, ...], ...]:
         """The test-time flips, as axes of (H, W, 3): a scan keeps its skin side up."""
-        return ((), (1,)) if self.kind == "ultrasound" else ((), (1,), (0,), (0, 1))
+        return ((), (1,)) if KINDS[self.kind].depth else ((), (1,), (0,), (0, 1))
 
 
 class Framed(NamedTuple):
@@ -96,9 +95,9 @@ def read_frame(
     shown, said = read_scaled_image(source, limits=limits, at_least=at_least)
     name = UPLOAD if isinstance(source, bytes) else source
     check_shown(name, shown)
-    # A camera's image may be dermoscopic without saying so; a scan is a scan.
-    if said.kind in _KINDS and (said.kind == "ultrasound") != (spec.kind == "ultrasound"):
-        problem = f"this DICOM file says that it is {_KINDS[said.kind]}, in the place of {_KINDS[spec.kind]}"
+    own, wanted = KINDS.get(said.kind or ""), KINDS[spec.kind]
+    if own is not None and not own.may_be(wanted):
+        problem = f"this DICOM file says that it is {own.words}, in the place of {wanted.words}"
         raise CodedImageError(name, "wrong-view", problem, "Put each image in its own view's place.")
     if differ := scales_differ(mm_per_pixel, said.mm_per_pixel):
         raise CodedImageError(name, "two-scales", differ, SCALE_REMEDY)
@@ -141,7 +140,7 @@ def fit(
     else:
         scale = min(height / h, width / w)
     new_h, new_w = max(1, round(h * scale)), max(1, round(w * scale))
-    left, top = (width - new_w) // 2, 0 if spec.kind == "ultrasound" else (height - new_h) // 2
+    left, top = (width - new_w) // 2, 0 if KINDS[spec.kind].depth else (height - new_h) // 2
     # Only what the frame shows is resampled: a wrong scale must not make an image that no memory holds.
     seen_w, seen_h = min(new_w, width), min(new_h, height)
     x, y = max(0, -left) * w / new_w, max(0, -top) * h / new_h

@@ -20,6 +20,7 @@ from agfnet.data.images import IMAGE_SUFFIXES
 from agfnet.data.locate import locate_images
 from agfnet.data.preprocess import ViewSpec
 from agfnet.data.tablefile import Fault, RawTable, load_table, table_sha256, write_table
+from agfnet.kinds import KINDS
 from agfnet.places import place
 from agfnet.types import Case, Place, TableError
 
@@ -37,7 +38,7 @@ __all__ = [
 
 log = logging.getLogger("agfnet")
 PARTS = ("train", "validation", "calibration", "test")
-KNOWN_VIEWS = ("clinical", "ultrasound", "dermoscopy")
+KNOWN_VIEWS = tuple(kind.view for kind in KINDS.values())
 RESERVED = ("case_id", "patient_id", "label", "split", "site", "reference_standard")
 SCALE_SUFFIX = "_mm_per_pixel"
 _SHOWN_FAULTS = 5

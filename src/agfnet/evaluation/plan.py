@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from agfnet.config import Config, PlaceField, Positive, Section, apply_overrides, parse_config, read_yaml, validated
+from agfnet.metrics import scores
 from agfnet.types import ConfigError
 
 
@@ -34,7 +35,7 @@ class RowPlan(Section):
 
 
 FIGURES = ("balanced_accuracy", "accuracy", "macro_auc", "nll", "brier", "nll_tempered", "brier_tempered")
-LOWER_IS_BETTER = ("nll", "brier", "nll_tempered", "brier_tempered")
+LOWER_IS_BETTER = tuple(name for name in FIGURES if name.removesuffix("_tempered") in scores.LOWER_IS_BETTER)
 TEST, EXTERNAL, CORRUPTED, ONLY = "test", "external", "corrupted", "only "
 """Sets of answers: the test cases; those of another site; the test cases made worse; with one view alone."""
 

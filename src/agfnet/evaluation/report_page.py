@@ -18,8 +18,9 @@ from agfnet.evaluation.evaluate import REPORT
 from agfnet.evaluation.figures import confusion_figure, reliability_figure, roc_figure
 from agfnet.evaluation.missed import missed_text
 from agfnet.evaluation.report_figures import coverage_figure, decision_figure, precision_recall_figure, risk_figure
-from agfnet.evaluation.summary import TITLES, figure_text
+from agfnet.evaluation.summary import figure_text
 from agfnet.files import write_json, write_text
+from agfnet.metrics.scores import TITLES
 from agfnet.places import place
 from agfnet.prediction.bundle import DECISION, GRAPH
 from agfnet.prediction.explanation import Explanation, explanation_sheet

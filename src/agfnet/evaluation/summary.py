@@ -5,27 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from agfnet.metrics.scores import LOWER_IS_BETTER, TITLES
 from agfnet.types import RESEARCH_USE
 
-TITLES = {
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "macro_f1": "Macro F1",
-    "macro_auc": "Macro AUC (one vs rest)",
-    "malignant_auc": "Malignant vs benign: AUC",
-    "malignant_sensitivity_at_90_specificity": "Malignant vs benign: sensitivity at 90 % specificity",
-    "nll": "Negative log-likelihood",
-    "brier": "Brier score (0 to 2)",
-    "ece": "ECE, 15 equal-mass bins",
-    "classwise_ece": "Classwise ECE",
-    "aurc": "AURC",
-    "augrc": "AUGRC",
-}
 CALIBRATED = {
     True: "Probabilities are calibrated (`agfnet calibrate`).",
     False: "Probabilities are the network's own, not calibrated; no case is referred.",
 }
-_LOWER_IS_BETTER = ("nll", "brier", "ece", "classwise_ece", "aurc", "augrc")
 _RATES = {
     "sensitivity": "Sensitivity",
     "specificity": "Specificity",
@@ -102,7 +88,7 @@ def _headline_row(card: Mapping[str, Any], name: str, title: str) -> str:
     reference = card["calibration"]["if_calibrated"].get(name)
     if reference:
         text += f"; a calibrated model: {figure_text({**reference, 'value': reference['mean']})}"
-    return f"| {title}{', lower is better' if name in _LOWER_IS_BETTER else ''} | {text} |"
+    return f"| {title}{', lower is better' if name in LOWER_IS_BETTER else ''} | {text} |"
 
 
 def _class_row(name: str, part: Mapping[str, Any]) -> str:

@@ -17,19 +17,24 @@ from agfnet.metrics.selective import augrc, aurc
 from agfnet.metrics.weighting import FloatArray, mean_of_defined
 
 PER_CLASS = ("sensitivity", "specificity", "ppv", "npv", "f1", "auc")
-HEADLINE = (
-    "accuracy",
-    "balanced_accuracy",
-    "macro_f1",
-    "macro_auc",
-    "nll",
-    "brier",
-    "ece",
-    "classwise_ece",
-    "aurc",
-    "augrc",
-)
+TITLES = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "macro_f1": "Macro F1",
+    "macro_auc": "Macro AUC (one vs rest)",
+    "malignant_auc": "Malignant vs benign: AUC",
+    "malignant_sensitivity_at_90_specificity": "Malignant vs benign: sensitivity at 90 % specificity",
+    "nll": "Negative log-likelihood",
+    "brier": "Brier score (0 to 2)",
+    "ece": "ECE, 15 equal-mass bins",
+    "classwise_ece": "Classwise ECE",
+    "aurc": "AURC",
+    "augrc": "AUGRC",
+}
+"""Of every figure of all cases, as readers see it."""
+LOWER_IS_BETTER = ("nll", "brier", "ece", "classwise_ece", "aurc", "augrc")
 MALIGNANT = ("malignant_auc", "malignant_sensitivity_at_90_specificity")
+HEADLINE = tuple(name for name in TITLES if name not in MALIGNANT)
 
 
 def all_scores(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from agfnet.data.preprocess import Framed, middle, normalise, read_frame
 from agfnet.data.said import check_one_patient
+from agfnet.kinds import KINDS
 from agfnet.prediction.bundle import Bundle, read_bundle
 from agfnet.prediction.decision import read_decision
 from agfnet.types import BundleError, Case, ConfigError, ImageError, Prediction
@@ -235,7 +236,7 @@ class Predictor:
         """How each image of a view is shown: share of its sides and axes of the flip, the whole unflipped one first."""
         spec, zoom = self.specs[modality], self.bundle.facts["zoom"]
         flips = spec.flips
-        shares = [1.0] if zoom == 1.0 or spec.kind == "ultrasound" else [1.0, zoom]  # its skin line would be cut off
+        shares = [1.0] if zoom == 1.0 or KINDS[spec.kind].depth else [1.0, zoom]  # the skin line would be cut off
         return [(share, flip) for share in shares for flip in (flips if self.bundle.facts["flips"] else flips[:1])]
 
     def ask(self, looks: Sequence[Look]) -> dict[str, Array]:

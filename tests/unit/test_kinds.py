@@ -1,0 +1,46 @@
+"""Every kind of image is known wherever kinds matter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import agfnet.serving
+from agfnet.config import parse_config
+from agfnet.data.augment import RECIPES
+from agfnet.evaluation.corruptions import CORRUPTIONS
+from agfnet.kinds import KINDS
+from agfnet.types import ConfigError
+
+
+def test_each_has_a_recipe_corruptions_and_a_name_on_the_page():
+    assert set(RECIPES) == set(CORRUPTIONS) == set(KINDS)
+    page = Path(agfnet.serving.__path__[0]) / "page" / "zone.js"
+    (names,) = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("const KIND_NAMES")]
+    assert all(f"{kind}:" in names for kind in KINDS)
+
+
+def test_what_shows_depth_is_never_augmented_upside_down():
+    for name, kind in KINDS.items():
+        assert not kind.depth or (RECIPES[name].flip_y == 0.0 and RECIPES[name].rotation < 45.0)
+
+
+def test_no_two_have_a_column_or_a_modality_in_common():
+    assert len({kind.view for kind in KINDS.values()}) == len(KINDS)
+    modalities = [modality for kind in KINDS.values() for modality in kind.dicom]
+    assert len(set(modalities)) == len(modalities)
+
+
+def test_a_cameras_image_may_be_dermoscopic_and_a_scan_is_a_scan():
+    photo, scan, dermoscopic = KINDS["photo"], KINDS["ultrasound"], KINDS["dermoscopy"]
+    assert photo.may_be(dermoscopic)
+    assert scan.may_be(scan)
+    assert not scan.may_be(photo)
+    assert not dermoscopic.may_be(scan)
+
+
+def test_an_unknown_kind_is_refused_with_those_that_there_are():
+    tree = {"data": {"table": "cases.csv", "views": {"oct": {"kind": "oct"}}}}
+    with pytest.raises(ConfigError, match=r"data\.views\.oct\.kind.*photo, dermoscopy, ultrasound"):
+        parse_config(tree, "test")
