@@ -11,9 +11,11 @@ import hashlib
 import io
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import polars as pl
@@ -23,7 +25,7 @@ from agfnet.files import write_atomically
 from agfnet.places import local, place
 from agfnet.types import Place, TableError
 
-_SUFFIXES = {".csv": "CSV", ".parquet": "Parquet", ".pq": "Parquet"}
+SUFFIXES = {".csv": "CSV", ".parquet": "Parquet", ".pq": "Parquet"}
 _PARQUET_TO_ARROW = (
     "import io, sys, polars;polars.read_parquet(io.BytesIO(sys.stdin.buffer.read())).write_ipc(sys.stdout.buffer)"
 )
@@ -78,10 +80,9 @@ def load_table(path: str | Place) -> tuple[RawTable | None, list[Fault]]:
         faults. A table that comes with no faults is complete.
     """
     path = place(path)
-    kind = _SUFFIXES.get(path.suffix.lower())
+    kind = SUFFIXES.get(path.suffix.lower())
     if kind is None:
-        remedy = "Save the table as .csv (UTF-8) or .parquet."
-        return None, [Fault(cause="unknown-format", message=f"{path.name} is not CSV or Parquet", remedy=remedy)]
+        return None, [unknown_format(path)]
     try:
         content = path.read_bytes()
     except (OSError, ValueError) as error:
@@ -128,7 +129,7 @@ def writable_table(path: str | Path, *, source: Place | None = None) -> Path:
         path = local(path)
     except ValueError as error:
         raise TableError(f"{error}.") from error
-    if path.suffix.lower() not in _SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         message = f"{path}: a table is written as .csv or .parquet. Choose a name with one of these endings."
         raise TableError(message)
     if path.is_dir():
@@ -152,6 +153,12 @@ def table_sha256(path: str | Place) -> str:
         raise TableError(message) from error
 
 
+def unknown_format(path: Place) -> Fault:
+    """The fault of a table whose name ends otherwise."""
+    remedy = "Save the table as .csv (UTF-8) or .parquet."
+    return Fault(cause="unknown-format", message=f"{path.name} is not CSV or Parquet", remedy=remedy)
+
+
 def empty_table(path: Place) -> Fault:
     """The fault of a table without cases."""
     return Fault(
@@ -161,70 +168,119 @@ def empty_table(path: Place) -> Fault:
     )
 
 
+class MalformedError(TableError):
+    """A file that cannot be read on, with its fault."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(str(fault))
+        self.fault = fault
+
+
 def _from_csv(content: bytes) -> tuple[RawTable | None, list[Fault]]:
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        message = "the table is written in UTF-16, not UTF-8"
-        return None, [Fault(cause="wrong-encoding", message=message, remedy="Save it as `CSV UTF-8`.")]
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        row = content[: error.start].count(b"\n") + 1
-        message = f"byte 0x{content[error.start]:02x} is not UTF-8; the table has another encoding"
-        return None, [Fault(cause="wrong-encoding", message=message, remedy="Save it as `CSV UTF-8`.", row=row)]
-    faults: list[Fault] = []
     records: list[list[str]] = []
+    broken: list[Fault] = []
     try:
-        records.extend(csv.reader(io.StringIO(text, newline=""), strict=True))
-    except csv.Error as error:
-        remedy = 'Close every quote, write a quote inside quotes as "", and save the table again.'
-        row = len(records) + 1
-        faults.append(Fault(cause="malformed-csv", message=f"broken CSV ({error})", remedy=remedy, row=row))
+        records.extend(csv_records(partial(io.BytesIO, content)))
+    except MalformedError as error:
+        if error.fault.cause == "wrong-encoding":
+            return None, [error.fault]
+        broken = [error.fault]
+    try:
+        header = csv_header(records)
+    except MalformedError as error:
+        return None, broken or [error.fault]
+    raw, faults, of_columns = csv_rows(header, records[1:], 2)
+    return raw, [*broken, *faults, *of_columns]
+
+
+def csv_records(again: Callable[[], IO[bytes]]) -> Iterator[list[str]]:
+    """The records of a CSV file, its header first.
+
+    Args:
+        again: opens the file at its start, each time that it is called.
+
+    Raises:
+        MalformedError: its encoding is another, or its quotes are broken; what came before is right.
+    """
+    with again() as file:
+        if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            raise _encoded("the table is written in UTF-16, not UTF-8")
+        file.seek(0)
+        row = 1
+        try:
+            for record in csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True):
+                yield record
+                row += 1
+        except csv.Error as error:
+            remedy = 'Close every quote, write a quote inside quotes as "", and save the table again.'
+            fault = Fault(cause="malformed-csv", message=f"broken CSV ({error})", remedy=remedy, row=row)
+            raise MalformedError(fault) from error
+        except UnicodeDecodeError as error:
+            raise _undecodable(again) from error
+
+
+def _encoded(message: str, row: int | None = None) -> MalformedError:
+    return MalformedError(Fault(cause="wrong-encoding", message=message, remedy="Save it as `CSV UTF-8`.", row=row))
+
+
+def _undecodable(again: Callable[[], IO[bytes]]) -> MalformedError:
+    """Where the encoding is another: a reader decodes far ahead of its rows, so the line is looked for."""
+    with again() as lines:
+        for row, line in enumerate(lines, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                byte = line[error.start]
+                return _encoded(f"byte 0x{byte:02x} is not UTF-8; the table has another encoding", row)
+    return _encoded("its end is not UTF-8")
+
+
+def csv_header(records: Sequence[list[str]]) -> list[str]:
+    """The names of the columns, from the first record.
+
+    Raises:
+        MalformedError: there is none, or what separates the columns are not commas.
+    """
     header = [name.strip() for name in records[0]] if records else []
     if not any(header):
         remedy = "Begin the table with a header of column names in row 1."
-        return None, faults or [Fault(cause="missing-header", message="row 1 is empty", remedy=remedy, row=1)]
-    if separator := separator_fault(header):
-        return None, [separator]
-    kept: list[list[str]] = []
-    rows: list[int] = []
-    for row, record in enumerate(records[1:], start=2):
-        if is_blank(record):  # no case, but counted as a row
-            continue
-        if len(record) == len(header):
-            kept.append(record)
-            rows.append(row)
-        else:
-            faults.append(ragged_row(row, len(record), len(header)))
-    columns = list(zip(*kept, strict=True)) if kept else [()] * len(header)
-    used, name_faults = usable_columns(header, [any(cell.strip() for cell in column) for column in columns])
-    frame = pl.DataFrame(
-        [pl.Series(header[index], columns[index], dtype=pl.String) for index in used],
-    )
-    return RawTable(stripped(frame), np.array(rows, dtype=np.int64)), faults + name_faults
+        raise MalformedError(Fault(cause="missing-header", message="row 1 is empty", remedy=remedy, row=1))
+    if len(header) == 1 and {";", "\t"} & set(header[0]):
+        remedy = "Separate the columns with commas, and put a value that holds a comma in quotes."
+        message = "the columns are separated with semicolons or tabs, not with commas"
+        raise MalformedError(Fault(cause="wrong-separator", message=message, remedy=remedy, row=1))
+    return header
 
 
-def separator_fault(header: Sequence[str]) -> Fault | None:
-    """The fault of a table whose columns are separated by something else than commas, as its header shows."""
-    if len(header) > 1 or not {";", "\t"} & set(header[0]):
-        return None
-    remedy = "Separate the columns with commas, and put a value that holds a comma in quotes."
-    message = "the columns are separated with semicolons or tabs, not with commas"
-    return Fault(cause="wrong-separator", message=message, remedy=remedy, row=1)
+def csv_rows(
+    header: Sequence[str], records: Sequence[list[str]], first: int
+) -> tuple[RawTable, list[Fault], list[Fault]]:
+    """The rows that can be used, the faults of those that cannot, and those of columns.
+
+    Blank records, and those of empty cells alone, as spreadsheets leave at the end, are no cases, but count as rows.
+
+    Args:
+        header: the columns' names.
+        records: consecutive ones.
+        first: the row of the first of them.
+    """
+    numbered = [(row, record) for row, record in enumerate(records, first) if any(cell.strip() for cell in record)]
+    whole = [(row, record) for row, record in numbered if len(record) == len(header)]
+    faults = [_ragged_row(row, len(record), len(header)) for row, record in numbered if len(record) != len(header)]
+    columns = list(zip(*(record for _, record in whole), strict=True)) or [()] * len(header)
+    used, of_columns = _usable_columns(header, [any(cell.strip() for cell in column) for column in columns])
+    frame = pl.DataFrame([pl.Series(header[index], columns[index], dtype=pl.String) for index in used])
+    return RawTable(stripped(frame), np.array([row for row, _ in whole], dtype=np.int64)), faults, of_columns
 
 
-def is_blank(record: Sequence[str]) -> bool:
-    """Whether a record is a blank line, or one of empty cells alone, as spreadsheets leave at the end."""
-    return not any(cell.strip() for cell in record)
-
-
-def ragged_row(row: int, cells: int, columns: int) -> Fault:
+def _ragged_row(row: int, cells: int, columns: int) -> Fault:
     """The fault of a row whose number of cells is not that of the header."""
     message = f"{cells} cells where the header has {columns}"
     remedy = "Add or remove commas; put a value that holds a comma in quotes."
     return Fault(cause="ragged-row", message=message, remedy=remedy, row=row)
 
 
-def usable_columns(header: list[str], filled: list[bool]) -> tuple[list[int], list[Fault]]:
+def _usable_columns(header: Sequence[str], filled: Sequence[bool]) -> tuple[list[int], list[Fault]]:
     """Positions of the columns to keep; unnamed empty ones are dropped without a fault."""
     used: list[int] = []
     faults: list[Fault] = []

@@ -6,7 +6,6 @@ stream; a row with too many or too few cells is told beside the rows that it sta
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import subprocess
@@ -22,17 +21,19 @@ import polars as pl
 
 from agfnet.data.table import table_error
 from agfnet.data.tablefile import (
+    SUFFIXES,
     Fault,
+    MalformedError,
     RawTable,
     as_text,
+    csv_header,
+    csv_records,
+    csv_rows,
     empty_table,
-    is_blank,
     no_parquet,
-    ragged_row,
-    separator_fault,
     stripped,
     table_sha256,
-    usable_columns,
+    unknown_format,
 )
 from agfnet.types import TableError
 
@@ -102,10 +103,8 @@ def table_files(path: Path) -> list[Path]:
         TableError: there is none, or one of another format.
     """
     if not path.is_dir():
-        if path.suffix.lower() not in {".csv", ".parquet", ".pq"}:
-            remedy = "Save the table as .csv (UTF-8) or .parquet."
-            message = f"{path.name} is not CSV or Parquet"
-            raise table_error(path, [Fault(cause="unknown-format", message=message, remedy=remedy)])
+        if path.suffix.lower() not in SUFFIXES:
+            raise table_error(path, [unknown_format(path)])
         if not path.is_file():
             raise table_error(path, [_missing(f"there is no table {path}")])
         return [path]
@@ -129,61 +128,21 @@ def stream_sha256(path: Path) -> str:
 
 
 def _csv_pieces(path: Path, height: int) -> Iterator[Piece]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        records = _records(path, file)
-        named = next(records, None)
-        if named is None:
+    try:
+        records = csv_records(lambda: path.open("rb"))
+        named = list(islice(records, 1))
+        if not named:
             return
-        header = [name.strip() for name in named]
-        if not any(header):
-            remedy = "Begin the table with a header of column names in row 1."
-            raise table_error(path, [Fault(cause="missing-header", message="row 1 is empty", remedy=remedy, row=1)])
-        if separator := separator_fault(header):
-            raise table_error(path, [separator])
+        header = csv_header(named)
         first = 2
         while piece := list(islice(records, height)):
-            yield _csv_piece(path, header, piece, first)
+            raw, faults, of_columns = csv_rows(header, piece, first)
+            if of_columns:
+                raise table_error(path, of_columns)
+            yield Piece(raw, faults)
             first += len(piece)
-
-
-def _records(path: Path, file: IO[str]) -> Iterator[list[str]]:
-    """The records of a CSV file; what ends them early is the table's fault."""
-    row = 1
-    try:
-        for record in csv.reader(file, strict=True):
-            yield record
-            row += 1
-    except csv.Error as error:
-        remedy = 'Close every quote, write a quote inside quotes as "", and save the table again.'
-        fault = Fault(cause="malformed-csv", message=f"broken CSV ({error})", remedy=remedy, row=row)
-        raise table_error(path, [fault]) from error
-    except UnicodeDecodeError as error:
-        raise table_error(path, [_wrong_encoding(path)]) from error
-
-
-def _wrong_encoding(path: Path) -> Fault:
-    """The fault of a table that is not UTF-8; a reader decodes far ahead of its rows, so the line is looked for."""
-    remedy = "Save it as `CSV UTF-8`."
-    with path.open("rb") as lines:
-        for row, line in enumerate(lines, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                message = f"byte 0x{line[error.start]:02x} is not UTF-8; the table has another encoding"
-                return Fault(cause="wrong-encoding", message=message, remedy=remedy, row=row)
-    return Fault(cause="wrong-encoding", message="its end is not UTF-8", remedy=remedy)
-
-
-def _csv_piece(path: Path, header: list[str], records: Sequence[list[str]], first: int) -> Piece:
-    numbered = [(row, record) for row, record in enumerate(records, first) if not is_blank(record)]
-    whole = [(row, record) for row, record in numbered if len(record) == len(header)]
-    faults = [ragged_row(row, len(record), len(header)) for row, record in numbered if len(record) != len(header)]
-    columns = list(zip(*(record for _, record in whole), strict=True)) or [()] * len(header)
-    used, name_faults = usable_columns(header, [any(cell.strip() for cell in column) for column in columns])
-    if name_faults:
-        raise table_error(path, name_faults)
-    frame = pl.DataFrame([pl.Series(header[index], columns[index], dtype=pl.String) for index in used])
-    return Piece(RawTable(stripped(frame), np.array([row for row, _ in whole], dtype=np.int64)), faults)
+    except MalformedError as error:
+        raise table_error(path, [error.fault]) from error
 
 
 def _parquet_pieces(path: Path, files: Sequence[Path], height: int) -> Iterator[Piece]:
