@@ -4,7 +4,7 @@ import click
 import pytest
 import torch
 
-from agfnet.export.summary import PARAMETER_BUDGET, part_costs, timings
+from agfnet.export.costs import PARAMETER_BUDGET, part_costs, timings
 from agfnet.models.network import AGFNet
 
 

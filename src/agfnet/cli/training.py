@@ -153,7 +153,7 @@ def summary(
     Example:  agfnet summary --config configs/derm7pt.yaml
     """
     with errors_said():
-        from agfnet.export.summary import (
+        from agfnet.export.costs import (
             BUDGET,
             PARAMETER_BUDGET,
             fusion_parameters,

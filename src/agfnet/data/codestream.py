@@ -79,7 +79,7 @@ class Coded(NamedTuple):
     rgb: bool = False
 
 
-def coded(data: bytes) -> Coded | None:
+def coding_of(data: bytes) -> Coded | None:
     """What a JPEG, JPEG-LS or JPEG 2000 codestream says; None where it is none, or has no scan or too many."""
     # Some writers leave JPEG 2000 in its file format, where boxes stand before the codestream.
     start = data[:4096].find(_JPEG_2000) if data[4:8] == b"jP  " else 0

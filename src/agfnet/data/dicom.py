@@ -157,12 +157,12 @@ def decode_dicom(name: Place | str, file: IO[bytes], limits: ImageLimits) -> Dic
         raise CodedImageError(name, "unsupported-dicom", problem, "pip install 'agfnet[dicom]'")
     if header.pixels_length is None and file.seek(0, io.SEEK_END) > limits.max_bytes:
         problem = f"its compressed pixels are over the limit of {limits.max_bytes / 2**20:.1f} MiB"
-        raise coded(name, HeaderFault("oversized-image", problem))
+        raise image_error(name, HeaderFault("oversized-image", problem))
     try:
         layout, scale, facts = _read_facts(name, header, limits)
         pixels = decode_frame(header, layout, facts.frame)
     except HeaderFault as fault:
-        raise coded(name, fault) from fault
+        raise image_error(name, fault) from fault
     if scale.box is not None:
         left, top, right, low = scale.box
         pixels = pixels[top : low + 1, left : right + 1]
@@ -177,7 +177,7 @@ def dicom_facts(name: Place | str, file: IO[bytes], limits: ImageLimits) -> Dico
     try:
         return _read_facts(name, header, limits)[2]
     except HeaderFault as fault:
-        raise coded(name, fault) from fault
+        raise image_error(name, fault) from fault
 
 
 def _read_facts(name: Place | str, header: Header, limits: ImageLimits) -> tuple[Layout, _Scale, DicomFacts]:
@@ -229,10 +229,10 @@ def dicom_values(name: Place | str, file: IO[bytes], limits: ImageLimits, also: 
     try:
         return read_header(file, _WANTED | also, frozenset({_REGIONS}), max_bytes=limits.max_bytes)
     except HeaderFault as fault:
-        raise coded(name, fault) from fault
+        raise image_error(name, fault) from fault
 
 
-def coded(name: Place | str, fault: HeaderFault) -> CodedImageError:
+def image_error(name: Place | str, fault: HeaderFault) -> CodedImageError:
     """A finding as an error that names the file and the remedy."""
     remedy = _REMEDIES.get(fault.cause, _OTHERWISE)
     return CodedImageError(name, fault.cause, f"this is a DICOM file, but {fault}", remedy)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agfnet.data.codestream import coded
+from agfnet.data.codestream import coding_of
 from agfnet.data.dicom_header import (
     DEFLATED,
     EXPLICIT_BIG,
@@ -276,7 +276,7 @@ def _codestream(header: Header, layout: Layout, index: int) -> bytes:
         if not _rle_fits(data, layout):
             raise HeaderFault("unreadable-image", "its compressed frame is damaged, or unpacks to more than it says")
         return data
-    said = coded(data)
+    said = coding_of(data)
     # Some writers code all the allocated bits; of fewer than are stored the picture would be black.
     if (
         said is None

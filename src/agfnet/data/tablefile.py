@@ -52,8 +52,8 @@ class Fault:
     def __str__(self) -> str:
         where = [f"row {self.row}"] if self.row is not None else []
         where += [f"column {self.column}"] if self.column is not None else []
-        place = ", ".join(where)
-        return f"{place + ': ' if place else ''}{self.message}. {self.remedy} [{self.cause}]"
+        told = ", ".join(where)
+        return f"{told + ': ' if told else ''}{self.message}. {self.remedy} [{self.cause}]"
 
 
 @dataclass(frozen=True, slots=True)

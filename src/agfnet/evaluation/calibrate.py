@@ -18,10 +18,10 @@ from agfnet.data.table import cases_sha256, own_cases, read_cases, table_sha256
 from agfnet.evaluation.answers import Answers, answers_of, synthetic_note, whole
 from agfnet.evaluation.calibration_page import calibration_markdown
 from agfnet.evaluation.evaluate import data_of
-from agfnet.evaluation.figures import reliability_figure
 from agfnet.evaluation.fit_decision import Asked, fit_decision, statistics_of
 from agfnet.evaluation.fitting import cross_fitted, fit_class_temperatures, fit_temperature, referral_facts
 from agfnet.evaluation.missed import missed_malignant
+from agfnet.evaluation.pictures import reliability_picture
 from agfnet.evaluation.scorecard import scorecard
 from agfnet.files import write_json, write_text
 from agfnet.metrics.weighting import IntArray
@@ -233,7 +233,7 @@ def _calibration_of(answers: Answers, predictor: Predictor, draws: int, picture:
         malignant=predictor.bundle.facts["malignant"] or None,
         draws=draws,
     )
-    reliability_figure(card, picture)
+    reliability_picture(card, picture)
     figures = {figure: card["metrics"][figure] for figure in ("nll", "brier", "ece", "classwise_ece")}
     return figures | {"ece_if_calibrated": card["calibration"]["if_calibrated"]["ece"]["mean"]}
 

@@ -30,7 +30,7 @@ from agfnet.evaluation.experiment import fold_parts, sharing_images, train_and_e
 from agfnet.evaluation.focus import focus_of, mask_files
 from agfnet.evaluation.plan import CORRUPTED, EXTERNAL, ONLY, ComparisonPlan, folder_name
 from agfnet.evaluation.robustness import Setting, changer
-from agfnet.export.summary import forward_time, parameter_count
+from agfnet.export.costs import forward_time, parameter_count
 from agfnet.files import write_json
 from agfnet.places import place
 from agfnet.prediction.asking import predict_cases

@@ -29,7 +29,7 @@ def write_comparison(table: Mapping[str, Any], folder: Path, notes: list[str]) -
     told = "\n".join([comparison_markdown(table), *claims_markdown(table), *(f"- {note}" for note in notes)])
     write_text(folder / "table.md", f"{told}\n")
     write_table(_flat(table), folder / "table.csv")
-    forest_figure(table, folder / "forest.png")
+    forest_picture(table, folder / "forest.png")
 
 
 def _ordered(table: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -50,7 +50,7 @@ def _flat(table: Mapping[str, Any]) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def forest_figure(table: Mapping[str, Any], path: Path) -> None:
+def forest_picture(table: Mapping[str, Any], path: Path) -> None:
     """Differences of balanced accuracy from the reference, in points, with their intervals.
 
     Args:

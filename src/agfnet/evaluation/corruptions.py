@@ -18,32 +18,32 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter, gaussian_filter1d
 from scipy.signal import oaconvolve
 
-Pixels = NDArray[np.float32]
+UnitPixels = NDArray[np.float32]
 """(H, W, 3) in [0, 1]."""
-Corruption = Callable[[Pixels, int, np.random.Generator], Pixels]
+Corruption = Callable[[UnitPixels, int, np.random.Generator], UnitPixels]
 SEVERITIES = (1, 2, 3, 4, 5)
 DYNAMIC_RANGE = 60.0  # dB from black to white that a scan is taken to show
 
 
-def _unit(x: Pixels) -> float:
+def _unit(x: UnitPixels) -> float:
     """The length, in pixels, that is one pixel at 224."""
     return min(x.shape[:2]) / 224.0
 
 
-def _filtered(x: Pixels, kernel: NDArray[np.float64]) -> Pixels:
+def _filtered(x: UnitPixels, kernel: NDArray[np.float64]) -> UnitPixels:
     kernel = kernel / kernel.sum()
     reach = kernel.shape[0] // 2
     padded = np.pad(x, ((reach, reach), (reach, reach), (0, 0)), mode="reflect" if reach < min(x.shape[:2]) else "edge")
     return np.asarray(oaconvolve(padded, kernel[..., None], mode="valid", axes=(0, 1)), np.float32)
 
 
-def _smooth_noise(shape: tuple[int, int], sigma: tuple[float, float], rng: np.random.Generator) -> Pixels:
+def _smooth_noise(shape: tuple[int, int], sigma: tuple[float, float], rng: np.random.Generator) -> UnitPixels:
     """Gaussian noise (H, W) of unit deviation, as coarse as `sigma` says."""
     noise = gaussian_filter(rng.standard_normal(shape).astype(np.float32), sigma, mode="wrap")
     return np.asarray(noise / max(float(noise.std()), 1e-6), np.float32)
 
 
-def motion_blur(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
+def motion_blur(x: UnitPixels, severity: int, rng: np.random.Generator) -> UnitPixels:
     """The camera moves along a line."""
     length = (3, 6, 9, 13, 18)[severity - 1] * _unit(x)
     reach = max(1, round(length / 2))
@@ -57,7 +57,7 @@ def motion_blur(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
     return _filtered(x, kernel)
 
 
-def defocus(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:  # noqa: ARG001
+def defocus(x: UnitPixels, severity: int, rng: np.random.Generator) -> UnitPixels:  # noqa: ARG001
     """The lens is out of focus: a disk."""
     radius = (1.0, 1.8, 2.8, 4.0, 5.5)[severity - 1] * _unit(x)
     reach = int(np.ceil(radius))
@@ -65,7 +65,7 @@ def defocus(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:  # no
     return _filtered(x, np.clip(radius + 0.5 - np.hypot(y, z), 0.0, 1.0))
 
 
-def light(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
+def light(x: UnitPixels, severity: int, rng: np.random.Generator) -> UnitPixels:
     """Light falls off across the image, and all of it is too bright or too dark."""
     strength = (0.15, 0.3, 0.45, 0.6, 0.75)[severity - 1]
     angle = rng.uniform(0.0, 2 * np.pi)
@@ -75,13 +75,13 @@ def light(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
     return np.asarray(x**2.2 * factor[..., None], np.float32).clip(0.0, 1.0) ** np.float32(1 / 2.2)
 
 
-def contrast(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:  # noqa: ARG001
+def contrast(x: UnitPixels, severity: int, rng: np.random.Generator) -> UnitPixels:  # noqa: ARG001
     """Towards the mean colour."""
     mean = x.mean((0, 1))
     return np.asarray(mean + (x - mean) * (0.75, 0.55, 0.4, 0.28, 0.18)[severity - 1], np.float32)
 
 
-def jpeg(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:  # noqa: ARG001
+def jpeg(x: UnitPixels, severity: int, rng: np.random.Generator) -> UnitPixels:  # noqa: ARG001
     """JPEG of low quality, at the size that 224 pixels give."""
     image = Image.fromarray(np.uint8(np.rint(255 * x)))
     small = image.resize((max(1, round(image.width / _unit(x))), max(1, round(image.height / _unit(x)))))
@@ -90,7 +90,7 @@ def jpeg(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:  # noqa:
     return np.asarray(Image.open(stream).resize(image.size), np.float32) / 255.0
 
 
-def noise(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
+def noise(x: UnitPixels, severity: int, rng: np.random.Generator) -> UnitPixels:
     """Sensor noise, stronger where it is bright, as coarse as a pixel at 224."""
     size = [max(1, round(side / _unit(x))) for side in x.shape[:2]]
     grain = rng.standard_normal((*size, 3)).astype(np.float32) * (0.04, 0.08, 0.12, 0.18, 0.26)[severity - 1]
@@ -98,7 +98,7 @@ def noise(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
     return x + np.stack(channels, axis=-1) * (0.5 + x)
 
 
-def hair(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
+def hair(x: UnitPixels, severity: int, rng: np.random.Generator) -> UnitPixels:
     """Curved dark hairs across the image."""
     height, width = x.shape[:2]
     cover = Image.new("L", (width, height), 0)
@@ -116,7 +116,7 @@ def hair(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
     return np.asarray(x * (1 - opaque) + colour * opaque, np.float32)
 
 
-def occlusion(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
+def occlusion(x: UnitPixels, severity: int, rng: np.random.Generator) -> UnitPixels:
     """Something opaque lies on part of the image: a plaster, a glove, a sheet."""
     height, width = x.shape[:2]
     share = (0.03, 0.06, 0.1, 0.15, 0.22)[severity - 1]
@@ -128,19 +128,19 @@ def occlusion(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
     return out
 
 
-def gain(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
+def gain(x: UnitPixels, severity: int, rng: np.random.Generator) -> UnitPixels:
     """The overall gain is wrong, up or down."""
     change = (4.0, 8.0, 12.0, 16.0, 20.0)[severity - 1] * rng.choice([-1.0, 1.0])
     return np.asarray(x + change / DYNAMIC_RANGE, np.float32)
 
 
-def attenuation(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:  # noqa: ARG001
+def attenuation(x: UnitPixels, severity: int, rng: np.random.Generator) -> UnitPixels:  # noqa: ARG001
     """Depth is compensated too little: darker and darker downwards."""
     depth = np.linspace(0.0, 1.0, x.shape[0], dtype=np.float32)[:, None, None]
     return np.asarray(x - depth * ((6.0, 12.0, 18.0, 24.0, 30.0)[severity - 1] / DYNAMIC_RANGE), np.float32)
 
 
-def shadow(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
+def shadow(x: UnitPixels, severity: int, rng: np.random.Generator) -> UnitPixels:
     """Hair, air or horn at the surface casts up to three shadows straight down."""
     height, width = x.shape[:2]
     column = np.arange(width) / width
@@ -153,7 +153,7 @@ def shadow(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
     return np.asarray(x - (loss * ((8.0, 14.0, 20.0, 28.0, 36.0)[severity - 1] / DYNAMIC_RANGE))[..., None], np.float32)
 
 
-def haze(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
+def haze(x: UnitPixels, severity: int, rng: np.random.Generator) -> UnitPixels:
     """Clutter from side lobes and reverberation veils what is dark, most of it near the surface."""
     height, width = x.shape[:2]
     veil = (0.1, 0.2, 0.3, 0.4, 0.5)[severity - 1] * np.exp(-1.5 * np.linspace(0.0, 1.0, height))[:, None]
@@ -161,20 +161,20 @@ def haze(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
     return np.asarray(x + (1 - x) * (veil * cloud)[..., None], np.float32)
 
 
-def speckle(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
+def speckle(x: UnitPixels, severity: int, rng: np.random.Generator) -> UnitPixels:
     """More speckle: multiplicative, so added in decibels; wider across than along the beam."""
     grain = _smooth_noise((x.shape[0], x.shape[1]), (0.7 * _unit(x), 1.4 * _unit(x)), rng)
     step = grain * ((2.0, 4.0, 6.0, 9.0, 12.0)[severity - 1] / DYNAMIC_RANGE)
     return np.asarray(x + np.where(x > 0.02, step[..., None], 0.0), np.float32)
 
 
-def scan_blur(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:  # noqa: ARG001
+def scan_blur(x: UnitPixels, severity: int, rng: np.random.Generator) -> UnitPixels:  # noqa: ARG001
     """A wider beam: blur across it, and less along it."""
     across = (1.0, 1.8, 2.8, 4.0, 5.5)[severity - 1] * _unit(x)
     return np.asarray(gaussian_filter1d(gaussian_filter1d(x, across, axis=1), 0.35 * across, axis=0), np.float32)
 
 
-def lost_contact(x: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
+def lost_contact(x: UnitPixels, severity: int, rng: np.random.Generator) -> UnitPixels:
     """Part of the probe has no gel: bands of reverberation below it, then nothing."""
     height, width = x.shape[:2]
     share = (0.08, 0.15, 0.22, 0.3, 0.4)[severity - 1]

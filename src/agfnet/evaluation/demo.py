@@ -25,7 +25,7 @@ from agfnet.evaluation.evaluate import chosen_part, evaluate_outcomes
 from agfnet.evaluation.experiment import run
 from agfnet.evaluation.report import report_facts
 from agfnet.evaluation.report_page import PAGE, write_report
-from agfnet.evaluation.showcase import showcase_figure
+from agfnet.evaluation.showcase import showcase_picture
 from agfnet.files import write_json, write_text
 from agfnet.metrics.classification import balanced_accuracy
 from agfnet.metrics.statistics import Difference, Interval, MetricSet, bootstrap, paired_difference
@@ -49,7 +49,7 @@ NETWORKS: Mapping[str, tuple[str, ...]] = {
     "clinical photo alone": ("clinical",),
     "ultrasound alone": ("ultrasound",),
 }
-REPORT = "report"
+REPORT_FOLDER = "report"
 SUBGROUPS = ("skin_type", "device")
 FRACTIONS = {"train": 0.45, "validation": 0.04, "calibration": 0.12, "test": 0.39}
 """More cases to test on than a study would spare, as synthetic ones are cheap: the interval should be narrow."""
@@ -137,8 +137,8 @@ def demo(
     both = _run_folder(folder, "both views")
     if read_decision(read_bundle(both)) is None:
         calibrate(both)
-    reported = report_facts(both, parts, folder / REPORT, part="test", include_test=True, subgroups=SUBGROUPS)
-    write_report(*reported, folder / REPORT)
+    reported = report_facts(both, parts, folder / REPORT_FOLDER, part="test", include_test=True, subgroups=SUBGROUPS)
+    write_report(*reported, folder / REPORT_FOLDER)
     log.info("7 of 7  comparing the networks on the test part")
     return _compared(folder, outcomes, (time.monotonic() - began) / 60.0)
 
@@ -180,7 +180,7 @@ def _compared(folder: Path, outcomes: Mapping[str, Sequence[Outcome]], minutes: 
         minutes=minutes,
         example={view: files[0] for view, files in first[0].case.views.items()},
     )
-    showcase_figure(outcomes, classes, folder / "showcase.png")
+    showcase_picture(outcomes, classes, folder / "showcase.png")
     write_json(folder / "demo.json", _as_json(result))
     write_text(folder / "demo.md", demo_markdown(result))
     return result
@@ -237,7 +237,7 @@ def demo_paths(result: DemoResult) -> list[tuple[Path, str]]:
     """What to open after a demo, each with what it is."""
     both = _run_folder(result.folder, "both views")
     return [
-        (result.folder / REPORT / PAGE, "the report on the network of both views"),
+        (result.folder / REPORT_FOLDER / PAGE, "the report on the network of both views"),
         (result.folder / "showcase.png", "cases with what each network says"),
         (both / "curves.png", "the training"),
         (result.folder / "phantom" / "sheets", "what the phantoms look like"),

@@ -15,7 +15,7 @@ from agfnet.config import load_config
 from agfnet.data.fingerprints import image_fingerprints, patient_fingerprint
 from agfnet.data.table import table_sha256, write_table
 from agfnet.evaluation.answers import answers_of, synthetic_note
-from agfnet.evaluation.figures import confusion_figure, reliability_figure, roc_figure
+from agfnet.evaluation.pictures import confusion_picture, reliability_picture, roc_picture
 from agfnet.evaluation.scorecard import scorecard
 from agfnet.evaluation.summary import summary_markdown
 from agfnet.files import write_json, write_text
@@ -215,9 +215,9 @@ def evaluate_outcomes(
     write_table(outcome_table(outcomes, predictor), folder / "predictions.csv")
     write_json(folder / "scorecard.json", card)
     write_text(folder / "summary.md", summary_markdown(card))
-    confusion_figure(card, folder / "confusion.png")
-    roc_figure(card, folder / "roc.png")
-    reliability_figure(card, folder / "reliability.png")
+    confusion_picture(card, folder / "confusion.png")
+    roc_picture(card, folder / "roc.png")
+    reliability_picture(card, folder / "reliability.png")
     return card
 
 

@@ -12,7 +12,7 @@ from agfnet.config import Config
 from agfnet.data.split import patient_folds
 from agfnet.data.table import own_cases
 from agfnet.evaluation.evaluate import evaluate_outcomes
-from agfnet.evaluation.figures import training_curves
+from agfnet.evaluation.pictures import training_curves
 from agfnet.export.onnx import export_run
 from agfnet.prediction.asking import predict_cases
 from agfnet.prediction.bundle import BUNDLE, read_bundle

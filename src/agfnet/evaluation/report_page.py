@@ -15,9 +15,9 @@ from PIL import Image
 
 from agfnet.evaluation.checklist import checklist
 from agfnet.evaluation.evaluate import REPORT
-from agfnet.evaluation.figures import confusion_figure, reliability_figure, roc_figure
 from agfnet.evaluation.missed import missed_text
-from agfnet.evaluation.report_figures import coverage_figure, decision_figure, precision_recall_figure, risk_figure
+from agfnet.evaluation.pictures import confusion_picture, reliability_picture, roc_picture
+from agfnet.evaluation.report_pictures import coverage_picture, decision_picture, precision_recall_picture, risk_picture
 from agfnet.evaluation.summary import figure_text
 from agfnet.files import write_json, write_text
 from agfnet.metrics.scores import TITLES
@@ -69,16 +69,16 @@ def _pictures(facts: Mapping[str, Any]) -> dict[str, str]:
     """Name -> PNG as a data URI."""
     card = facts["card"]
     drawn: dict[str, Callable[[Path], None]] = {
-        "confusion": lambda path: confusion_figure(card, path),
-        "roc": lambda path: roc_figure(card, path),
-        "precision_recall": lambda path: precision_recall_figure(facts["precision_recall"], path),
-        "reliability": lambda path: reliability_figure(card, path),
-        "risk": lambda path: risk_figure(card, path),
+        "confusion": lambda path: confusion_picture(card, path),
+        "roc": lambda path: roc_picture(card, path),
+        "precision_recall": lambda path: precision_recall_picture(facts["precision_recall"], path),
+        "reliability": lambda path: reliability_picture(card, path),
+        "risk": lambda path: risk_picture(card, path),
     }
     if facts["decision"]:
-        drawn["decision"] = lambda path: decision_figure(facts["decision"], path)
+        drawn["decision"] = lambda path: decision_picture(facts["decision"], path)
     if facts["sets"]:
-        drawn["coverage"] = lambda path: coverage_figure(facts["sets"], path)
+        drawn["coverage"] = lambda path: coverage_picture(facts["sets"], path)
     out = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, draw in drawn.items():

@@ -28,7 +28,7 @@ def write_robustness(made: Mapping[str, Any], folder: Path) -> None:
     write_text(folder / "robustness.md", f"{robustness_markdown(made)}\n{notes}\n")
     write_table(_flat(made), folder / "robustness.csv")
     for group in made["groups"]:
-        robustness_figure(made, group, folder / f"robustness-{group.replace(' ', '')}.png")
+        robustness_picture(made, group, folder / f"robustness-{group.replace(' ', '')}.png")
 
 
 def _of_group(made: Mapping[str, Any], group: str) -> dict[str, list[Mapping[str, Any]]]:
@@ -97,7 +97,7 @@ def _columns(entry: Mapping[str, Any]) -> dict[str, float]:
     return out
 
 
-def robustness_figure(made: Mapping[str, Any], group: str, path: Path) -> None:
+def robustness_picture(made: Mapping[str, Any], group: str, path: Path) -> None:
     """Balanced accuracy, and below it overconfidence, against severity, a line for each corruption.
 
     Args:

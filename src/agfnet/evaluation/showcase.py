@@ -43,7 +43,7 @@ def telling_cases(outcomes: Mapping[str, Sequence[Outcome]], classes: Sequence[s
     return first[:SHOWN]
 
 
-def showcase_figure(outcomes: Mapping[str, Sequence[Outcome]], classes: Sequence[str], path: Path) -> None:
+def showcase_picture(outcomes: Mapping[str, Sequence[Outcome]], classes: Sequence[str], path: Path) -> None:
     """Draw some cases: one row each, its images and the probabilities of every network.
 
     Args:

@@ -137,7 +137,7 @@ def _quiet(what: Place | str) -> Iterator[None]:
             logger.setLevel(level)
 
 
-def coded(name: str, kind: str = "C", meaning: str | None = None) -> sr.CodedConcept:
+def concept(name: str, kind: str = "C", meaning: str | None = None) -> sr.CodedConcept:
     """A name of this package as a code: short and the same everywhere, whatever the name's length and letters.
 
     Args:
@@ -168,7 +168,7 @@ def report_dataset(
             MAKER, agfnet.__version__, parameters=[f"bundle SHA-256: {bundle_sha256}"], manufacturer=MAKER
         ),
         measurements=[
-            sr.Measurement(coded(name, "P", f"Probability of {name}"), round(float(value), 6), codes.UCUM.NoUnits)
+            sr.Measurement(concept(name, "P", f"Probability of {name}"), round(float(value), 6), codes.UCUM.NoUnits)
             for name, value in zip(classes, p.probabilities, strict=True)
         ],
         qualitative_evaluations=_evaluations(explanation, classes),
@@ -188,12 +188,12 @@ def report_dataset(
     )
     content = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=observer),
-        procedure_reported=coded("classification", "K", "Classification of a skin lesion from images"),
+        procedure_reported=concept("classification", "K", "Classification of a skin lesion from images"),
         imaging_measurements=[group],
         referenced_images=headers,
     )
     for word, meaning, text in _texts(explanation, bundle_sha256):
-        item = sr.TextContentItem(coded(word, "T", meaning), text, sr.RelationshipTypeValues.CONTAINS)
+        item = sr.TextContentItem(concept(word, "T", meaning), text, sr.RelationshipTypeValues.CONTAINS)
         content[0].ContentSequence.append(item)
     made = sr.ComprehensiveSR(
         evidence=headers,
@@ -215,13 +215,13 @@ def report_dataset(
 
 def _evaluations(explanation: Explanation, classes: Sequence[str]) -> list[sr.QualitativeEvaluation]:
     p = explanation.prediction
-    likeliest = coded("likeliest", "K", "Likeliest diagnosis")
-    found = [sr.QualitativeEvaluation(likeliest, coded(classes[int(p.probabilities.argmax())]))]
-    remaining = coded("diagnosis set", "K", "Diagnosis in the set")
-    found += [sr.QualitativeEvaluation(remaining, coded(classes[k])) for k in p.diagnosis_set or ()]
+    likeliest = concept("likeliest", "K", "Likeliest diagnosis")
+    found = [sr.QualitativeEvaluation(likeliest, concept(classes[int(p.probabilities.argmax())]))]
+    remaining = concept("diagnosis set", "K", "Diagnosis in the set")
+    found += [sr.QualitativeEvaluation(remaining, concept(classes[k])) for k in p.diagnosis_set or ()]
     if p.referred is not None:
         answer = codes.SCT.Yes if p.referred else codes.SCT.No
-        found.append(sr.QualitativeEvaluation(coded("referred", "K", "Referred to a clinician"), answer))
+        found.append(sr.QualitativeEvaluation(concept("referred", "K", "Referred to a clinician"), answer))
     return found
 
 

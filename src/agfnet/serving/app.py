@@ -25,7 +25,11 @@ from agfnet.data.imagefile import MM_PER_PIXEL_RANGE
 from agfnet.data.preprocess import Framed
 from agfnet.prediction.explanation import explained, questions
 from agfnet.prediction.predictor import Frames, Look, Predictor
-from agfnet.serving.answers import (
+from agfnet.serving.audit import AuditLog
+from agfnet.serving.batching import Batcher, Door
+from agfnet.serving.guard import Guard
+from agfnet.serving.problems import Problem
+from agfnet.serving.replies import (
     VERSION,
     Upload,
     audited,
@@ -34,10 +38,6 @@ from agfnet.serving.answers import (
     predicted,
     read_upload,
 )
-from agfnet.serving.audit import AuditLog
-from agfnet.serving.batching import Batcher, Door
-from agfnet.serving.guard import Guard
-from agfnet.serving.problems import Problem
 from agfnet.serving.schemas import Answer, Explained, Feedback, ModelFacts, Predicted, ProblemBody, Recorded, Status
 from agfnet.serving.settings import ServiceSettings
 from agfnet.serving.telemetry import Telemetry

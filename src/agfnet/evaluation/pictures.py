@@ -19,7 +19,7 @@ from agfnet.evaluation.canvas import GREY, PALETTE, canvas, canvases, legend_bel
 LONGEST_NAME = 24  # letters of a class name that fit beside an axis
 
 
-def confusion_figure(card: Mapping[str, Any], path: str | Path) -> None:
+def confusion_picture(card: Mapping[str, Any], path: str | Path) -> None:
     """The confusion matrix: counts, and percentages of the true class as shades.
 
     Args:
@@ -64,7 +64,7 @@ def confusion_figure(card: Mapping[str, Any], path: str | Path) -> None:
     save(figure, path)
 
 
-def roc_figure(card: Mapping[str, Any], path: str | Path) -> None:
+def roc_picture(card: Mapping[str, Any], path: str | Path) -> None:
     """One-vs-rest ROC curve of each class, with its AUC and interval in the legend.
 
     Args:
@@ -89,7 +89,7 @@ def roc_figure(card: Mapping[str, Any], path: str | Path) -> None:
     save(figure, path)
 
 
-def reliability_figure(card: Mapping[str, Any], path: str | Path) -> None:
+def reliability_picture(card: Mapping[str, Any], path: str | Path) -> None:
     """Accuracy against confidence in bins of equal mass, above a histogram of the confidences.
 
     Bars are bootstrap intervals; the band is where a perfectly calibrated model would lie 95 times in 100.

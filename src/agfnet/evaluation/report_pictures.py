@@ -9,7 +9,7 @@ from typing import Any
 from agfnet.evaluation.canvas import GREY, canvas, interval_line, legend_below, line, save
 
 
-def precision_recall_figure(curves: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+def precision_recall_picture(curves: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """Precision against recall of each class against the rest.
 
     Args:
@@ -28,7 +28,7 @@ def precision_recall_figure(curves: Mapping[str, Mapping[str, Any]], path: Path)
     save(figure, path)
 
 
-def decision_figure(curve: Mapping[str, Any], path: Path) -> None:
+def decision_picture(curve: Mapping[str, Any], path: Path) -> None:
     """Net benefit of acting on suspicion of malignancy, against the threshold.
 
     Args:
@@ -48,7 +48,7 @@ def decision_figure(curve: Mapping[str, Any], path: Path) -> None:
     save(figure, path)
 
 
-def risk_figure(card: Mapping[str, Any], path: Path) -> None:
+def risk_picture(card: Mapping[str, Any], path: Path) -> None:
     """Share of errors among the surest cases, against how many are answered.
 
     Args:
@@ -65,7 +65,7 @@ def risk_figure(card: Mapping[str, Any], path: Path) -> None:
     save(figure, path)
 
 
-def coverage_figure(sets: Mapping[str, Any], path: Path) -> None:
+def coverage_picture(sets: Mapping[str, Any], path: Path) -> None:
     """How often the diagnosis set holds the diagnosis, class by class, with intervals.
 
     Args:

@@ -11,17 +11,17 @@ import pytest
 from PIL import Image
 
 from agfnet.evaluation.canvas import PALETTE
-from agfnet.evaluation.figures import (
-    confusion_figure,
-    reliability_figure,
-    roc_figure,
+from agfnet.evaluation.pictures import (
+    confusion_picture,
+    reliability_picture,
+    roc_picture,
     training_curves,
 )
-from agfnet.evaluation.report_figures import precision_recall_figure
 from agfnet.evaluation.report_page import smaller_png
+from agfnet.evaluation.report_pictures import precision_recall_picture
 from agfnet.evaluation.scorecard import scorecard
 
-FIGURES = [confusion_figure, roc_figure, reliability_figure]
+FIGURES = [confusion_picture, roc_picture, reliability_picture]
 HISTORY = [
     {"epoch": e, "train_loss": 1 / (e + 1), "val_loss": 1.2 / (e + 1), "val_accuracy": 0.5 + 0.1 * e,
      "val_balanced_accuracy": 0.4 + 0.1 * e, "val_auc": 0.8, "lr": 1e-3 / (e + 1)}
@@ -62,7 +62,7 @@ def test_lines_keep_their_colours_in_the_report(tmp_path):
         f"class {i}": {"recall": steps, "precision": steps**0 if i in {2, 3} else 1 - steps**i, "prevalence": 0.1}
         for i in range(8)
     }
-    precision_recall_figure(curves, tmp_path / "picture.png")
+    precision_recall_picture(curves, tmp_path / "picture.png")
     with Image.open(tmp_path / "picture.png") as image:
         small = np.asarray(Image.open(io.BytesIO(smaller_png(image))).convert("RGB")).astype(int)
     for colour in PALETTE:
@@ -101,13 +101,13 @@ def test_many_classes_odd_names_and_undefined_curves(tmp_path):
 def test_one_patient_has_bins_without_intervals(tmp_path):
     rng = np.random.default_rng(1)
     card = scorecard([0, 1, 1], rng.dirichlet(np.ones(2), 3), ["p"] * 3, ["a", "b"], draws=5)
-    reliability_figure(card, tmp_path / "picture.png")
+    reliability_picture(card, tmp_path / "picture.png")
     pixels(tmp_path / "picture.png")
 
 
 def test_a_failed_write_leaves_the_old_picture_and_no_rest(card, tmp_path, monkeypatch):
     target = tmp_path / "picture.png"
-    roc_figure(card, target)
+    roc_picture(card, target)
     before = target.read_bytes()
 
     def break_off(_, path, **__):
@@ -116,14 +116,14 @@ def test_a_failed_write_leaves_the_old_picture_and_no_rest(card, tmp_path, monke
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", break_off)
     with pytest.raises(OSError, match="disk full"):
-        confusion_figure(card, target)
+        confusion_picture(card, target)
     assert target.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["picture.png"]
 
 
 def test_confusion_must_fit_its_classes(card, tmp_path):
     with pytest.raises(ValueError, match="to fit the classes"):
-        confusion_figure({**card, "classes": ["a"]}, tmp_path / "picture.png")
+        confusion_picture({**card, "classes": ["a"]}, tmp_path / "picture.png")
 
 
 def test_training_curves_show_what_there_is(tmp_path):
@@ -152,6 +152,6 @@ def test_training_curves_without_anything_to_draw_are_refused(history, tmp_path)
 def test_names_without_a_font_are_one_message(tmp_path, caplog, recwarn):
     p = np.random.default_rng(0).dirichlet(np.ones(2), 50)
     card = scorecard(p.argmax(1), p, None, ["Nävus", "\U00013000"], draws=10)
-    confusion_figure(card, tmp_path / "confusion.png")
+    confusion_picture(card, tmp_path / "confusion.png")
     assert caplog.text.count("Install one") == 1
     assert not recwarn.list
