@@ -15,7 +15,7 @@ from pydicom.uid import generate_uid
 
 from agfnet.data.preprocess import ViewSpec, read_frame
 from agfnet.data.table import read_cases
-from agfnet.prediction.dicom_report import SCHEME, coded, write_dicom
+from agfnet.prediction.dicom_report import SCHEME, concept, write_dicom
 from agfnet.prediction.explanation import Explanation
 from agfnet.types import RESEARCH_USE, Case, ImageError, Prediction, Reason
 
@@ -178,8 +178,8 @@ def test_burned_in_text_of_a_source_is_passed_on(first, second, said, tmp_path):
 
 
 def test_codes_are_short_and_the_same_everywhere():
-    assert coded("naevus").value == coded("naevus").value != coded("naevus", "P").value
-    long = coded("a\\b" * 50)
+    assert concept("naevus").value == concept("naevus").value != concept("naevus", "P").value
+    long = concept("a\\b" * 50)
     assert len(long.value) <= 16
     assert len(long.meaning) == 64
     assert "\\" not in long.meaning
