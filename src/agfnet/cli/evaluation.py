@@ -161,6 +161,10 @@ def calibrate(
     part: Annotated[str, typer.Option(help="The part (column `split`) that is calibrated on.")] = "calibration",
     coverage: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of the diagnosis sets.")] = 0.9,
     risk: Annotated[float, typer.Option(min=0.001, max=0.5, help="Wanted share of errors among answered cases.")] = 0.1,
+    false_refers: Annotated[
+        float,
+        typer.Option(min=0.001, max=0.2, help="Share of ordinary cases that each check of images and views may refer."),
+    ] = 0.01,
     seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
     threads: ThreadsOpt = 0,
     data_root: RootOpt = None,
@@ -175,8 +179,9 @@ def calibrate(
         from agfnet.prediction.bundle import read_bundle
 
         made = fit(
-            run, table=table, data_root=data_root, part=part, coverage=coverage, risk=risk, seed=seed, threads=threads
-        )
+            run, table=table, data_root=data_root, part=part, coverage=coverage, risk=risk, false_refers=false_refers,
+            seed=seed, threads=threads,
+        )  # fmt: skip
         out.print(escape(calibration_markdown(made, read_bundle(run).classes)), highlight=False, soft_wrap=True)
         out.print(f"the bundle in {run} is calibrated; pictures are in {run / 'calibration'}", highlight=False)
 
