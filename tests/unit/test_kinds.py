@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,14 @@ from agfnet.types import ConfigError
 
 def test_each_has_a_recipe_corruptions_and_a_name_on_the_page():
     assert set(RECIPES) == set(CORRUPTIONS) == set(KINDS)
-    page = Path(agfnet.serving.__path__[0]) / "page" / "zone.js"
-    (names,) = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("const KIND_NAMES")]
-    assert all(f"{kind}:" in names for kind in KINDS)
+    page = Path(agfnet.serving.__path__[0]) / "page"
+    (names,) = re.findall(
+        r"^const KIND_NAMES = \{(.*)\};$", (page / "zone.js").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    words = dict(re.findall(r"(\w+): '(\w+)'", names))
+    assert set(words) == set(KINDS)
+    texts = (page / "i18n.js").read_text(encoding="utf-8")
+    assert all(len(re.findall(rf"^  {word}: '", texts, re.MULTILINE)) == 2 for word in words.values())
 
 
 def test_what_shows_depth_is_never_augmented_upside_down():

@@ -20,7 +20,7 @@ from typing import Literal
 import polars as pl
 
 from agfnet.data import duplicates
-from agfnet.data.imagefile import check_unopened
+from agfnet.data.imagefile import MM_PER_PIXEL_RANGE, check_unopened
 from agfnet.data.images import (
     DEFAULT_LIMITS,
     CodedImageError,
@@ -278,7 +278,9 @@ def _with_ids(raw: RawTable, images: pl.DataFrame) -> pl.DataFrame:
     names = [name for name in raw.frame.columns if name.endswith(SCALE_SUFFIX)]
     scales = raw.frame.select(pl.col(names).cast(pl.Float64, strict=False)).with_row_index("index")
     scales = scales.unpivot(index="index", variable_name="view", value_name="mm_per_pixel")
-    scales = scales.with_columns(pl.col("view").str.strip_suffix(SCALE_SUFFIX))
+    scales = scales.with_columns(pl.col("view").str.strip_suffix(SCALE_SUFFIX)).filter(
+        pl.col("mm_per_pixel").is_between(*MM_PER_PIXEL_RANGE)  # another is a fault by itself
+    )
     return images.join(ids, on="index", how="left", maintain_order="left").join(
         scales, on=["index", "view"], how="left", maintain_order="left"
     )
@@ -325,6 +327,13 @@ def _file_faults(
         store = (table.parent if isinstance(table, Path) else Path()) / f"{table.name}.hashes.sqlite"
         hashes, failed = duplicates.hash_images(readable, store, limits=limits, workers=workers, progress=progress)
         errors |= failed
+        fetched = {path: own for path, own in hashes.items() if isinstance(place(path), Url)}
+        said |= {path: Said(own.mm_per_pixel) for path, own in fetched.items()}
+        # Whose an image is can be kept nowhere: only those that name a patient are asked again.
+        failed, more = _looked(
+            partial(read_said, limits=limits), [path for path, own in fetched.items() if own.names_patient], workers
+        )
+        errors, said = errors | failed, said | more
         first = uses.unique("path", keep="first", maintain_order=True)
         first_uses = {
             path: duplicates.Use(*rest)
@@ -350,14 +359,12 @@ _Looked = tuple[dict[str, CodedImageError], dict[str, Said]]
 
 
 def _quick_look(paths: Sequence[str], level: Level, limits: ImageLimits, workers: int) -> _Looked:
-    """A look without decoding; of files by URL at size alone where nothing else follows, at nothing before decoding."""
+    """A look without decoding; of files by URL at their size alone, and at nothing where decoding follows."""
     urls = [path for path in paths if isinstance(place(path), Url)]
     errors, said = _looked(partial(read_said, limits=limits), sorted({*paths} - {*urls}), workers)
-    if urls and level != "decode":
+    if urls and level == "quick":
         look_up([url for url in map(place, urls) if isinstance(url, Url)])
-        look = partial(check_unopened, limits=limits) if level == "quick" else partial(read_said, limits=limits)
-        failed, more = _looked(look, urls, workers)
-        errors, said = errors | failed, said | more
+        errors |= _looked(partial(check_unopened, limits=limits), urls, workers)[0]
     return errors, said
 
 

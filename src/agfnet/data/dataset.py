@@ -25,8 +25,9 @@ from agfnet.files import write_atomically
 from agfnet.places import Url, look_up
 from agfnet.types import Case, ImageError, Place
 
-READER = 3
+READER = 4
 """Raised where the same file gives other pixels than before, so that no cache goes on with the former ones."""
+NAMES_PATIENT = ".names-patient"
 UNKNOWN = -1
 """Index of a label that is not known; every loss leaves it out."""
 
@@ -63,7 +64,8 @@ class Item(NamedTuple):
 class FrameCache:
     """Decoded and resized images on disk: one .npy per image and frame, written by a temporary name.
 
-    A frame counts for a file as it is now (path, size, time of change), what it is made into, and `READER`.
+    A frame counts for a file as it is now (path, size, time of change), what it is made into, and `READER`. Beside
+    the frame of a file that says whose it is lies an empty file: whose can be kept nowhere, so it is asked again.
 
     Args:
         folder: where they lie; made when first used.
@@ -78,17 +80,16 @@ class FrameCache:
         return np.load(file) if file.exists() else self._made(file, path, spec, mm_per_pixel, enlarge).pixels
 
     def ensure(self, path: Place, spec: ViewSpec, mm_per_pixel: float | None, enlarge: float) -> Patient | None:
-        """Have the frame in the cache; whose image it is, where the file says so.
-
-        A file by URL is not fetched again for this.
-        """
+        """Have the frame in the cache; whose image it is, where the file says so."""
         file = self._file(path, spec, mm_per_pixel, enlarge)
         if not file.exists():
             return self._made(file, path, spec, mm_per_pixel, enlarge).patient
-        return None if isinstance(path, Url) else read_said(path).patient
+        return read_said(path).patient if file.with_suffix(NAMES_PATIENT).exists() else None
 
     def _made(self, file: Path, path: Place, spec: ViewSpec, mm_per_pixel: float | None, enlarge: float) -> Framed:
         made = read_frame(path, spec, mm_per_pixel=mm_per_pixel, enlarge=enlarge)
+        if made.patient is not None:  # before the frame: where that is, this has been decided
+            write_atomically(file.with_suffix(NAMES_PATIENT), Path.touch)
         write_atomically(file, lambda temporary: _save(temporary, made.pixels))
         return made
 

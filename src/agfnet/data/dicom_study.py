@@ -29,6 +29,7 @@ ID_DIGITS = 16
 _ACCESSION, _STUDY, _INSTANCE = 0x00080050, 0x0020000D, 0x00080018
 _IDENTITY = frozenset({_ACCESSION, _STUDY, _INSTANCE})
 _ALWAYS = ("clinical", "ultrasound")
+_DEPTH = {kind.view for kind in KINDS.values() if kind.depth}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,9 +243,9 @@ def _notes(found: Sequence[_Found]) -> Iterator[str]:
     clips = sum(image.frames > 1 for image in found)
     if clips:
         yield f"{clips} images have several frames: the middle one is used."
-    unknown = sum(image.view == "ultrasound" and image.mm_per_pixel is None for image in found)
+    unknown = sum(image.view in _DEPTH and image.mm_per_pixel is None for image in found)
     if unknown:
-        yield f"{unknown} ultrasound images have no calibration: their scale is not known."
+        yield f"{unknown} images of {' or '.join(sorted(_DEPTH))} have no calibration: their scale is not known."
     yield "All images of a patient and accession are one case: split a row where it holds several lesions."
     yield "Paths are written as they are: rename folders and files whose names tell who a patient is."
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from agfnet.data.imagefile import file_sha256
-from agfnet.data.images import CodedImageError, ImageLimits, check_shown, read_image
+from agfnet.data.images import CodedImageError, ImageLimits, check_shown, read_scaled_image
 from agfnet.data.tablefile import Fault
 from agfnet.places import place
 from agfnet.types import ConfigError, TableError
@@ -40,25 +40,29 @@ DECODE_SIDE = 256
 _BITS = 64
 _FINE_BITS = 256
 _SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS hashes_v1"
-    " (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT, coarse BLOB, fine BLOB)"
+    "CREATE TABLE IF NOT EXISTS hashes_v2 (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT,"
+    " coarse BLOB, fine BLOB, mm_per_pixel REAL, names_patient INTEGER)"
 )
 _SHARED = "Keep all images of a patient under one patient_id, and each image with one patient only."
 
 
 @dataclass(frozen=True, slots=True)
 class Hashes:
-    """Hashes of one image file.
+    """Hashes of one image file, and what may be kept of what it says of itself.
 
     Attributes:
         sha256: of the bytes, 64 hexadecimal digits.
         coarse: of the picture, 64 bits.
         fine: of the picture, 256 bits.
+        mm_per_pixel: where the file is calibrated.
+        names_patient: whether it says whose it is.
     """
 
     sha256: str
     coarse: int
     fine: int
+    mm_per_pixel: float | None = None
+    names_patient: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +194,11 @@ def _hash_missing(
 ) -> tuple[dict[str, Hashes], dict[str, CodedImageError]]:
     database.execute(_SCHEMA)
     known = {
-        (path, size, mtime): Hashes(sha256, int.from_bytes(coarse, "big"), int.from_bytes(fine, "big"))
-        for path, size, mtime, sha256, coarse, fine in database.execute(
-            "SELECT path, size, mtime_ns, sha256, coarse, fine FROM hashes_v1"
+        (path, size, mtime): Hashes(
+            sha256, int.from_bytes(coarse, "big"), int.from_bytes(fine, "big"), mm_per_pixel, bool(names)
+        )
+        for path, size, mtime, sha256, coarse, fine, mm_per_pixel, names in database.execute(
+            "SELECT path, size, mtime_ns, sha256, coarse, fine, mm_per_pixel, names_patient FROM hashes_v2"
         )
     }
     hashes: dict[str, Hashes] = {}
@@ -217,8 +223,8 @@ def _hash_missing(
                     result.coarse.to_bytes(_BITS // 8, "big"),
                     result.fine.to_bytes(_FINE_BITS // 8, "big"),
                 )
-                row = (path, *stamps[path], result.sha256, *blobs)
-                database.execute("INSERT OR REPLACE INTO hashes_v1 VALUES (?, ?, ?, ?, ?, ?)", row)
+                row = (path, *stamps[path], result.sha256, *blobs, result.mm_per_pixel, result.names_patient)
+                database.execute("INSERT OR REPLACE INTO hashes_v2 VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
             database.commit()
             if progress is not None:
                 progress(done + start + len(batch), len(paths))
@@ -237,7 +243,7 @@ def _hash(path: str, limits: ImageLimits) -> Hashes | CodedImageError:
     import imagehash  # noqa: PLC0415
 
     try:
-        pixels = read_image(path, limits=limits, at_least=DECODE_SIDE)
+        pixels, said = read_scaled_image(path, limits=limits, at_least=DECODE_SIDE)
         check_shown(path, pixels)
         sha256 = file_sha256(place(path), limits)
     except CodedImageError as error:
@@ -246,7 +252,7 @@ def _hash(path: str, limits: ImageLimits) -> Hashes | CodedImageError:
     coarse, fine = (
         int.from_bytes(np.packbits(imagehash.phash(picture, hash_size=side).hash).tobytes(), "big") for side in (8, 16)
     )
-    return Hashes(sha256, coarse, fine)
+    return Hashes(sha256, coarse, fine, said.mm_per_pixel, said.patient is not None)
 
 
 def _of_other_patient(use: Use, candidates: Sequence[Use]) -> Use | None:

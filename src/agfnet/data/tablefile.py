@@ -188,7 +188,7 @@ def _from_csv(content: bytes) -> tuple[RawTable | None, list[Fault]]:
     try:
         header = csv_header(records)
     except MalformedError as error:
-        return None, broken or [error.fault]
+        return None, [error.fault] if error.fault.cause == "wrong-separator" else broken or [error.fault]
     raw, faults, of_columns = csv_rows(header, records[1:], 2)
     return raw, [*broken, *faults, *of_columns]
 
@@ -212,19 +212,21 @@ def csv_records(again: Callable[[], IO[bytes]]) -> Iterator[list[str]]:
                 yield record
                 row += 1
         except csv.Error as error:
+            if other := _undecodable(again):  # quotes of another encoding may only look broken
+                raise other from error
             remedy = 'Close every quote, write a quote inside quotes as "", and save the table again.'
             fault = Fault(cause="malformed-csv", message=f"broken CSV ({error})", remedy=remedy, row=row)
             raise MalformedError(fault) from error
         except UnicodeDecodeError as error:
-            raise _undecodable(again) from error
+            raise _undecodable(again) or _encoded("its end is not UTF-8") from error
 
 
 def _encoded(message: str, row: int | None = None) -> MalformedError:
     return MalformedError(Fault(cause="wrong-encoding", message=message, remedy="Save it as `CSV UTF-8`.", row=row))
 
 
-def _undecodable(again: Callable[[], IO[bytes]]) -> MalformedError:
-    """Where the encoding is another: a reader decodes far ahead of its rows, so the line is looked for."""
+def _undecodable(again: Callable[[], IO[bytes]]) -> MalformedError | None:
+    """The first line of another encoding, which a reader, decoding far ahead of its rows, does not tell."""
     with again() as lines:
         for row, line in enumerate(lines, 1):
             try:
@@ -232,7 +234,7 @@ def _undecodable(again: Callable[[], IO[bytes]]) -> MalformedError:
             except UnicodeDecodeError as error:
                 byte = line[error.start]
                 return _encoded(f"byte 0x{byte:02x} is not UTF-8; the table has another encoding", row)
-    return _encoded("its end is not UTF-8")
+    return None
 
 
 def csv_header(records: Sequence[list[str]]) -> list[str]:

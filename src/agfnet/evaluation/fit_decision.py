@@ -122,7 +122,7 @@ def _too_few(rule: ReferRule, cases: int, patients: int, false_refers: float) ->
     """What a rule could not be fitted to for want of cases."""
     if (patients + 1) * false_refers < 1.0:
         yield (
-            f"{patients} patients are too few to tell what lies beyond all but {false_refers:.0%} of the images: more "
+            f"{patients} patients are too few to tell what lies beyond all but {false_refers:.1%} of the images: more "
             "ordinary images than that may be called strange. Calibrate on more patients."
         )
     if rule.certainty > 1.0:

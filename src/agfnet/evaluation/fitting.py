@@ -5,7 +5,6 @@ Temperature first, then diagnosis sets and the rule that refers, both on the cal
 
 from __future__ import annotations
 
-import logging
 import math
 import warnings
 from collections import Counter
@@ -28,7 +27,6 @@ from agfnet.prediction.drift import BINS, Usual
 from agfnet.prediction.refer import Reference, ReferRule
 from agfnet.types import AgfnetWarning, Reason
 
-log = logging.getLogger("agfnet")
 LIMITS = (0.05, 20.0)
 """Of a temperature: a few cases that are all right, or all wrong, would otherwise ask for 0 or infinity."""
 FOLDS = 5

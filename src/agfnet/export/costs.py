@@ -29,7 +29,7 @@ BUDGET = {1: 0.60, 16: 0.30}
 PARAMETER_BUDGET = 3_000_000
 
 
-CLASSES = 5
+_USUAL_CLASSES = 5
 """How many there are where a configuration names none: the heads are small."""
 _TWO_VIEWS = {"data": {"table": "none", "views": {"clinical": {"kind": "photo"}, "ultrasound": {"kind": "ultrasound"}}}}
 
@@ -49,7 +49,9 @@ def summary_config(path: Path | None, encoder: str | None) -> Config:
 
 def network_of(config: Config) -> AGFNet:
     """The network of a configuration, untrained, without further labels."""
-    return build_network(config, Task(config.data.classes or tuple(map(str, range(CLASSES))), {}), pretrained=False)
+    return build_network(
+        config, Task(config.data.classes or tuple(map(str, range(_USUAL_CLASSES))), {}), pretrained=False
+    )
 
 
 @dataclass(frozen=True, slots=True)

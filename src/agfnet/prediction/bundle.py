@@ -19,6 +19,7 @@ import yaml
 from agfnet.config import Config, parse_config
 from agfnet.data.preprocess import ViewSpec
 from agfnet.files import write_atomically
+from agfnet.kinds import KINDS
 from agfnet.types import BundleError
 
 FORMAT = 5
@@ -74,7 +75,16 @@ class Bundle:
 
     @property
     def specs(self) -> dict[str, ViewSpec]:
-        """Modality -> how its pixels become input."""
+        """Modality -> how its pixels become input.
+
+        Raises:
+            BundleError: a view is of a kind that is not known.
+        """
+        for m, v in self.facts["views"].items():
+            if v["kind"] not in KINDS:
+                raise BundleError(
+                    f"view {m} is of kind {v['kind']!r}, which this version does not know. Update agfnet."
+                )
         return {
             m: ViewSpec(v["kind"], tuple(v["size"]), tuple(v["mean"]), tuple(v["std"]), v["mm_per_pixel"])
             for m, v in self.facts["views"].items()

@@ -16,6 +16,7 @@ import agfnet
 from agfnet.data.images import CodedImageError, ImageLimits
 from agfnet.data.preprocess import Framed, ViewSpec, read_frame
 from agfnet.data.said import other_patient
+from agfnet.kinds import KINDS
 from agfnet.prediction.bundle import CARD
 from agfnet.prediction.explanation import Explanation
 from agfnet.prediction.overlay import colours
@@ -195,7 +196,9 @@ def model_facts(predictor: Predictor, limits: ImageLimits) -> ModelFacts:
         classes=list(bundle.classes),
         malignant=list(bundle.facts["malignant"]),
         views={
-            view: ViewFacts(kind=spec.kind, size=spec.size, mm_per_pixel=spec.mm_per_pixel)
+            view: ViewFacts(
+                kind=spec.kind, depth=KINDS[spec.kind].depth, size=spec.size, mm_per_pixel=spec.mm_per_pixel
+            )
             for view, spec in predictor.specs.items()
         },
         calibrated=decision is not None,

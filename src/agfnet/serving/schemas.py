@@ -84,6 +84,7 @@ class ViewFacts(Record):
     """What a view's images become."""
 
     kind: str
+    depth: bool = Field(description="Down is depth below the skin: the millimetres per pixel matter.")
     size: tuple[int, int] = Field(description="Height and width of the network's input, pixels.")
     mm_per_pixel: float | None
 

@@ -118,6 +118,12 @@ def huge_bmp() -> bytes:
     return bytes(content)
 
 
+def _latin1_and_a_broken_quote(folder: Path) -> Path:
+    path = _latin1(folder)
+    path.write_bytes(path.read_bytes().replace(b"L0", b'"L"0'))
+    return path
+
+
 def _latin1(folder: Path) -> Path:
     text = good_lines(folder)
     text[2] = text[2].replace(",B,", ",Nävus,")
@@ -188,6 +194,8 @@ BROKEN = [
     Broken("header only", "empty-table", raw(HEADER.encode() + b"\n")),
     Broken("blank header", "missing-header", raw(b"\n" + HEADER.encode() + b"\n1,1,A,a.jpg,\n"), row=1),
     Broken("latin-1", "wrong-encoding", _latin1, row=3),
+    Broken("latin-1 after a broken quote", "wrong-encoding", _latin1_and_a_broken_quote, row=3),
+    Broken("semicolons and a broken quote", "wrong-separator", raw(b'case_id;patient_id;label\n1;"P"1;A\n'), row=1),
     Broken("utf-16", "wrong-encoding", raw(HEADER.encode("utf-16"))),
     Broken("open quote", "malformed-csv", cell(9, "L7", '"L7')),
     Broken("text after quote", "malformed-csv", cell(4, "L2", '"L"2'), row=4),

@@ -133,8 +133,8 @@ def test_deep_check_resumes_and_notices_changed_files(tmp_path, monkeypatch):
     with pytest.raises(StoppedError):
         check_table(path, level="deep", progress=stop)
     read = []
-    real = duplicates.read_image
-    monkeypatch.setattr(duplicates, "read_image", lambda path, **kw: read.append(path) or real(path, **kw))
+    real = duplicates.read_scaled_image
+    monkeypatch.setattr(duplicates, "read_scaled_image", lambda path, **kw: read.append(path) or real(path, **kw))
     calls = []
     assert check_table(path, level="deep", progress=lambda *at: calls.append(at)).ok
     assert len(read) == 8
@@ -156,7 +156,7 @@ def test_store_holds_no_images(tmp_path):
     path = write(tmp_path, good_lines(tmp_path))
     check_table(path, level="deep")
     with sqlite3.connect(tmp_path / "cases.csv.hashes.sqlite") as database:
-        assert database.execute("SELECT count(*), max(length(fine)) FROM hashes_v1").fetchone() == (16, 32)
+        assert database.execute("SELECT count(*), max(length(fine)) FROM hashes_v2").fetchone() == (16, 32)
 
 
 def test_deep_without_imagehash_names_the_extra(tmp_path, monkeypatch):
@@ -239,7 +239,7 @@ def test_what_dicom_files_say_against_the_table_is_found(level, tmp_path):
     for number in (0, 1):
         lines[1 + number] = f"L{number},P{number},{'AB'[number]},c{number}.dcm,u{number}.dcm,"
     lines[2] += "0.2"
-    for name, seed, patient in (("c0", 0, "X"), ("u0", 1, "Y"), ("c1", 2, "Z"), ("u1", 3, "Z")):
+    for name, seed, patient in (("c0", 0, "Ms Hidden"), ("u0", 1, "Mr Hidden"), ("c1", 2, "Z"), ("u1", 3, "Z")):
         pixels = np.asarray(picture(seed))
         made = dicom(pixels, modality="US" if name[0] == "u" else "XC", PatientID=patient)
         made = with_regions(made, region(delta=0.01)) if name[0] == "u" else made
@@ -250,5 +250,19 @@ def test_what_dicom_files_say_against_the_table_is_found(level, tmp_path):
     ]  # fmt: skip
     told = "\n".join(map(str, report.faults))
     assert "given as 0.2 mm per pixel, and this DICOM file says 0.1" in told
-    assert "'X'" not in told
+    assert "Hidden" not in told
+    assert "Patient(" not in told
     assert report.scaled == {"clinical": 0, "ultrasound": 2}
+
+
+@pytest.mark.parametrize("scale", ["-0.1", "nan", "inf", "50", "many"])
+def test_a_scale_that_cannot_be_is_one_fault_and_not_known(scale, tmp_path):
+    """Also where the file has one of its own to hold it against."""
+    lines = good_lines(tmp_path)
+    lines = [line + "," + ("ultrasound_mm_per_pixel" if i == 0 else "") for i, line in enumerate(lines)]
+    lines[1] = lines[1].replace("u0.png", "u0.dcm") + scale
+    made = with_regions(dicom(np.asarray(picture(1)), modality="US"), region(delta=0.01))
+    (tmp_path / "u0.dcm").write_bytes(content_of(made))
+    report = check_table(write(tmp_path, lines), level="quick")
+    assert [(fault.row, fault.cause) for fault in report.faults] == [(2, "bad-mm-per-pixel")]
+    assert report.scaled == {"clinical": 0, "ultrasound": 1}

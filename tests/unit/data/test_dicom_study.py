@@ -68,7 +68,7 @@ def test_notes_say_what_to_look_at(export, tmp_path):
     assert "5 images do not say" in notes
     assert "1 secondary captures" in notes
     assert "1 images have several frames" in notes
-    assert "1 ultrasound images have no calibration" in notes
+    assert "1 images of ultrasound have no calibration" in notes
 
 
 def test_ids_are_pseudonyms_that_only_the_key_makes_again(export, tmp_path):

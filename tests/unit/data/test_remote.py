@@ -10,6 +10,7 @@ import textwrap
 import numpy as np
 import pytest
 from broken import HEADER, good_lines, picture, write
+from dicom_files import content_of, dicom
 
 from agfnet.config import parse_config
 from agfnet.data.checks import check_table
@@ -233,3 +234,41 @@ def test_local_work_neither_needs_nor_loads_fsspec(stored):
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "pip install 'agfnet[scale]' s3fs" in done.stdout
+
+
+def two_patients(memory):
+    """A case by URL whose photo and scan say to be of two patients, and its cache."""
+    for name, patient in (("c0", "Ms Hidden"), ("u0", "Mr Hidden")):
+        made = dicom(np.asarray(picture(len(patient))), modality="US" if name == "u0" else "XC", PatientID=patient)
+        memory.pipe_file(f"/set/{name}.dcm", content_of(made))
+    lines = [HEADER, "L0,P0,A,c0.dcm,u0.dcm", "L1,P1,B,c1.jpg,u1.png"]
+    memory.pipe_file("/set/cases.csv", "\n".join(lines).encode())
+
+
+def test_a_case_of_two_patients_is_refused_at_every_start(memory, tmp_path):
+    """Also when its frames are in the cache: a run that goes on has the same cases, in every process."""
+    two_patients(memory)
+    specs = {"clinical": ViewSpec("photo", (32, 32)), "ultrasound": ViewSpec("ultrasound", (32, 32))}
+    cache = FrameCache(tmp_path / "frames")
+    data = CaseDataset(cases=read_cases(TABLE), specs=specs, classes=("A", "B"), extra_classes={}, cache=cache)
+    for _ in range(2):
+        assert [case.case_id for case, _ in warm(data, lambda *_: None, skip_bad=True)] == ["L0"]
+        with pytest.raises(ImageError, match="of another patient"):
+            warm(data, lambda *_: None, skip_bad=False)
+
+
+def test_a_deep_check_fetches_again_only_what_names_a_patient(memory, monkeypatch, tmp_path):
+    two_patients(memory)
+    monkeypatch.chdir(tmp_path)
+    opened = []
+    fetch = type(memory).cat_file
+    monkeypatch.setattr(
+        type(memory),
+        "cat_file",
+        lambda self, path, *rest, **options: opened.append(path) or fetch(self, path, *rest, **options),
+    )
+    for expected in ({"c0.dcm", "u0.dcm", "c1.jpg", "u1.png"}, {"c0.dcm", "u0.dcm"}):
+        opened.clear()
+        report = check_table(place(TABLE), level="deep", min_patients_per_class=0)
+        assert {fault.cause for fault in report.faults} == {"other-patient"}
+        assert {path.rpartition("/")[2] for path in opened} - {"cases.csv"} == expected

@@ -115,3 +115,14 @@ def test_a_view_that_no_calibration_case_has_is_refused():
     rng = np.random.default_rng(0)
     with pytest.raises(TableError, match="no case has a dermoscopic"):
         fit_decision(asked_about(["P0", "P1", "P2"], rng), {"dermoscopic": np.zeros((9, 4), np.float32)}, CLASSES, {})
+
+
+def test_more_ordinary_cases_may_be_handed_back_where_that_is_wanted():
+    made = []
+    for share in (0.01, 0.2):
+        rng = np.random.default_rng(0)
+        asked = asked_about([f"P{i}" for i in range(300)], rng)
+        made.append(fit_decision(asked, learnt(rng), CLASSES, {}, false_refers=share).refer)
+    strict, loose = made
+    assert loose.disagreement < strict.disagreement
+    assert all(loose.references[view].limit < strict.references[view].limit for view in strict.references)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import warnings
 import zipfile
+from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -10,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from agfnet.prediction.bundle import CARD, MANIFEST, read_bundle
 from agfnet.prediction.deploy import deploy
+from agfnet.prediction.predictor import Predictor
 from agfnet.prediction.signature import check_signature
 from agfnet.types import RESEARCH_USE, BundleError, ConfigError
 
@@ -182,3 +184,10 @@ def test_what_is_no_key(trained, tmp_path):
         deploy(trained, tmp_path / "signed.agf", key=tmp_path / "key.pem")
     with pytest.raises(ConfigError, match="openssl genpkey"):
         check_signature(read_bundle(trained), tmp_path / "key.pem")
+
+
+def test_a_view_of_a_kind_that_is_not_known_is_said_when_the_bundle_is_opened(trained):
+    bundle = read_bundle(trained)
+    views = {m: {**v, "kind": "thermal"} for m, v in bundle.facts["views"].items()}
+    with pytest.raises(BundleError, match=r"of kind .thermal., which this version does not know\. Update agfnet"):
+        Predictor(replace(bundle, facts={**bundle.facts, "views": views}))

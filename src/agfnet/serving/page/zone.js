@@ -24,7 +24,7 @@ async function isDicom(file) {
 export class Zone {
   /**
    * @param view the modality's name
-   * @param spec what the model says of it: kind, size, mm_per_pixel
+   * @param spec what the model says of it: kind, depth, size, mm_per_pixel
    * @param limits the service's
    * @param onChange called with a sentence for screen readers after a file came or went
    */
@@ -40,7 +40,7 @@ export class Zone {
     this.remark = make('p', { class: 'soft note', id: `note-${view}` });
     this.complaint = make('p', { class: 'error', id: `error-${view}`, hidden: true });
     this.element = make('div', { class: 'zone', 'data-view': view }, this.input, this.label, this.removal);
-    if (this.kind === 'ultrasound') this.element.append(this.#scaleField());
+    if (spec.depth) this.element.append(this.#scaleField());
     this.element.append(this.remark, this.complaint);
     this.#listenForDrops();
     this.draw();
