@@ -17,6 +17,9 @@ from agfnet.models.encoders import Encoder
 from agfnet.models.network import AGFNet
 from agfnet.types import Case, ConfigError, TableError
 
+MOST_VALUES = 50
+"""Of a further label: a column with more is one of numbers or names."""
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -61,6 +64,11 @@ def task_of(config: Config, train: Sequence[Case], validation: Sequence[Case]) -
         if len(values) < 2:
             raise TableError(
                 f"column {column!r} has {len(values)} value in the training part; drop it from data.extra_labels."
+            )
+        if len(values) > MOST_VALUES:
+            raise TableError(
+                f"column {column!r} has {len(values)} values in the training part; a further label is a class, as a "
+                "part of the body is. Write numbers as a few ranges, or drop it from data.extra_labels."
             )
     return Task(classes, extra)
 

@@ -16,7 +16,7 @@ from agfnet.data.table import own_cases
 from agfnet.evaluation.experiment import CHOSEN, run
 from agfnet.models.network import AGFNet
 from agfnet.prediction.bundle import read_bundle
-from agfnet.training.build import task_of
+from agfnet.training.build import MOST_VALUES, task_of
 from agfnet.training.callbacks import EpochHistory, RampedAverage
 from agfnet.training.losses import DiagnosisLoss, class_weights
 from agfnet.training.ranks import ALONE
@@ -170,6 +170,16 @@ def test_a_class_whose_name_a_table_cannot_hold(drawn):
     renamed = [[replace(c, label=c.label.replace("cyst", "cyst; other")) for c in own] for own in cases]
     with pytest.raises(TableError, match="'cyst; other': diagnosis sets are written with `;`"):
         task_of(config, *renamed)
+
+
+def test_a_further_label_of_numbers(drawn):
+    tree = small_config(drawn / "parts.csv")
+    tree["data"]["extra_labels"] = ["border"]
+    config = parse_config(tree, "test")
+    train, validation = parts(config, own_cases(config.data))
+    aged = [replace(train[i % len(train)], extra_labels={"border": str(i)}) for i in range(MOST_VALUES + 1)]
+    with pytest.raises(TableError, match=rf"'border' has {MOST_VALUES + 3} values in the training part"):
+        task_of(config, [*train, *aged], validation)
 
 
 def given(tree):
