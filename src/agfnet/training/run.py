@@ -154,7 +154,7 @@ def train(
     best = folder / CHECKPOINTS / "best.ckpt"
     final = best if config.training.early_stopping is not None and best.exists() else last
     module.load_state_dict(torch.load(final, map_location="cpu", weights_only=True)["state_dict"])
-    facts |= {"epochs": len(history.rows), "minutes": round(history.seconds / 60, 2)}
+    facts |= {"epochs": len(history.rows), "minutes": round(history.seconds / 60, 4)}
     write_json(folder / FACTS, facts)
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     write_atomically(weights, lambda temporary: save_file(state, temporary))
