@@ -50,7 +50,8 @@ def calibration_markdown(made: Mapping[str, Any], classes: Sequence[str]) -> str
             f"Referral: wanted risk {referral['wanted_risk']:.0%}; certainty at least "
             f"{min(1.0, made['certainty']):.2f}; {answered} answered, error {_share(referral['error_answered'])} "
             f"(all: {_share(referral['error_all'])}), on the very cases that the rule was fitted on: optimistic. "
-            f"What {facts['false_refers']:.1%} of them exceed, in strange images or disagreement, is handed back, too."
+            f"A stranger image, or views further apart, than in all but {facts['false_refers']:.1%} of them is handed "
+            "back."
         ),
         *(["", f"{missed_text(made['missed'])} On the same cases, so optimistic too."] if made["missed"] else []),
         "",
