@@ -58,13 +58,14 @@ def check(
         for line in map(str, report.faults) if every else report.lines():
             out.print(escape(line), soft_wrap=True, highlight=False)
         images = ", ".join(f"{n} {view}" for view, n in report.images.items())
-        out.print(f"{report.cases} cases, {report.patients} patients; images: {images or 'none'}", highlight=False)
+        out.print(f"{report.cases} cases, {report.patients} patients; images: {images or 'none'}", highlight=False, soft_wrap=True)
         if any(report.scaled.values()):
             known = ", ".join(f"{report.scaled[view]} of {n} {view}" for view, n in report.images.items())
-            out.print(f"millimetres per pixel known: {known}", highlight=False)
+            out.print(f"millimetres per pixel known: {known}", highlight=False, soft_wrap=True)
         for title, counts in (("classes", report.classes), ("parts", report.parts)):
             if counts:
-                out.print(f"{title}: " + ", ".join(f"{n} {name}" for name, n in counts.items()), highlight=False)
+                told = ", ".join(f"{n} {name}" for name, n in counts.items())
+                out.print(escape(f"{title}: {told}"), highlight=False, soft_wrap=True)
         if not report.ok:
             out.print(f"[bold red]{len(report.faults)} faults[/]")
             raise typer.Exit(1)
