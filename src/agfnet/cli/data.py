@@ -58,7 +58,11 @@ def check(
         for line in map(str, report.faults) if every else report.lines():
             out.print(escape(line), soft_wrap=True, highlight=False)
         images = ", ".join(f"{n} {view}" for view, n in report.images.items())
-        out.print(f"{report.cases} cases, {report.patients} patients; images: {images or 'none'}", highlight=False, soft_wrap=True)
+        out.print(
+            f"{report.cases} cases, {report.patients} patients; images: {images or 'none'}",
+            highlight=False,
+            soft_wrap=True,
+        )
         if any(report.scaled.values()):
             known = ", ".join(f"{report.scaled[view]} of {n} {view}" for view, n in report.images.items())
             out.print(f"millimetres per pixel known: {known}", highlight=False, soft_wrap=True)
