@@ -117,23 +117,38 @@ def test_delong_standard_error_is_the_spread_of_the_difference(replicates):
     assert abs(held - 0.95) < four_errors(0.95, replicates) + 0.01
 
 
-def seed_coverage(replicates, draws, n_seeds):
-    """Seeds differ by N(0, 0.03), hardly any noise between patients: the seeds decide."""
-    held = 0
+def trainings(rng, patients, seeds, spread, hardness):
+    """Right or wrong, seed by seed: a seed is better or worse on all patients, and lucky or not on single ones."""
+    logits = hardness[None] + spread * rng.normal(size=(seeds, 1))
+    return list((rng.random((seeds, patients)) < 1 / (1 + np.exp(-logits))).astype(float))
+
+
+@pytest.mark.parametrize(
+    ("patients", "seeds", "spread", "low"),
+    [
+        pytest.param(300, (2, 2), 0.0, 0.93, id="two seeds, single patients decide"),
+        pytest.param(300, (5, 3), 0.1, 0.92, id="seeds and patients"),
+        pytest.param(300, (5, 5), 0.5, 0.92, id="five seeds decide"),
+        pytest.param(300, (3, 2), 0.5, 0.90, id="few seeds decide"),
+    ],
+)
+@pytest.mark.parametrize("replicates", [200, pytest.param(2000, marks=FULL)], ids=["small", "full"])
+def test_difference_of_two_models_over_seeds_and_patients(patients, seeds, spread, low, replicates):
+    """Equal models: the interval holds 0 in 95 % of data sets, and is not much wider than it need be."""
+    held, values, widths = 0, [], []
     for replicate in range(replicates):
         rng = np.random.default_rng([19, replicate])
-        levels = 0.7 + 0.03 * rng.normal(size=n_seeds)
-        models = [mean_of(level + 0.001 * rng.normal(size=20)) for level in levels]
-        interval = bootstrap(models, range(20), draws=draws, seed=replicate)["mean"]
-        held += interval.low <= 0.7 <= interval.high
-    return held / replicates
-
-
-def test_intervals_over_seeds_cover_as_far_as_so_few_seeds_can():
-    # With five seeds the variance is right, but a normal-like interval stands in for t with 4 degrees of
-    # freedom: 2 T4(1.96) - 1 = 88 %; the few distinct draws take some points more. Drawing five of five would
-    # give about 84 %.
-    assert 0.83 < seed_coverage(400, 300, 5) < 0.95
+        hardness = rng.normal(1.5, 1.5, patients)
+        models = [[mean_of(own) for own in trainings(rng, patients, n, spread, hardness)] for n in seeds]
+        difference = paired_difference(*models, range(patients), draws=200, seed=replicate)["mean"]
+        held += difference.low <= 0 <= difference.high
+        assert (difference.p >= 0.05) == (difference.low <= 0 <= difference.high)
+        values.append(difference.value)
+        widths.append((difference.high - difference.low) / 2)
+    slack = four_errors(0.95, replicates)
+    assert low - slack < held / replicates < 0.975 + slack
+    # The known truth would give 1.96 standard deviations; few seeds need t of few degrees of freedom.
+    assert np.median(widths) < 1.96 * np.std(values) * (1.25 if min(seeds) > 2 or not spread else 1.8)
 
 
 @pytest.mark.parametrize(("n", "replicates"), [(203, 200), pytest.param(1000, 2000, marks=FULL)], ids=["small", "full"])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import t
 
 from agfnet.metrics.patients import DRAWS, patient_draws
 from agfnet.metrics.weighting import FloatArray, ratio
@@ -22,7 +23,7 @@ MetricSet = Callable[[FloatArray], Mapping[str, FloatArray]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """A figure and its percentile interval.
+    """A figure and its interval.
 
     Attributes:
         value: scalar or (K,): on the cases as they are.
@@ -51,7 +52,7 @@ class Difference(Interval):
     """First model minus second, on the same cases.
 
     Attributes:
-        p: same shape: two-sided bootstrap p for "no difference", or for another given one, at least 2 / (draws + 1).
+        p: same shape: two-sided p for "no difference", or for another given one.
     """
 
     p: FloatArray
@@ -65,7 +66,7 @@ def bootstrap(
     seed: int = 0,
     level: float = LEVEL,
 ) -> dict[str, Interval]:
-    """Percentile intervals by a bootstrap over patients.
+    """Intervals by a bootstrap over patients.
 
     Percentiles at (1 - level) / 2 and (1 + level) / 2 of the draws in which the figure is defined. They need
     some dozens of patients to be trusted; and a figure that is 0 or 1 in the sample (5 of 5 found) gets an
@@ -74,7 +75,7 @@ def bootstrap(
 
     Args:
         metrics: a function of weights, or one for each trained seed of the same model: then the value is the
-            mean over seeds, and seeds are drawn too (see `paired_difference`).
+            mean over seeds, and the interval is of other trainings too (see `paired_difference`).
         patients: (n,) ids, one per case.
         draws: number of draws.
         seed: of the draws.
@@ -93,8 +94,8 @@ def bootstrap(
     >>> float(interval.value), float(interval.low), float(interval.high)
     (0.75, 0.25, 1.0)
     """
-    value, drawn = _collect([_as_models(metrics)], patients, draws, seed)
-    return {name: Interval(**_summary(value[0][name], drawn[0][name], patients, level)) for name in value[0]}
+    samples = _samples(metrics, patients, draws, seed)
+    return {name: Interval(**_summary([one], patients, level, 0.0)[0]) for name, one in samples.items()}
 
 
 def paired_difference(
@@ -109,13 +110,16 @@ def paired_difference(
 ) -> dict[str, Difference]:
     """First model minus second, both on the same patients in every draw.
 
-    Several trained seeds per model are averaged, and drawn with replacement in each draw, independently of
-    the patients and of the other model's. Of S seeds S - 1 are drawn: drawing S would make the variance
-    between so few seeds too small by the factor (S - 1) / S (McCarthy & Snowden 1985). One seed alone says
-    nothing of the spread between seeds: the interval then holds for these trained weights only.
+    One trained seed a model: percentiles of the draws of patients, and p = 2 min(#{d <= null} + 1, #{d >= null}
+    + 1) / (draws + 1), at most 1, which agrees with them. They hold for these trained weights only.
 
-    p = 2 min(#{d <= null} + 1, #{d >= null} + 1) / (draws + 1), at most 1, which agrees with the percentile
-    interval.
+    Several trained seeds are averaged, and the interval is of other trainings on other patients. Drawing patients
+    and seeds both would count three times what a seed does to single patients (Owen 2007, The pigeonhole bootstrap),
+    and the percentiles of so few seeds are too narrow. So the variance is put together from its parts, V = B + the
+    sum over models of s^2 / S - I: B that of the mean over seeds in draws of patients, s^2 that between the S seeds,
+    and I = (mean over seeds of each one's B - B of their mean) / (S - 1) what both contain. The interval is
+    +- t sqrt(V), V being at least B, with degrees of freedom by Satterthwaite (1946) from the same parts, and p is
+    that of t. Two seeds make it wide: t has few degrees of freedom then.
 
     Args:
         first: a function of weights, or one for each trained seed.
@@ -138,77 +142,113 @@ def paired_difference(
     >>> float(same.value), float(same.p)
     (0.0, 1.0)
     """
-    value, drawn = _collect([_as_models(first), _as_models(second)], patients, draws, seed)
-    names = [name for name in value[0] if name in value[1]]
+    one, other = _samples(first, patients, draws, seed), _samples(second, patients, draws, seed, sign=-1.0)
+    names = [name for name in one if name in other]
     if not names:
         raise ValueError("the two models have no figure in common")
     out = {}
     for name in names:
-        difference = drawn[0][name] - drawn[1][name]
-        # What is 0 but for rounding must count on both sides, or identical models would differ significantly.
-        difference[np.abs(difference) < 1e-12] = 0.0
-        out[name] = Difference(
-            **_summary(value[0][name] - value[1][name], difference, patients, level),
-            p=_two_sided_p(difference - null),
-        )
+        figures, p = _summary([one[name], other[name]], patients, level, null)
+        out[name] = Difference(**figures, p=p)
     return out
 
 
-def _as_models(metrics: MetricSet | Sequence[MetricSet]) -> list[MetricSet]:
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """One figure of one model.
+
+    Attributes:
+        values: (S, ...): of each seed, on the cases as they are.
+        drawn: (S, D, ...): of each seed in every draw of patients.
+        sign: with which it counts.
+    """
+
+    values: FloatArray
+    drawn: FloatArray
+    sign: float = 1.0
+
+
+def _samples(
+    metrics: MetricSet | Sequence[MetricSet],
+    patients: Sequence[Hashable],
+    draws: int,
+    seed: int,
+    *,
+    sign: float = 1.0,
+) -> dict[str, _Sample]:
+    """Every figure of a model; the same patients are drawn for every model."""
     models = [metrics] if callable(metrics) else list(metrics)
     if not models:
         raise ValueError("there are no metrics to draw")
-    return models
+    values = [model(np.ones(len(patients))) for model in models]
+    blocks = [[model(weights) for model in models] for weights in patient_draws(patients, draws=draws, seed=seed)]
+    return {
+        name: _Sample(
+            np.stack([figures[name] for figures in values]),
+            np.concatenate([np.stack([figures[name] for figures in block]) for block in blocks], axis=1),
+            sign,
+        )
+        for name in values[0]
+    }
 
 
-def _collect(
-    models: list[list[MetricSet]], patients: Sequence[Hashable], draws: int, seed: int
-) -> tuple[list[dict[str, FloatArray]], list[dict[str, FloatArray]]]:
-    """For each model, the figures on all cases and in every draw, averaged over its seeds."""
-    ones = np.ones(len(patients))
-    rngs = [np.random.default_rng([seed, number]) for number in range(1, len(models) + 1)]
-    values = [_mean_over_seeds(seeds, ones, np.ones((1, len(seeds)))) for seeds in models]
-    blocks: list[list[dict[str, FloatArray]]] = [[] for _ in models]
-    for weights in patient_draws(patients, draws=draws, seed=seed):
-        for seeds, rng, collected in zip(models, rngs, blocks, strict=True):
-            count = max(1, len(seeds) - 1)
-            chosen = rng.multinomial(count, np.full(len(seeds), 1 / len(seeds)), size=len(weights))
-            collected.append(_mean_over_seeds(seeds, weights, chosen.astype(np.float64)))
-    drawn = [{name: np.concatenate([block[name] for block in parts]) for name in parts[0]} for parts in blocks]
-    return values, drawn
-
-
-def _mean_over_seeds(seeds: list[MetricSet], weights: FloatArray, chosen: FloatArray) -> dict[str, FloatArray]:
-    """Figures averaged over seeds, seed s counting chosen[:, s] times in each draw."""
-    figures = [seed(weights) for seed in seeds]
-    out = {}
-    for name in figures[0]:
-        total: FloatArray = np.zeros(np.shape(figures[0][name]))
-        for s, figure in enumerate(figures):
-            times = chosen[0, s] if weights.ndim == 1 else chosen[:, s]
-            times = np.reshape(times, np.shape(times) + (1,) * (total.ndim - np.ndim(times)))
-            total = total + np.where(times > 0, times * figure[name], 0.0)  # a NaN counts only where it was drawn
-        out[name] = total / chosen[0].sum()
-    return out
-
-
-def _summary(value: FloatArray, drawn: FloatArray, patients: Sequence[Hashable], level: float) -> dict[str, FloatArray]:
+def _summary(
+    samples: Sequence[_Sample], patients: Sequence[Hashable], level: float, null: float
+) -> tuple[dict[str, FloatArray], FloatArray]:
+    """The sum of the samples' means over seeds, with its interval, and the two-sided p of `null`."""
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, not {level}")
-    tails = [(1 - level) / 2, (1 + level) / 2]
+    value, drawn = (
+        np.asarray(sum(one.sign * getattr(one, kind).mean(axis=0) for one in samples)) for kind in ("values", "drawn")
+    )
+    # What is 0 but for rounding must count on both sides, or identical models would differ significantly.
+    value, drawn = (np.where(np.abs(numbers) < 1e-12, 0.0, numbers) for numbers in (value, drawn))
+    if any(len(one.values) > 1 for one in samples):
+        error, freedom = _standard_error(samples, drawn, len(set(patients)))
+        reach = t.ppf((1 + level) / 2, freedom) * error
+        low, high = value - reach, value + reach
+        with np.errstate(divide="ignore", invalid="ignore"):
+            p = np.where(value == null, 1.0, 2 * t.sf(np.abs(value - null) / error, freedom))
+    else:
+        low, high = _percentiles(drawn, [(1 - level) / 2, (1 + level) / 2])
+        p = _two_sided_p(drawn - null)
+    # One patient drawn again and again would look perfectly sure.
+    known = np.isfinite(value) & (len(set(patients)) > 1)
+    low, high = (np.where(known, end, np.nan) for end in (low, high))
+    return {"value": value, "low": low, "high": high, "defined": np.isfinite(drawn).mean(axis=0)}, p
+
+
+def _standard_error(samples: Sequence[_Sample], drawn: FloatArray, patients: int) -> tuple[FloatArray, FloatArray]:
+    """Standard error of a sum of means over seeds, and its degrees of freedom (see `paired_difference`)."""
+    of_patients = _variance(drawn)
+    parts = [(of_patients, patients - 1)]
+    total = of_patients
+    for one in samples:
+        seeds = len(one.values)
+        if seeds > 1:
+            of_seeds = one.values.var(axis=0, ddof=1) / seeds
+            of_both = (_variance(one.drawn, axis=1).mean(axis=0) - _variance(one.drawn.mean(axis=0))) / (seeds - 1)
+            parts.append((of_seeds, seeds - 1))
+            total = total + of_seeds - of_both
+    whole = sum(part for part, _ in parts)
+    freedom = ratio(whole**2, sum(part**2 / max(1, count) for part, count in parts))
+    return np.sqrt(np.maximum(total, of_patients)), freedom
+
+
+def _variance(drawn: FloatArray, axis: int = 0) -> FloatArray:
+    """Over the draws in which the figure is defined; NaN where it never is."""
+    return np.ma.filled(np.ma.masked_invalid(drawn).var(axis=axis), np.nan)
+
+
+def _percentiles(drawn: FloatArray, tails: Sequence[float]) -> FloatArray:
+    """(2, ...): over the draws in which the figure is defined; NaN where it never is."""
     columns = drawn.reshape(len(drawn), -1)
     ends = np.full((2, columns.shape[1]), np.nan)
-    several = len(set(patients)) > 1  # one patient drawn again and again would look perfectly sure
     for j, column in enumerate(columns.T):
         finite = column[np.isfinite(column)]
-        if several and finite.size and np.isfinite(value.reshape(-1)[j]):
+        if finite.size:
             ends[:, j] = np.quantile(finite, tails)
-    return {
-        "value": value,
-        "low": ends[0].reshape(value.shape),
-        "high": ends[1].reshape(value.shape),
-        "defined": np.isfinite(drawn).mean(axis=0),
-    }
+    return ends.reshape(2, *drawn.shape[1:])
 
 
 def _two_sided_p(difference: FloatArray) -> FloatArray:

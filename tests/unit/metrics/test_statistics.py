@@ -127,30 +127,41 @@ def test_undefined_differences_have_no_p():
     assert np.isnan(paired_difference(nothing, mean_of([1, 2]), ["a", "b"], draws=20)["mean"].p)
 
 
-def test_spread_between_seeds_is_that_of_their_mean():
-    """Constant figures leave only the seeds: the variance must be s^2 / S, not (S - 1) / S of it."""
+def test_constant_figures_leave_the_t_interval_of_the_seeds():
     scores = [0.70, 0.72, 0.77, 0.75]
     seeds = [mean_of([score] * 10) for score in scores]
-    draws = 20_000
-    interval = bootstrap(seeds, range(10), draws=draws)["mean"]
-    assert interval.value == pytest.approx(np.mean(scores))
-    collected = []
-    difference = paired_difference(seeds, [mean_of([0.7] * 10)] * 3, range(10), draws=draws, level=0.5)
-    collected.append(difference["mean"].high - difference["mean"].low)
-    # 3 of the 4 are drawn: compare with every one of the 64 equally likely draws.
-    means = [np.mean(c) for c in np.array(np.meshgrid(scores, scores, scores)).reshape(3, -1).T]
-    assert np.var(means) == pytest.approx(np.var(scores, ddof=1) / 4)
-    low, high = np.quantile(means, [0.025, 0.975])
-    assert interval.low == pytest.approx(low, abs=0.004)
-    assert interval.high == pytest.approx(high, abs=0.004)
-    assert collected[0] == pytest.approx(np.diff(np.quantile(means, [0.25, 0.75]))[0], abs=0.006)
+    interval = bootstrap(seeds, range(10), draws=50)["mean"]
+    expected = stats.t.interval(0.95, 3, loc=np.mean(scores), scale=stats.sem(scores))
+    assert (interval.low, interval.high) == pytest.approx(expected)
+    difference = paired_difference(seeds, [mean_of([0.7] * 10)] * 3, range(10), draws=50)["mean"]
+    assert difference.p == pytest.approx(stats.ttest_1samp(scores, 0.7).pvalue)
+    assert difference.value == pytest.approx(np.mean(scores) - 0.7)
 
 
-def test_a_seed_that_is_undefined_counts_only_where_it_was_drawn():
+def test_two_models_whose_seeds_alone_differ_are_compared_by_welch():
+    one, other = [0.70, 0.72, 0.77], [0.81, 0.75, 0.79, 0.80, 0.78]
+    seeds = [[mean_of([score] * 10) for score in scores] for scores in (one, other)]
+    difference = paired_difference(*seeds, range(10), draws=50)["mean"]
+    welch = stats.ttest_ind(one, other, equal_var=False)
+    assert difference.p == pytest.approx(welch.pvalue)
+    assert (difference.low, difference.high) == pytest.approx(tuple(welch.confidence_interval()))
+    # The p of another difference than 0 agrees with the interval's end.
+    at_the_end = paired_difference(*seeds, range(10), draws=50, null=float(difference.high))["mean"]
+    assert at_the_end.p == pytest.approx(0.05)
+
+
+def test_seeds_that_all_say_the_same_leave_the_spread_of_patients():
+    values = np.random.default_rng(4).normal(size=400)
+    several = bootstrap([mean_of(values)] * 3, range(400), draws=4000)["mean"]
+    error = np.std(values) / np.sqrt(400)
+    assert (several.high - several.low) / 2 == pytest.approx(1.966 * error, rel=0.04)  # t of 399 degrees of freedom
+
+
+def test_a_seed_that_is_undefined_leaves_the_mean_undefined():
     broken = lambda w: {"mean": w.sum(axis=-1) * np.nan}  # noqa: E731
-    interval = bootstrap([mean_of([1, 1]), broken, mean_of([1, 1])], ["a", "b"], draws=2000)["mean"]
-    assert np.isnan(interval.value)
-    assert interval.defined == pytest.approx((2 / 3) ** 2, abs=0.05)
+    interval = bootstrap([mean_of([1, 1]), broken, mean_of([1, 1])], ["a", "b"], draws=20)["mean"]
+    assert np.isnan([interval.value, interval.low, interval.high]).all()
+    assert interval.defined == 0
 
 
 def delong_by_hand(y, a, b):
