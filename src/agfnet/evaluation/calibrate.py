@@ -115,6 +115,7 @@ def calibrate(
         asked,
         {view: np.concatenate(statistics_of(view, learnt)) for view in predictor.specs},
         predictor.classes,
+        predictor.bundle.prior,
         facts,
         coverage=coverage,
         risk=risk,

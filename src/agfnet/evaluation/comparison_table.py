@@ -121,11 +121,12 @@ def comparison_table(plan: ComparisonPlan, folder: Path, *, draws: int = 2000) -
     """Every row's figures, its paired difference from the reference, and the claims, over the runs that are done.
 
     Returns:
-        `reference`, `cases`, `patients`, `draws`; `rows`: name -> seeds; per figure its mean over seeds with interval
-        and the difference "row minus reference" with interval and p; the Holm-adjusted p of balanced accuracy;
-        parameters, forward and training time; `claims`: see `Claim`, with `values` of both sides, the `gain` with its
-        interval, `holds`, the p of a gain of just the claim's bound and, over all claims with a bound, the
-        Holm-adjusted one; what is not defined is None. Rows without a finished run are left out.
+        `reference`, `cases`, `patients`, `draws`; `rows`: name -> seeds; every seed's figures; per figure its mean over
+        seeds with interval and the difference "row minus reference" with interval and p; the Holm-adjusted p of
+        balanced accuracy; parameters, forward and training time; `claims`: see `Claim`, with `values` of both sides and
+        those of every seed, the `gain` with its interval, `holds`, the p of a gain of just the claim's bound and, over
+        all claims with a bound, the Holm-adjusted one; what is not defined is None. Rows without a finished run are
+        left out.
 
     Raises:
         ConfigError: the reference has no finished run, or runs were tested on different cases.
@@ -141,11 +142,13 @@ def comparison_table(plan: ComparisonPlan, folder: Path, *, draws: int = 2000) -
         if any(not _same_cases(r.sets[TEST], first) for r in own):
             raise ConfigError(f"{folder}: row {row!r} was tested on other cases than {plan.reference!r}.")
     sets = {row: [_every_figure(r, TEST) for r in own] for row, own in results.items()}
+    every = np.ones(len(first))
     rows: dict[str, dict[str, Any]] = {}
     for row, own in results.items():
         figures = bootstrap(sets[row], first.patients, draws=draws)
         rows[row] = {
             "seeds": len(own),
+            "by_seed": [{name: _known(own[name]) for name in FIGURES} for own in (seed(every) for seed in sets[row])],
             "figures": {name: figures[name].as_json() for name in FIGURES},
             **{cost: float(np.mean([r.costs[cost] for r in own])) for cost in COSTS},
         }
@@ -205,20 +208,26 @@ def _judged(claim: Claim, results: Mapping[str, Sequence[Result]], draws: int) -
         better, worse = list(map(_seed_by_seed, better, worse)), [_nothing]
     apart = paired_difference(better, worse, patients, draws=draws, null=null)["figure"]
     every = np.ones(len(patients))
-    values = [float(np.mean([seed(every)["figure"] for seed in side])) for side in (first, second)]
+    by_seed = [[float(seed(every)["figure"]) for seed in side] for side in (first, second)]
+    values = [float(np.mean(side)) for side in by_seed]
     if claim.relative:
-        values = [math.exp(v) for v in values]
+        values, by_seed = [math.exp(v) for v in values], [[math.exp(v) for v in side] for side in by_seed]
         apart = replace(apart, **{e: sign * np.expm1(sign * getattr(apart, e)) for e in ("value", "low", "high")})
     reached = claim.point is None or bool(apart.value >= claim.point)
     sure = claim.bound is None or bool(apart.low > claim.bound)
     seeds = [len(results[row]) for row, _, _ in claim.sides()]
     return told | {
-        "values": [v if math.isfinite(v) else None for v in values],
+        "values": [_known(v) for v in values],
+        "by_seed": [[_known(v) for v in side] for side in by_seed],
         "gain": apart.as_json(),
         "p": None if claim.bound is None or not math.isfinite(apart.p) else float(apart.p),
         "seeds": seeds,
         "holds": reached and sure,
     }
+
+
+def _known(value: float | FloatArray) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 def _same_cases(first: Answers, second: Answers) -> bool:
@@ -286,6 +295,6 @@ def comparison_notes(plan: ComparisonPlan, *, complete: bool) -> list[str]:
             )
     if not complete:
         notes.append("Not every run is done: rows may have fewer seeds than planned, or be missing.")
-    if any(len(plan.seeds_of(row)) < 3 for row in plan.rows):
-        notes.append("Of a row with one or two seeds the interval hardly knows the spread between trainings.")
+    if any(len(plan.seeds_of(row)) < 2 for row in plan.rows):
+        notes.append("Of a row with one seed the interval does not know the spread between trainings.")
     return [*notes, *synthetic_note(read_cases(table))]

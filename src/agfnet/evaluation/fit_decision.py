@@ -32,6 +32,7 @@ def fit_decision(
     asked: Asked,
     learnt: Mapping[str, NDArray[np.float32]],
     classes: Sequence[str],
+    prior: NDArray[np.float64],
     facts: Mapping[str, Any],
     *,
     coverage: float = 0.9,
@@ -45,6 +46,7 @@ def fit_decision(
         asked: calibration cases, each with its label.
         learnt: modality -> (n, D) statistics of training images.
         classes: the diagnoses.
+        prior: (K,) prevalence that the network learnt.
         facts: about the cases; what a reader must know of the fit is added to its notes.
         coverage: chosen coverage of the diagnosis sets.
         risk: wanted share of errors among the answered cases.
@@ -57,8 +59,6 @@ def fit_decision(
     answers = answers_of(asked, classes)
     temperature = choose_temperature(answers.labels, answers.probabilities, answers.patients, seed=seed)
     calibrated = tempered(answers.probabilities, temperature)
-    # Half a case more of each class, so that a class without a calibration case is rare, not impossible.
-    prevalence = np.bincount(answers.labels, minlength=len(classes)) + 0.5
     each = [asked[i] for i in one_case_each(answers.patients, seed)]
     references = {
         view: fit_reference(own, statistics_of(view, each), false_refers=false_refers) for view, own in learnt.items()
@@ -83,7 +83,7 @@ def fit_decision(
     ]
     return Decision(
         temperature,
-        tuple((prevalence / prevalence.sum()).tolist()),
+        tuple(prior.tolist()),
         conformal,
         rule,
         fit_usual(calibrated, distances),

@@ -170,8 +170,9 @@ def fit_certainty(labels: ArrayLike, probabilities: ArrayLike, *, risk: float, l
 
     Shares of the surest cases are tested from small to large, until one whose error has an upper Clopper-Pearson bound
     above the wanted risk: fixed-sequence testing (Learn then Test, 2110.01052), which splits no confidence over the
-    shares. It begins at the first share that could pass, with no error at all: that depends on no label. Cases of equal
-    certainty are tested together, as they are answered together.
+    shares. It begins at the first share that could pass: with two errors where a fifth of the cases is enough for
+    that, so that one error among the surest does not refer everything, else with none; this depends on no label. Cases
+    of equal certainty are tested together, as they are answered together.
 
     Args:
         labels: (n,) of calibration cases.
@@ -187,7 +188,8 @@ def fit_certainty(labels: ArrayLike, probabilities: ArrayLike, *, risk: float, l
     order, last = tie_groups(certainty, descending=True)
     shares = np.ceil(np.linspace(1.0 / SHARES, 1.0, SHARES) * len(y)).astype(int)
     counts = np.unique(last[np.searchsorted(last, shares - 1)] + 1)
-    counts = counts[counts >= math.log(1.0 - level) / math.log(1.0 - risk)]
+    two, none = (counts[beta.ppf(level, errors + 1, counts - errors) <= risk] for errors in (2, 0))
+    counts = two if two.size and two[0] <= 0.2 * len(y) else none
     errors = np.cumsum(wrong[order])[counts - 1]
     passed = np.where(errors == counts, 1.0, beta.ppf(level, errors + 1, counts - errors)) <= risk
     good = counts[np.logical_and.accumulate(passed)]

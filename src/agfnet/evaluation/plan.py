@@ -69,6 +69,8 @@ class Claim(Section):
 
     @model_validator(mode="after")
     def _figures_are_known(self) -> Claim:
+        if self.bound is None and self.point is not None and self.point < 0.0:
+            raise ValueError(f"{self.says!r}: no worse by more than {-self.point:g} needs a `bound`, not a point alone")
         for figure in (self.figure, self.than_figure or self.figure):
             if figure not in FIGURES and not (figure.startswith("focus/") and figure.count("/") == 2):
                 raise ValueError(f"{figure!r} is none of {list(FIGURES)} and not of the form focus/VIEW/MAP")

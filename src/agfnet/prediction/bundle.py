@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from agfnet.config import Config, parse_config
 from agfnet.data.preprocess import ViewSpec
@@ -67,6 +69,17 @@ class Bundle:
     def classes(self) -> tuple[str, ...]:
         """The diagnoses, in the order of every output."""
         return tuple(self.facts["classes"])
+
+    @property
+    def prior(self) -> NDArray[np.float64]:
+        """(K,) the prevalence under which the network's probabilities are right, sum 1.
+
+        It is that of the training cases, each class counting as much as the loss weighted it.
+        """
+        counts = self.facts["run"]["cases"]["train"]["classes"]
+        shares = np.array([counts.get(name, 0) for name in self.classes], np.float64)
+        shares **= {"none": 1.0, "sqrt": 0.5, "balanced": 0.0}[self.config.training.class_weights]
+        return np.asarray(shares / shares.sum())
 
     @property
     def extra_classes(self) -> dict[str, tuple[str, ...]]:

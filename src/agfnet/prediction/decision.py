@@ -34,8 +34,7 @@ class Decision:
 
     Attributes:
         temperature: one number, or one for each class.
-        prevalence: (K,) of the calibration cases, half a case of each class added: the prevalence under which the
-            probabilities are right.
+        prevalence: (K,) under which the probabilities are right; see `Bundle.prior`. A temperature does not change it.
         conformal: thresholds of the diagnosis sets.
         refer: when a case is handed back.
         usual: what calibration cases look like, the reference of drift.
@@ -66,7 +65,8 @@ class Decision:
             probabilities: (K,), the network's own.
             opinions: modality -> (K,) that the view alone says.
             statistics: modality -> (I, D) of its images.
-            prevalence: (K,) among the patients that are asked about, where it is not that of the calibration cases.
+            prevalence: (K,) among the patients that are asked about, where it is not that which the network
+                learnt.
         """
         said = self.calibrated(probabilities)
         inside, certainty = self.conformal.sets(said), float(said.max())

@@ -81,9 +81,9 @@ class Predictor:
         threads: processor threads; 0 lets ONNX Runtime choose. With 1 there is one at a time, also to read images.
         provider: what computes; one of `PROVIDERS`.
         calibrated: use what was fitted on calibration cases, where the bundle has it; else the bare network.
-        prevalence: class -> share among the patients that are asked about; probabilities are re-weighted from the
-            calibration cases' prevalence to this one. Diagnosis sets stay as they were fitted, and what they or the
-            rule that refers would not let pass at either prevalence is referred as unsure.
+        prevalence: class -> share among the patients that are asked about; probabilities are re-weighted to it
+            from the prevalence that the network learnt (see `Bundle.prior`). Diagnosis sets stay as they were fitted,
+            and what they or the rule that refers would not let pass at either prevalence is referred as unsure.
 
     Raises:
         BundleError: the source cannot be used.
@@ -110,12 +110,8 @@ class Predictor:
         self.outputs = [output.name for output in self.session.get_outputs()]
 
     def _known_prior(self) -> NDArray[np.float64]:
-        """(K,) the classes' shares among the calibration cases, or else among those that were trained on."""
-        if self.decision is not None:
-            return np.array(self.decision.prevalence)
-        counts = self.bundle.facts["run"]["cases"]["train"]["classes"]
-        shares = np.array([counts.get(name, 0) for name in self.classes], np.float64)
-        return np.asarray(shares / shares.sum())
+        """(K,) the prevalence under which the probabilities are right."""
+        return self.bundle.prior if self.decision is None else np.array(self.decision.prevalence)
 
     def _stated(self, prevalence: Mapping[str, float]) -> NDArray[np.float64]:
         if self.decision is None:

@@ -42,6 +42,7 @@ def test_a_relative_gain_is_of_the_other_rows_figure(monkeypatch, figure, good, 
     told = _judged(claim, results, draws=100)
     assert told["gain"]["value"] == pytest.approx(gain)
     assert told["values"] == pytest.approx([good, bad])
+    assert np.array(told["by_seed"]) == pytest.approx(np.array([[good], [bad]]))
 
 
 @pytest.mark.parametrize(

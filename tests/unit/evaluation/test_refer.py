@@ -40,6 +40,16 @@ def test_a_risk_that_cannot_be_kept_answers_nothing():
     assert threshold > 1.0
 
 
+def test_one_error_among_the_surest_does_not_refer_everything():
+    """Of 400 cases of which one in 40 is wrong, also the surest one."""
+    certainty = np.linspace(0.99, 0.51, 400)
+    p = np.stack([certainty, 1 - certainty], axis=1)
+    labels = (np.arange(400) % 40 == 0).astype(int)
+    assert fit_certainty(labels, p, risk=0.1) == pytest.approx(0.51)
+    # Of 100 cases a fifth is too few for that: they are asked about without any error.
+    assert fit_certainty(labels[:100], p[:100], risk=0.1) > 1.0
+
+
 def test_a_network_that_is_always_right_answers_everything():
     p = np.tile([0.9, 0.1], (500, 1))
     assert fit_certainty(np.zeros(500, int), p, risk=0.1) == 0.9

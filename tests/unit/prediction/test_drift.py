@@ -47,6 +47,7 @@ def test_without_a_case_there_is_a_number(usual):
     drift = Drift(usual)
     assert drift.cases == 0
     assert drift.inputs()["ultrasound"] == pytest.approx(0.0, abs=1e-9)
+    assert drift.outputs()["predicted"] == pytest.approx(0.0, abs=1e-9)  # though classes are not equally frequent
 
 
 def test_the_index_by_hand():
