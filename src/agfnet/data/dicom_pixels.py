@@ -280,7 +280,7 @@ def _codestream(header: Header, layout: Layout, index: int) -> bytes:
     # Some writers code all the allocated bits; of fewer than are stored the picture would be black.
     if (
         said is None
-        or (said.rows, said.columns) != (layout.rows, layout.columns)
+        or (said.rows, said.columns, said.samples) != (layout.rows, layout.columns, layout.samples)
         or not layout.stored <= said.bits <= layout.allocated
     ):
         raise HeaderFault(
@@ -288,10 +288,10 @@ def _codestream(header: Header, layout: Layout, index: int) -> bytes:
         )
     if said.rgb and layout.photometric in {"YBR_FULL", "YBR_FULL_422"}:
         raise HeaderFault("unreadable-image", "its compressed frame and its header differ in how colours are stored")
-    if not data.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
+    if not said.whole or not data.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
         # Decoders fill up what is missing in silence.
-        raise HeaderFault("truncated-image", "its compressed frame ends too early")
-    return data
+        raise HeaderFault("truncated-image", "its compressed frame ends too early, or lacks a part")
+    return data[said.start :]
 
 
 def _rle_fits(data: bytes, layout: Layout) -> bool:
