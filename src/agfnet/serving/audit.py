@@ -12,7 +12,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,6 +63,9 @@ class AuditLog:
     Args:
         path: the file; made where it is not there.
 
+    Attributes:
+        failing: the last thing that was to be written could not be.
+
     Raises:
         AuditError: the file is no audit log, or another service writes to it.
     """
@@ -87,6 +90,7 @@ class AuditLog:
             raise AuditError(f"{path}: cannot be used as an audit log ({error}). Name another file.") from error
         self._number: int = row[0] if row else 0
         self._last: str = row[1] if row else START
+        self.failing = False
 
     def add(self, kind: str, request_id: str, content: Mapping[str, Any]) -> None:
         """Write one entry; it is on disk when this returns.
@@ -108,11 +112,21 @@ class AuditLog:
             try:
                 self._database.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", (*entry, hashed))
             except sqlite3.Error as error:
+                self.failing = True
                 raise AuditError(
                     f"{self.path}: the entry could not be written ({error}). Is the disk full, or does another process "
                     "write to the file?"
                 ) from error
-            self._number, self._last = number, hashed
+            self._number, self._last, self.failing = number, hashed, False
+
+    def works(self) -> bool:
+        """Whether an entry can be written, as far as is known; after one that could not, something else is tried."""
+        with self._lock:
+            if self.failing:
+                with suppress(sqlite3.Error):
+                    self._database.execute("PRAGMA user_version = 0")  # a write to the disk that is no entry
+                    self.failing = False
+            return not self.failing
 
     def result_of(self, request_id: str) -> dict[str, Any] | None:
         """What was answered to a request, or None where there is no such one."""

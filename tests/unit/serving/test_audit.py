@@ -56,6 +56,21 @@ def test_an_answer_is_found_by_its_request(filled):
     log.close()
 
 
+def test_a_log_that_could_not_be_written_works_once_it_can_be(filled):
+    log = AuditLog(filled)
+    assert log.works()
+    log._database.execute("PRAGMA query_only = ON")
+    with pytest.raises(AuditError, match="could not be written"):
+        log.add("predict", "r40", {})
+    assert log.failing
+    assert not log.works()
+    log._database.execute("PRAGMA query_only = OFF")
+    assert log.works()
+    assert not log.failing
+    log.close()
+    assert verify(filled).entries == 40
+
+
 @pytest.mark.parametrize(
     ("statement", "entry"),
     [
