@@ -1,0 +1,25 @@
+"""What the files under deploy/ and the guide say, done."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+UNIT = (ROOT / "deploy" / "agfnet.service").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+
+
+def test_an_update_keeps_the_bundle_that_a_roll_back_needs(tmp_path):
+    folder = tmp_path / "srv"
+    for name in ("model.agf", "new.agf", "public.pem"):
+        (tmp_path / name).write_text(name)
+    steps = [*re.findall(r"^# +(install .*/srv/agfnet.*)$", UNIT, re.MULTILINE), *re.findall(r"`(.*ln -sfn.*)`", GUIDE)]
+    assert len(steps) == 3
+    for step in steps:
+        subprocess.run(["/bin/sh", "-ec", step.replace("/srv/agfnet", str(folder))], cwd=tmp_path, check=True)
+    assert (folder / "model.agf").read_text() == "new.agf"
+    subprocess.run(["ln", "-sfn", "model-1.agf", "model.agf"], cwd=folder, check=True)
+    assert (folder / "model.agf").read_text() == "model.agf"
+    assert all(path.stat().st_mode & 0o777 == 0o644 for path in folder.iterdir())
