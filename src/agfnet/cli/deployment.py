@@ -98,14 +98,24 @@ def serve(
 
 
 @app.command()
-def audit(log: Annotated[Path, typer.Argument(metavar="AUDIT_LOG", help="The audit log's file.")]) -> None:
+def audit(
+    log: Annotated[Path, typer.Argument(metavar="AUDIT_LOG", help="The audit log's file.")],
+    *,
+    noted: Annotated[
+        str | None,
+        typer.Option(metavar="HASH", help="A last hash of before: refuse a log that does not go on from it."),
+    ] = None,
+) -> None:
     """Check the chain of an audit log, and print its length and last hash to note elsewhere.
 
-    Example:  agfnet audit audit.sqlite
+    Examples:  agfnet audit audit.sqlite
+
+    agfnet audit audit.sqlite --noted 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
     """
     with errors_said():
+        from agfnet.serving.audit import START
         from agfnet.serving.audit import verify as check
 
-        state = check(log)
+        state = check(log, noted=START if noted is None else noted)
         out.print(f"{log}: {state.entries} entries, the chain is whole", highlight=False, soft_wrap=True)
         out.print(f"last hash {state.last}", highlight=False, soft_wrap=True)
