@@ -108,6 +108,7 @@ def test_the_model_tells_what_it_is(client, predictor):
     assert told["sha256"] == predictor.bundle.sha256
     assert told["views"]["ultrasound"]["kind"] == "ultrasound"
     assert told["calibrated"] is True
+    assert told["signature"] == "none"
 
 
 def test_feedback_belongs_to_an_answer(client, files):

@@ -49,9 +49,14 @@ def verify(source: SourceArg, *, public_key: KeyOpt = None) -> None:
         if public_key is not None:
             from agfnet.prediction.signature import check_signature
 
-            check_signature(found, public_key)
-        state = "signed with this key" if public_key else "signed" if found.signature else "not signed"
-        out.print(f"{source}: whole, format {found.facts['format']}, {state}", highlight=False, soft_wrap=True)
+            found = check_signature(found, public_key)
+        state = {
+            "verified": "signed with this key",
+            "not checked": "signed, but by whom was not checked: give --public-key",
+            "none": "not signed",
+        }
+        said = f"{source}: whole, format {found.facts['format']}, {state[found.signed]}"
+        out.print(said, highlight=False, soft_wrap=True)
         out.print(f"SHA-256 {found.sha256}", highlight=False, soft_wrap=True)
         for name, content in found.parts.items():
             out.print(f"  {name}: {len(content):,} bytes", highlight=False)
@@ -93,7 +98,7 @@ def serve(
         if public_key is not None:
             from agfnet.prediction.signature import check_signature
 
-            check_signature(found, public_key)
+            found = check_signature(found, public_key)
         run(Predictor(found, threads=threads, provider=provider), settings)
 
 
