@@ -27,7 +27,7 @@ from agfnet.serving.guard import SECURITY_HEADERS
 from agfnet.serving.settings import ServiceSettings
 from agfnet.types import RESEARCH_USE
 
-TOKEN = "a token that nobody guesses"
+TOKEN = "a-token-that-nobody-guesses"
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
 OWN = {"Authorization": f"Bearer {TOKEN}"}
 
