@@ -6,8 +6,12 @@ import re
 import subprocess
 from pathlib import Path
 
+from agfnet.serving.guard import SMALL_BODY
+from agfnet.serving.settings import ServiceSettings
+
 ROOT = Path(__file__).parents[2]
 UNIT = (ROOT / "deploy" / "agfnet.service").read_text(encoding="utf-8")
+PROXY = (ROOT / "deploy" / "nginx.conf").read_text(encoding="utf-8")
 GUIDE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
 
 
@@ -23,3 +27,12 @@ def test_an_update_keeps_the_bundle_that_a_roll_back_needs(tmp_path):
     subprocess.run(["ln", "-sfn", "model-1.agf", "model.agf"], cwd=folder, check=True)
     assert (folder / "model.agf").read_text() == "model.agf"
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in folder.iterdir())
+
+
+def test_the_proxy_keeps_large_bodies_only_where_images_are_sent_with_a_token():
+    asking = re.search(r"location ~ \^/v1/\(predict\|explain\)\$ \{.*?\n    \}", PROXY, re.DOTALL)
+    assert asking is not None
+    assert 'if ($http_authorization = "") { return 401; }' in asking[0]
+    sizes = r"client_(?:max_body|body_buffer)_size (\w+);"
+    assert re.findall(sizes, asking[0]) == [f"{ServiceSettings().max_body >> 20}m"] * 2
+    assert re.findall(sizes, PROXY.replace(asking[0], "")) == [f"{SMALL_BODY >> 10}k"] * 2
