@@ -12,6 +12,7 @@ from agfnet.serving.settings import ServiceSettings
 ROOT = Path(__file__).parents[2]
 UNIT = (ROOT / "deploy" / "agfnet.service").read_text(encoding="utf-8")
 PROXY = (ROOT / "deploy" / "nginx.conf").read_text(encoding="utf-8")
+IMAGE = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
 GUIDE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
 
 
@@ -36,3 +37,19 @@ def test_the_proxy_keeps_large_bodies_only_where_images_are_sent_with_a_token():
     sizes = r"client_(?:max_body|body_buffer)_size (\w+);"
     assert re.findall(sizes, asking[0]) == [f"{ServiceSettings().max_body >> 20}m"] * 2
     assert re.findall(sizes, PROXY.replace(asking[0], "")) == [f"{SMALL_BODY >> 10}k"] * 2
+
+
+def test_it_is_stopped_no_sooner_than_it_has_answered_what_it_accepted():
+    settings = ServiceSettings()
+    for found in (re.search(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE), re.search(r"--stop-timeout (\d+)", IMAGE)):
+        assert found is not None
+        assert int(found[1]) > settings.timeout + settings.body_timeout + 1
+
+
+def test_a_container_is_built_from_what_it_copies_alone():
+    first, *kept = [
+        line for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if not line.startswith("#")
+    ]
+    assert first == "*"
+    copied = {name for line in re.findall(r"^COPY (?!--)(.*) \S+$", IMAGE, re.MULTILINE) for name in line.split()}
+    assert {line.removeprefix("!") for line in kept if line.startswith("!")} == copied
