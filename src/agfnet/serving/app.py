@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +26,7 @@ from agfnet.prediction.explanation import explained, questions
 from agfnet.prediction.predictor import Frames, Look, Predictor
 from agfnet.serving.audit import AuditError, AuditLog
 from agfnet.serving.batching import Batcher, Door
-from agfnet.serving.guard import Guard
+from agfnet.serving.guard import Guard, log_fault
 from agfnet.serving.problems import Problem, unrecorded
 from agfnet.serving.replies import (
     VERSION,
@@ -43,7 +42,6 @@ from agfnet.serving.settings import ServiceSettings
 from agfnet.serving.telemetry import Telemetry
 from agfnet.types import RESEARCH_USE, Prediction
 
-log = logging.getLogger("agfnet.serving")
 SCALE = "mm_per_pixel_"
 _IMAGES = 8
 """Most images of one view in a request."""
@@ -274,7 +272,7 @@ def _add_problems(app: FastAPI) -> None:
         return answer
 
     async def on_unwritten(request: Request, error: Exception) -> Response:
-        log.error("request %s: %s", request.state.request_id, error)
+        log_fault(request.state.request_id, str(error))
         return said(unrecorded())
 
     async def on_invalid(_request: Request, error: Exception) -> Response:
