@@ -16,7 +16,7 @@ from agfnet.data.table import read_cases
 from agfnet.serving.audit import verify
 from served import bearer, serving
 
-TOKEN = "a token that nobody guesses"
+TOKEN = "a-token-that-nobody-guesses"
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,8 @@ import io
 import json
 import logging
 import re
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -25,7 +27,7 @@ from agfnet.serving.guard import SECURITY_HEADERS
 from agfnet.serving.settings import ServiceSettings
 from agfnet.types import RESEARCH_USE
 
-TOKEN = "a token that nobody guesses"
+TOKEN = "a-token-that-nobody-guesses"
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
 OWN = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -106,6 +108,7 @@ def test_the_model_tells_what_it_is(client, predictor):
     assert told["sha256"] == predictor.bundle.sha256
     assert told["views"]["ultrasound"]["kind"] == "ultrasound"
     assert told["calibrated"] is True
+    assert told["signature"] == "none"
 
 
 def test_feedback_belongs_to_an_answer(client, files):
@@ -328,6 +331,23 @@ def test_a_full_service_says_when_to_come_again(predictor, files, tmp_path):
             assert (said.status_code, said.json()["code"], said.headers["retry-after"]) == (503, "busy", "1")
             assert local.get("/readyz").status_code == 503
             assert local.get("/healthz").status_code == 200
+        assert local.post("/v1/predict", files=files).status_code == 200
+
+
+def test_an_answer_that_cannot_be_recorded_is_not_given(predictor, files, tmp_path, caplog):
+    app = create_app(predictor, ServiceSettings(audit=tmp_path / "audit.sqlite"))
+    with TestClient(app, base_url="http://localhost") as local:
+        assert "agfnet_audit_failing 0.0" in local.get("/metrics").text
+        with closing(sqlite3.connect(tmp_path / "audit.sqlite", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            said = local.post("/v1/predict", files=files)
+            assert (said.status_code, said.json()["code"]) == (503, "audit")
+            assert str(tmp_path) not in said.text
+            assert str(tmp_path) in caplog.text
+            ready = local.get("/readyz")
+            assert (ready.status_code, ready.json()["code"]) == (503, "audit")
+            assert "agfnet_audit_failing 1.0" in local.get("/metrics").text
+        assert local.get("/readyz").status_code == 200
         assert local.post("/v1/predict", files=files).status_code == 200
 
 

@@ -28,7 +28,7 @@ from agfnet.serving.audit import verify
 from served import bearer, serving
 
 pytestmark = pytest.mark.full
-TOKEN = "a token that nobody guesses"
+TOKEN = "a-token-that-nobody-guesses"
 SECONDS = float(os.environ.get("AGFNET_LOAD_SECONDS", "600"))
 
 

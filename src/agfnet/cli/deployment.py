@@ -49,9 +49,14 @@ def verify(source: SourceArg, *, public_key: KeyOpt = None) -> None:
         if public_key is not None:
             from agfnet.prediction.signature import check_signature
 
-            check_signature(found, public_key)
-        state = "signed with this key" if public_key else "signed" if found.signature else "not signed"
-        out.print(f"{source}: whole, format {found.facts['format']}, {state}", highlight=False, soft_wrap=True)
+            found = check_signature(found, public_key)
+        state = {
+            "verified": "signed with this key",
+            "not checked": "signed, but by whom was not checked: give --public-key",
+            "none": "not signed",
+        }
+        said = f"{source}: whole, format {found.facts['format']}, {state[found.signed]}"
+        out.print(said, highlight=False, soft_wrap=True)
         out.print(f"SHA-256 {found.sha256}", highlight=False, soft_wrap=True)
         for name, content in found.parts.items():
             out.print(f"  {name}: {len(content):,} bytes", highlight=False)
@@ -93,19 +98,29 @@ def serve(
         if public_key is not None:
             from agfnet.prediction.signature import check_signature
 
-            check_signature(found, public_key)
+            found = check_signature(found, public_key)
         run(Predictor(found, threads=threads, provider=provider), settings)
 
 
 @app.command()
-def audit(log: Annotated[Path, typer.Argument(metavar="AUDIT_LOG", help="The audit log's file.")]) -> None:
+def audit(
+    log: Annotated[Path, typer.Argument(metavar="AUDIT_LOG", help="The audit log's file.")],
+    *,
+    noted: Annotated[
+        str | None,
+        typer.Option(metavar="HASH", help="A last hash of before: refuse a log that does not go on from it."),
+    ] = None,
+) -> None:
     """Check the chain of an audit log, and print its length and last hash to note elsewhere.
 
-    Example:  agfnet audit audit.sqlite
+    Examples:  agfnet audit audit.sqlite
+
+    agfnet audit audit.sqlite --noted 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
     """
     with errors_said():
+        from agfnet.serving.audit import START
         from agfnet.serving.audit import verify as check
 
-        state = check(log)
+        state = check(log, noted=START if noted is None else noted)
         out.print(f"{log}: {state.entries} entries, the chain is whole", highlight=False, soft_wrap=True)
         out.print(f"last hash {state.last}", highlight=False, soft_wrap=True)

@@ -63,7 +63,7 @@ _SQUEEZE = 8.0  # sides of a pixel that differ by more are no calibration
 
 _REMEDIES = {
     "truncated-image": "Copy it again from its source.",
-    "oversized-image": "Export one frame of it, or raise the limit.",
+    "oversized-image": "Export one frame of it, such as a JPEG or PNG.",
     "no-pixels": "Name a DICOM image, not a report or a directory.",
     "unsupported-dicom": "Export it from its archive as uncompressed DICOM, JPEG or PNG.",
 }

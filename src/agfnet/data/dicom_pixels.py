@@ -161,8 +161,8 @@ def decode_frame(header: Header, layout: Layout, index: int) -> NDArray[np.uint8
     """Decode one frame, and no other.
 
     Grey values go through the first window that the file gives, on rescaled values; without one, the full range that
-    the stored bits can hold becomes 0 to 255, as for 16-bit images of other formats. Of a palette's or a colour's 16
-    bits the high byte is kept.
+    the stored bits can hold becomes 0 to 255, and 16 bits of which 12 are used are refused, as of other formats. Of a
+    palette's or a colour's 16 bits the high byte is kept.
 
     Args:
         header: with the place of the pixel data.
@@ -280,7 +280,7 @@ def _codestream(header: Header, layout: Layout, index: int) -> bytes:
     # Some writers code all the allocated bits; of fewer than are stored the picture would be black.
     if (
         said is None
-        or (said.rows, said.columns) != (layout.rows, layout.columns)
+        or (said.rows, said.columns, said.samples) != (layout.rows, layout.columns, layout.samples)
         or not layout.stored <= said.bits <= layout.allocated
     ):
         raise HeaderFault(
@@ -288,10 +288,10 @@ def _codestream(header: Header, layout: Layout, index: int) -> bytes:
         )
     if said.rgb and layout.photometric in {"YBR_FULL", "YBR_FULL_422"}:
         raise HeaderFault("unreadable-image", "its compressed frame and its header differ in how colours are stored")
-    if not data.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
+    if not said.whole or not data.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
         # Decoders fill up what is missing in silence.
-        raise HeaderFault("truncated-image", "its compressed frame ends too early")
-    return data
+        raise HeaderFault("truncated-image", "its compressed frame ends too early, or lacks a part")
+    return data[said.start :]
 
 
 def _rle_fits(data: bytes, layout: Layout) -> bool:
@@ -323,6 +323,10 @@ def _shown(header: Header, layout: Layout, stored: NDArray[Any]) -> NDArray[np.u
         raise HeaderFault("unreadable-image", "its rescaling or its window is no number")
     if centre is None or width is None:
         lowest = 2 ** (layout.stored - 1) if layout.signed else 0
+        used = (-(2**11), 2**11) if layout.signed else (0, 2**12)
+        if layout.stored == 16 and used[0] <= stored.min() and stored.max() < used[1]:
+            problem = "its 16-bit samples use 12 bits at most and have no window: they would be shown nearly even"
+            raise HeaderFault("unsupported-dicom", problem)
         grey = _eight_bits(stored.astype(np.int32) + lowest, layout.stored)
         return grey if slope > 0.0 else 255 - grey
     function = text(header.values.get(WINDOW_FUNCTION, b"")) or "LINEAR"

@@ -146,7 +146,7 @@ def _check_bytes(path: Place | str, size: int, limits: ImageLimits) -> None:
         raise CodedImageError(path, "empty-file", "the file is empty (0 bytes)", "Copy it again.")
     if size > limits.max_bytes:
         problem = f"{size / 2**20:.1f} MiB is over the limit of {limits.max_bytes / 2**20:.1f} MiB"
-        raise CodedImageError(path, "oversized-image", problem, "Save it smaller, or raise max_bytes.")
+        raise CodedImageError(path, "oversized-image", problem, "Save it smaller, such as a JPEG.")
 
 
 def check_size(path: Place | str, size: tuple[int, int], limits: ImageLimits) -> None:
@@ -155,7 +155,7 @@ def check_size(path: Place | str, size: tuple[int, int], limits: ImageLimits) ->
     shape = f"{width} x {height} pixels"
     if width * height > limits.max_pixels:
         problem = f"{shape} are over the limit of {limits.max_pixels:,} pixels"
-        raise CodedImageError(path, "oversized-image", problem, "Save it smaller, or raise max_pixels.")
+        raise CodedImageError(path, "oversized-image", problem, "Save it with fewer pixels.")
     if min(size) < limits.min_side:
         problem = f"{shape}: a side is under {limits.min_side} pixels"
         raise CodedImageError(path, "too-small-image", problem, "Use the original image, not a thumbnail.")

@@ -80,6 +80,7 @@ _ORIENTATION_TAG = 0x0112
 _PHOTOMETRIC_TAG = 0x0106
 _BITS_TAG = 0x0102
 _SUBFILE_TAG = 0x00FE
+_TILE_TAGS = (0x0142, 0x0143)
 
 
 def sniff(path: str | Place, *, limits: ImageLimits = DEFAULT_LIMITS) -> str:
@@ -198,6 +199,7 @@ def _decoded(
         _check_scans(path, file)
     if kind == "TIFF":
         _check_pages(path, image)
+        _check_tiles(path, image, limits)
     try:
         if at_least is not None:
             image.draft(None, (at_least, at_least))
@@ -231,6 +233,14 @@ def _check_pages(path: Place | str, image: ImageFile) -> None:
         remedy = "Save the page that is meant as a file of its own."
         raise CodedImageError(path, "several-pages", "the TIFF has several pages", remedy)
     image.seek(0)
+
+
+def _check_tiles(path: Place | str, image: ImageFile, limits: ImageLimits) -> None:
+    """Refuse a TIFF whose tiles are larger than an image may be: the decoder makes room for a whole one."""
+    width, height = (getattr(image, "tag_v2", {}).get(tag, 0) for tag in _TILE_TAGS)
+    if not isinstance(width, int) or not isinstance(height, int) or width * height > limits.max_pixels:
+        problem = f"its tiles are over the limit of {limits.max_pixels:,} pixels"
+        raise CodedImageError(path, "oversized-image", problem, "Save it anew as a PNG, or a TIFF without tiles.")
 
 
 def _format_of(path: Place | str, file: IO[bytes]) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from agfnet.data.dicom import Patient
 from agfnet.data.images import DEFAULT_LIMITS, UPLOAD, CodedImageError, ImageLimits, check_shown, read_scaled_image
-from agfnet.data.said import SCALE_REMEDY, scales_differ
+from agfnet.data.said import KIND_REMEDY, SCALE_REMEDY, scales_differ, wrong_kind
 from agfnet.kinds import KINDS
 from agfnet.types import ImageError, Place
 
@@ -95,10 +95,8 @@ def read_frame(
     shown, said = read_scaled_image(source, limits=limits, at_least=at_least)
     name = UPLOAD if isinstance(source, bytes) else source
     check_shown(name, shown)
-    own, wanted = KINDS.get(said.kind or ""), KINDS[spec.kind]
-    if own is not None and not own.may_be(wanted):
-        problem = f"this DICOM file says that it is {own.words}, in the place of {wanted.words}"
-        raise CodedImageError(name, "wrong-view", problem, "Put each image in its own view's place.")
+    if wrong := wrong_kind(said.kind, KINDS[spec.kind]):
+        raise CodedImageError(name, "wrong-view", wrong, KIND_REMEDY)
     if differ := scales_differ(mm_per_pixel, said.mm_per_pixel):
         raise CodedImageError(name, "two-scales", differ, SCALE_REMEDY)
     mm = said.mm_per_pixel if mm_per_pixel is None else mm_per_pixel

@@ -1,4 +1,4 @@
-"""What image files say of themselves, against each other and against the table: whose they are, and their scale."""
+"""What image files say of themselves, against each other and the table: whose they are, of what kind, their scale."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ import polars as pl
 from agfnet.data.dicom import Patient
 from agfnet.data.images import Said
 from agfnet.data.tablefile import Fault
+from agfnet.kinds import KINDS, Kind
 from agfnet.types import ImageError
 
 SAME_SCALE = 0.1
 """Up to this difference of their logarithms a given scale and a file's own are one, rounded."""
 SCALE_REMEDY = "Leave the scale empty to take the file's; if it is the file that errs, convert it to PNG."
+
+KIND_REMEDY = "Put each image in its own view's place."
+_USUAL = {kind.view: kind for kind in KINDS.values()}
 
 
 def other_patient(patients: Mapping[str, Sequence[Patient | None]]) -> str | None:
@@ -47,8 +51,26 @@ def scales_differ(given: float | None, own: float | None) -> str | None:
     return f"the scale is given as {given:g} mm per pixel, and this DICOM file says {own:g}"
 
 
+def wrong_kind(own: str | None, wanted: Kind | None) -> str | None:
+    """What is wrong with an image of a kind in a view's place; None where nothing is.
+
+    Args:
+        own: what its file says, one of `agfnet.kinds.KINDS` or other; None where it says nothing.
+        wanted: the view's; None where it is not known.
+    """
+    if own is None:
+        return None
+    if (kind := KINDS.get(own)) is None:
+        return "this DICOM file says that it is of another kind than any view, as those of CT or MR are"
+    if wanted is None or kind.may_be(wanted):
+        return None
+    return f"this DICOM file says that it is {kind.words}, in the place of {wanted.words}"
+
+
 def said_faults(uses: pl.DataFrame, said: Mapping[str, Said]) -> list[Fault]:
-    """Cases whose files say to be of two patients, and files that say another scale than the table.
+    """Cases whose files say to be of two patients, and files that say another kind or scale than the table.
+
+    A column of the name that a kind's view usually has is taken to be of that kind; of another one it is not known.
 
     Args:
         uses: a line for each image of a case: row, view, path, mm_per_pixel (null where the table gives none).
@@ -59,6 +81,9 @@ def said_faults(uses: pl.DataFrame, said: Mapping[str, Said]) -> list[Fault]:
     for row, view, path, mm_per_pixel in uses.select("row", "view", "path", "mm_per_pixel").rows():
         own = said.get(path, Said())
         patients.setdefault(row, {}).setdefault(view, []).append(own.patient)
+        if problem := wrong_kind(own.kind, _USUAL.get(view)):
+            message = f"{path}: {problem}"
+            faults.append(Fault(cause="wrong-view", message=message, remedy=KIND_REMEDY, row=row, column=view))
         if problem := scales_differ(mm_per_pixel, own.mm_per_pixel):
             message = f"{path}: {problem}"
             faults.append(Fault(cause="two-scales", message=message, remedy=SCALE_REMEDY, row=row, column=view))

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -35,6 +35,7 @@ CARD = "model_card.md"
 OPTIONAL = (*FITTED, CARD)
 BUNDLE = "model.agf"
 _MAX_BYTES = 4 * 2**30
+_SIGNATURE_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Bundle:
         sha256: of the whole file.
         manifest: its bytes, which a signature covers.
         signature: Ed25519, 64 bytes, or None.
+        verified: the signature was checked with a key; see `agfnet.prediction.signature.check_signature`.
     """
 
     facts: Mapping[str, Any]
@@ -54,6 +56,14 @@ class Bundle:
     sha256: str
     manifest: bytes
     signature: bytes | None
+    verified: bool = False
+
+    @property
+    def signed(self) -> Literal["verified", "not checked", "none"]:
+        """What is known of its signature: anyone can put one there that no key fits."""
+        if self.signature is None:
+            return "none"
+        return "verified" if self.verified else "not checked"
 
     @property
     def graph(self) -> bytes:
@@ -138,8 +148,8 @@ def read_bundle(path: str | Path) -> Bundle:
     """Read and check a bundle, or the bundle in a run folder.
 
     Raises:
-        BundleError: no such file, no bundle, another format, a missing, unknown, doubled or compressed part, or a part
-            whose sum does not fit.
+        BundleError: no such file, no bundle, another format, a missing, unknown, doubled or compressed part, a part
+            whose sum does not fit, or a signature of another length than Ed25519's.
     """
     path = Path(path)
     if path.is_dir():
@@ -160,6 +170,8 @@ def read_bundle(path: str | Path) -> Bundle:
     except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
         raise BundleError(f"{path}: is no bundle, or a damaged one ({error}). Copy or export it again.") from error
     manifest, signature = content.pop(MANIFEST), content.pop(SIGNATURE, None)
+    if signature is not None and len(signature) != _SIGNATURE_BYTES:
+        raise BundleError(f"{path}: its {SIGNATURE} is no Ed25519 signature. Ask where the file comes from.")
     facts = _facts(path, manifest)
     _check_sums(path, facts["sha256"], content)
     with path.open("rb") as stream:

@@ -6,6 +6,7 @@ Keys are PEM files, as `openssl genpkey -algorithm ed25519` makes them; needs th
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -25,8 +26,8 @@ def signer(path: Path) -> Callable[[bytes], bytes]:
     return _private(path).sign
 
 
-def check_signature(bundle: Bundle, public: Path) -> None:
-    """Pass if the bundle was signed with the key to which this public key (PEM) belongs.
+def check_signature(bundle: Bundle, public: Path) -> Bundle:
+    """The bundle, as verified, if it was signed with the key to which this public key (PEM) belongs.
 
     Raises:
         BundleError: it was not.
@@ -41,6 +42,7 @@ def check_signature(bundle: Bundle, public: Path) -> None:
         raise BundleError(
             f"the bundle was not signed with the key of {public}. Ask where the file comes from."
         ) from None
+    return replace(bundle, verified=True)
 
 
 def _private(path: Path) -> Ed25519PrivateKey:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,10 +24,10 @@ from agfnet.data.imagefile import MM_PER_PIXEL_RANGE
 from agfnet.data.preprocess import Framed
 from agfnet.prediction.explanation import explained, questions
 from agfnet.prediction.predictor import Frames, Look, Predictor
-from agfnet.serving.audit import AuditLog
+from agfnet.serving.audit import AuditError, AuditLog
 from agfnet.serving.batching import Batcher, Door
-from agfnet.serving.guard import Guard
-from agfnet.serving.problems import Problem
+from agfnet.serving.guard import Guard, log_fault
+from agfnet.serving.problems import Problem, unrecorded
 from agfnet.serving.replies import (
     VERSION,
     Upload,
@@ -43,7 +42,6 @@ from agfnet.serving.settings import ServiceSettings
 from agfnet.serving.telemetry import Telemetry
 from agfnet.types import RESEARCH_USE, Prediction
 
-log = logging.getLogger("agfnet.serving")
 SCALE = "mm_per_pixel_"
 _IMAGES = 8
 """Most images of one view in a request."""
@@ -79,7 +77,7 @@ class Service:
         self.settings = settings
         self.audit = AuditLog(settings.audit)
         self.door = Door(settings.queue)
-        self.telemetry = Telemetry(predictor.decision, self.door)
+        self.telemetry = Telemetry(predictor.decision, self.door, self.audit)
         self.batcher = Batcher(
             predictor.ask, batch=settings.batch, wait=settings.wait, seen=self.telemetry.looks
         )  # fmt: skip
@@ -273,12 +271,17 @@ def _add_problems(app: FastAPI) -> None:
         answer.headers.update(error.headers or {})
         return answer
 
+    async def on_unwritten(request: Request, error: Exception) -> Response:
+        log_fault(request.state.request_id, str(error))
+        return said(unrecorded())
+
     async def on_invalid(_request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101
         where = ".".join(str(part) for part in error.errors()[0]["loc"][1:])
         return said(Problem(422, "malformed-body", f"The JSON does not fit at {where or 'its top'}."))
 
     app.add_exception_handler(Problem, on_problem)
+    app.add_exception_handler(AuditError, on_unwritten)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, on_invalid)
 
@@ -314,9 +317,11 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/readyz")
     async def readyz() -> Status:
-        """Questions are answered: the network has been asked once, and the queue has a place."""
+        """Questions are answered: the network has been asked once, the audit log is written, the queue has a place."""
         if not service.batcher.alive:
             raise Problem(503, "internal", "The network is no longer asked. Start the service again.")
+        if not await asyncio.get_running_loop().run_in_executor(service.scribe, service.audit.works):
+            raise unrecorded()
         if service.door.full:
             raise Problem(503, "busy", "The queue is full.", retry_after=1)
         return Status(status="ok")

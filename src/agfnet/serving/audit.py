@@ -1,7 +1,8 @@
 """The audit log: an append-only chain of entries in SQLite. It holds hashes and results, no image and no identifier.
 
-Each entry's hash covers the entry before it, so that a change, a gap or a new order shows. Cutting off the end shows
-only to someone who noted the last hash: note it elsewhere, for instance with each backup.
+Each entry's hash covers the entry before it, so that a change, a gap or a new order shows. Cutting off the end, or
+writing all of it anew with hashes that fit, shows only to someone who noted the last hash: note it elsewhere, for
+instance with each backup.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,6 +64,9 @@ class AuditLog:
     Args:
         path: the file; made where it is not there.
 
+    Attributes:
+        failing: the last thing that was to be written could not be.
+
     Raises:
         AuditError: the file is no audit log, or another service writes to it.
     """
@@ -87,6 +91,7 @@ class AuditLog:
             raise AuditError(f"{path}: cannot be used as an audit log ({error}). Name another file.") from error
         self._number: int = row[0] if row else 0
         self._last: str = row[1] if row else START
+        self.failing = False
 
     def add(self, kind: str, request_id: str, content: Mapping[str, Any]) -> None:
         """Write one entry; it is on disk when this returns.
@@ -108,11 +113,21 @@ class AuditLog:
             try:
                 self._database.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", (*entry, hashed))
             except sqlite3.Error as error:
+                self.failing = True
                 raise AuditError(
                     f"{self.path}: the entry could not be written ({error}). Is the disk full, or does another process "
                     "write to the file?"
                 ) from error
-            self._number, self._last = number, hashed
+            self._number, self._last, self.failing = number, hashed, False
+
+    def works(self) -> bool:
+        """Whether an entry can be written, as far as is known; after one that could not, something else is tried."""
+        with self._lock:
+            if self.failing:
+                with suppress(sqlite3.Error):
+                    self._database.execute("PRAGMA user_version = 0")  # a write to the disk that is no entry
+                    self.failing = False
+            return not self.failing
 
     def result_of(self, request_id: str) -> dict[str, Any] | None:
         """What was answered to a request, or None where there is no such one."""
@@ -135,16 +150,21 @@ class AuditLog:
             self._claim.close()
 
 
-def verify(path: Path) -> ChainState:
+def verify(path: Path, *, noted: str = START) -> ChainState:
     """Check every entry of a log, which may be in use.
 
+    Args:
+        path: the file.
+        noted: a last hash of before, 64 hexadecimal digits; the chain must go on from it.
+
     Raises:
-        AuditError: no log, or an entry that is not what was written; the message names the first.
+        AuditError: no log, an entry that is not what was written (the message names the first), or the hash that was
+            noted is none of its.
     """
     if not path.is_file():
         raise AuditError(f"{path}: no such audit log.")
     path = path.resolve()  # the journal lies beside the file itself, not beside a link to it
-    previous, count = START, 0
+    previous, count, met = START, 0, noted == START
     # Without a journal nobody writes to it, and a reader without leave to write beside it can read it too.
     how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
     try:
@@ -155,6 +175,12 @@ def verify(path: Path) -> ChainState:
                 if entry[0] != count or entry[5] != previous or _hash(*entry) != hashed:
                     raise AuditError(f"{path}: entry {count} is not what was written: the chain is broken there.")
                 previous = hashed
+                met = met or hashed == noted
     except sqlite3.Error as error:
         raise AuditError(f"{path}: is no audit log, or a damaged one ({error}). Restore it from a backup.") from error
+    if not met:
+        raise AuditError(
+            f"{path}: the hash that was noted is not in it: it was cut off before that entry, or written anew, or is "
+            "another log. Compare it with a backup."
+        )
     return ChainState(count, previous)

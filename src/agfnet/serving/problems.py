@@ -48,6 +48,11 @@ def image_problem(error: CodedImageError, view: str) -> Problem:
     return Problem(status, error.cause, f"{view}: {error.problem}. {error.remedy}", view=view)
 
 
+def unrecorded() -> Problem:
+    """The audit log cannot be written: nothing is answered that is not in it."""
+    return Problem(503, "audit", "The answer could not be recorded. Tell whoever runs the service.")
+
+
 def busy() -> Problem:
     """The queue is full."""
     return Problem(503, "busy", "The service has all the work that it can take. Try again.", retry_after=1)

@@ -192,7 +192,7 @@ def model_facts(predictor: Predictor, limits: ImageLimits) -> ModelFacts:
         version=VERSION,
         sha256=bundle.sha256,
         format=bundle.facts["format"],
-        signed=bundle.signature is not None,
+        signature=bundle.signed,
         classes=list(bundle.classes),
         malignant=list(bundle.facts["malignant"]),
         views={

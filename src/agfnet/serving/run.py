@@ -8,7 +8,7 @@ import socket
 from contextlib import suppress
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from agfnet.prediction.predictor import Predictor
 from agfnet.serving.app import create_app
@@ -19,17 +19,34 @@ log = logging.getLogger("agfnet.serving")
 
 
 class Impatient(H11Protocol):
-    """Closes a connection over which no request has come in time: those that say nothing would fill all places."""
+    """Closes a connection over which no request has come in time: those that say nothing would fill all places.
+
+    The time runs from the connection's start and from each answer; uvicorn's own ends with the next byte. Who is
+    answered before the body has come may send the rest of it within this time, too: a connection that is closed at once
+    may take the answer with it.
+    """
 
     patience = 20.0
+    _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See asyncio."""
         super().connection_made(transport)
-        self.loop.call_later(self.patience, self._part)
+        self._wait(None)
 
-    def _part(self) -> None:
-        if self.cycle is None:
+    def on_response_complete(self) -> None:
+        """See uvicorn; a request that is waiting already is begun here."""
+        answered = self.cycle
+        super().on_response_complete()
+        self._wait(answered)
+
+    def _wait(self, answered: RequestResponseCycle | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(self.patience, self._part, answered)
+
+    def _part(self, answered: RequestResponseCycle | None) -> None:
+        if self.cycle is answered:
             self.transport.close()
 
 
@@ -59,7 +76,7 @@ def serve(predictor: Predictor, settings: ServiceSettings) -> None:
         server_header=False,
         date_header=False,
         timeout_graceful_shutdown=round(settings.timeout + settings.body_timeout) + 1,
-        limit_concurrency=8 * settings.queue,
+        limit_concurrency=max(256, 8 * settings.queue),  # connections; a browser opens six
         backlog=4 * settings.queue,
         timeout_keep_alive=10,
         h11_max_incomplete_event_size=32 * 1024,

@@ -103,7 +103,9 @@ class ModelFacts(Record):
     version: str
     sha256: str
     format: int
-    signed: bool
+    signature: Literal["verified", "not checked", "none"] = Field(
+        description="Verified with the key that the service was started with, or there but not checked, or none."
+    )
     classes: list[str]
     malignant: list[str]
     views: dict[str, ViewFacts]

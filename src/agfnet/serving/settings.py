@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,12 +84,12 @@ def read_tokens(path: Path | None) -> dict[str, str]:
     """Token -> name, from a file or the environment (`AGFNET_TOKENS`): a line `name token` for each caller.
 
     Raises:
-        ConfigError: a line of another form, a token that could be guessed or is another caller's, or no token where
-            there should be some: that would open the service to all.
+        ConfigError: a line of another form, a token that could be guessed, is another caller's or does not fit into a
+            header, or no token where there should be some: that would open the service to all.
     """
     where = str(path or TOKENS)
     try:
-        text = path.read_text(encoding="utf-8") if path else os.environ.get(TOKENS)
+        text = path.read_text(encoding="utf-8-sig") if path else os.environ.get(TOKENS)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where}: cannot be read ({error}). Give a text file with lines `name token`.") from error
     if text is None:
@@ -97,15 +98,21 @@ def read_tokens(path: Path | None) -> dict[str, str]:
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        name, _, token = line.strip().partition(" ")
-        if len(token.strip()) < MIN_TOKEN:
+        name, *rest = line.split()
+        token = " ".join(rest)
+        if len(token) < MIN_TOKEN:
             raise ConfigError(
                 f"{where}, line {number}: needs a name, a space and a token of {MIN_TOKEN} characters or more, such as "
                 "`openssl rand -hex 32` gives."
             )
-        if token.strip() in tokens:
+        if not re.fullmatch("[!-~]+", token):
+            raise ConfigError(
+                f"{where}, line {number}: a token is of ASCII letters, digits and signs, without blanks, or no caller "
+                "could send it: `openssl rand -hex 32` gives one."
+            )
+        if token in tokens:
             raise ConfigError(f"{where}, line {number}: has the token of another line. Give each caller its own.")
-        tokens[token.strip()] = name
+        tokens[token] = name
     if not tokens:
         raise ConfigError(f"{where}: holds no token. Add a line `name token`, or start the service without it.")
     return tokens

@@ -124,6 +124,10 @@ MALFORMED: dict[str, tuple[str, Made]] = {
         palette(16, RedPaletteColorLookupTableData=b"\0" * 400_000))),
     "window of no width": ("unreadable-image", lambda: content_of(
         dicom(GREY, "MONOCHROME2", WindowCenter=1, WindowWidth=0))),
+    "twelve bits that are said to be sixteen": ("unsupported-dicom", lambda: content_of(
+        dicom(WIDE >> 4, "MONOCHROME2"))),
+    "twelve bits with a sign that are said to be sixteen": ("unsupported-dicom", lambda: content_of(
+        dicom((WIDE >> 4).astype(np.int16) - 2048, "MONOCHROME2"))),
     "slope of nothing": ("unreadable-image", lambda: content_of(dicom(GREY, "MONOCHROME2", RescaleSlope=0))),
     "encapsulation of garbage": ("unreadable-image", lambda: encapsulated(b"garbage " * 50)),
     "encapsulation cut off": ("truncated-image", lambda: content_of(as_jpeg())[:-200]),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import struct
 import threading
 from pathlib import Path
 
@@ -84,6 +85,17 @@ def test_a_preview_after_the_picture_is_no_second_page(tmp_path):
     small.encoderinfo = {"tiffinfo": {254: 1}}
     path = save(tmp_path / "a.tif", picture, save_all=True, append_images=[small])
     np.testing.assert_array_equal(read_image(path), RGB)
+
+
+@pytest.mark.parametrize(
+    ("side", "problem"), [(400, "its tiles are over the limit of 100,000"), (64, "cannot be decoded")]
+)
+def test_a_tile_that_is_larger_than_any_image_is_refused_before_it_is_made(side, problem):
+    values = {256: 64, 257: 64, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side, 324: 8, 325: 4}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items())
+    content = b"II*\0" + struct.pack("<IH", 8, len(values)) + entries + bytes(4)
+    with pytest.raises(CodedImageError, match=problem):
+        read_image(content, limits=ImageLimits(max_pixels=100_000))
 
 
 def test_grey_palette_and_bilevel(tmp_path):
@@ -185,6 +197,7 @@ def test_limits(limits, cause, tmp_path):
         read_image(path, limits=limits)
     assert caught.value.cause == cause
     assert str(path) in str(caught.value)
+    assert "raise" not in caught.value.remedy  # no command has an option for it
     exact = ImageLimits(max_bytes=path.stat().st_size, max_pixels=40 * 48, min_side=40, max_aspect=1.2)
     assert read_image(path, limits=exact).shape == RGB.shape
 

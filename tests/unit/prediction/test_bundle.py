@@ -10,7 +10,7 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from agfnet.prediction.bundle import CARD, MANIFEST, read_bundle
+from agfnet.prediction.bundle import CARD, MANIFEST, read_bundle, write_bundle
 from agfnet.prediction.deploy import deploy
 from agfnet.prediction.predictor import Predictor
 from agfnet.prediction.signature import check_signature
@@ -170,6 +170,9 @@ def test_a_bundle_is_signed_and_verified(trained, keys, tmp_path, agfnet_command
     assert bundle.parts[CARD] == card.read_bytes()
     assert bundle.graph == read_bundle(trained).graph
     assert bundle.sha256 in made.stdout
+    assert (bundle.signed, read_bundle(trained).signed) == ("not checked", "none")
+    assert check_signature(bundle, keys / "own.pub").signed == "verified"
+    assert "by whom was not checked" in agfnet_command("verify", path).stdout
     good = agfnet_command("verify", path, "--public-key", keys / "own.pub")
     assert good.exit_code == 0
     assert "signed with this key" in good.stdout
@@ -190,6 +193,13 @@ def test_a_changed_manifest_breaks_the_signature(trained, keys, tmp_path):
             target.writestr(name, content.replace(b'"cyst"', b'"wart"') if name == MANIFEST else content)
     with pytest.raises(BundleError, match="was not signed"):
         check_signature(read_bundle(changed), keys / "own.pub")
+
+
+def test_a_signature_of_another_length_is_none(trained, tmp_path):
+    bundle = read_bundle(trained)
+    write_bundle(tmp_path / "bogus.agf", bundle.facts, bundle.parts, sign=lambda _: b"garbage")
+    with pytest.raises(BundleError, match="no Ed25519 signature"):
+        read_bundle(tmp_path / "bogus.agf")
 
 
 def test_what_is_no_key(trained, tmp_path):

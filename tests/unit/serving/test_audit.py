@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -56,6 +57,21 @@ def test_an_answer_is_found_by_its_request(filled):
     log.close()
 
 
+def test_a_log_that_could_not_be_written_works_once_it_can_be(filled):
+    log = AuditLog(filled)
+    assert log.works()
+    log._database.execute("PRAGMA query_only = ON")
+    with pytest.raises(AuditError, match="could not be written"):
+        log.add("predict", "r40", {})
+    assert log.failing
+    assert not log.works()
+    log._database.execute("PRAGMA query_only = OFF")
+    assert log.works()
+    assert not log.failing
+    log.close()
+    assert verify(filled).entries == 40
+
+
 @pytest.mark.parametrize(
     ("statement", "entry"),
     [
@@ -70,6 +86,29 @@ def test_a_change_is_found_where_it_is(filled, statement, entry):
     tampered(filled, statement)
     with pytest.raises(AuditError, match=f"entry {entry} is not what was written"):
         verify(filled)
+
+
+def test_a_log_that_is_written_anew_or_cut_off_shows_to_who_noted_a_hash(filled, agfnet_command):
+    noted = verify(filled).last
+    with closing(sqlite3.connect(filled)) as database:
+        entries = database.execute("SELECT kind, request_id, content FROM entries ORDER BY number").fetchall()
+    log = AuditLog(filled)
+    log.add("feedback", "r3", {"diagnosis": "cyst"})
+    log.close()
+    assert verify(filled, noted=noted).entries == 41
+    assert agfnet_command("audit", filled, "--noted", noted).exit_code == 0
+    assert agfnet_command("audit", filled, "--noted", "").exit_code == 1
+    tampered(filled, "DELETE FROM entries WHERE number > 39")
+    with pytest.raises(AuditError, match="hash that was noted is not in it"):
+        verify(filled, noted=noted)
+    anew = AuditLog(filled.with_name("anew.sqlite"))
+    for kind, request_id, content in entries:
+        anew.add(kind, request_id, json.loads(content.replace("cyst", "naevus")))
+    anew.close()
+    assert verify(anew.path).entries == 40
+    failed = agfnet_command("audit", anew.path, "--noted", noted)
+    assert failed.exit_code == 1
+    assert "hash that was noted" in failed.stderr
 
 
 @pytest.mark.parametrize("statement", ["UPDATE entries SET kind = 'x'", "DELETE FROM entries"])

@@ -44,6 +44,20 @@ def test_a_token_that_could_be_guessed(tmp_path):
         read_tokens(path)
 
 
+@pytest.mark.parametrize("token", ["pässwörter-sind-lang-genug", f"{LONG} {LONG}", f"{LONG}\x7f"])
+def test_a_token_that_no_caller_could_send(token, tmp_path):
+    path = tmp_path / "tokens"
+    path.write_text(f"ward {token}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="line 1: a token is of ASCII"):
+        read_tokens(path)
+
+
+def test_a_byte_order_mark_makes_no_token_of_a_comment(tmp_path):
+    path = tmp_path / "tokens"
+    path.write_text(f"# tokens of the wards, see the wiki\nward {LONG}\n", encoding="utf-8-sig")
+    assert read_tokens(path) == {LONG: "ward"}
+
+
 def test_a_token_of_two_callers(tmp_path):
     path = tmp_path / "tokens"
     path.write_text(f"ward {LONG}\nlab {LONG}\n")

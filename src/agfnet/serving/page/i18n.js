@@ -144,7 +144,7 @@ export const en = {
   privacy: 'The page loads nothing from elsewhere, sends images to this service only and stores none.',
   errors: {
     'empty-file': 'The file is empty. Export or copy it again.',
-    'oversized-image': 'The image has too many pixels for this service. Export it smaller.',
+    'oversized-image': 'The image takes more than this service gives to one. Export it smaller, as JPEG or PNG.',
     'not-an-image': 'This is not an image that can be read. Use JPEG, PNG, TIFF, WebP or DICOM.',
     'too-small-image': 'The image is too small to say anything about. Use the original, not a preview.',
     'extreme-aspect': 'The image is a very long strip. Crop it to the part with the lesion.',
@@ -163,6 +163,7 @@ export const en = {
     'oversized-body': 'The file is larger than this service takes ({size}). Export it smaller.',
     'malformed-body': 'The service did not understand what was sent. Load the page again.',
     busy: 'The service is busy with other cases.',
+    audit: 'The service could not record its answer, and gives none that is not recorded. Tell whoever runs it.',
     timeout: 'The service took too long to answer.',
     unauthorized: 'The service asks for an access token.',
     forbidden: 'This is not allowed with this token.',
@@ -315,7 +316,7 @@ export const zh = {
   privacy: '本页面不从别处加载任何内容，图像只发送给本服务，页面不保存图像。',
   errors: {
     'empty-file': '文件是空的。请重新导出或复制。',
-    'oversized-image': '图像像素过多，超出本服务的上限。请导出较小的图像。',
+    'oversized-image': '图像超出本服务的处理上限。请导出为较小的 JPEG 或 PNG 图像。',
     'not-an-image': '这不是可读取的图像。请使用 JPEG、PNG、TIFF、WebP 或 DICOM。',
     'too-small-image': '图像太小，无法判断。请使用原图，而不是缩略图。',
     'extreme-aspect': '图像过于狭长。请裁剪到病变所在的部分。',
@@ -334,6 +335,7 @@ export const zh = {
     'oversized-body': '文件超过本服务的上限（{size}）。请导出较小的文件。',
     'malformed-body': '服务无法理解所发送的内容。请重新载入页面。',
     busy: '服务正忙于处理其他病例。',
+    audit: '服务无法记录其回答，而未记录的回答不会给出。请告知服务的管理者。',
     timeout: '服务用时过长，没有回答。',
     unauthorized: '服务需要访问令牌。',
     forbidden: '此令牌没有相应的权限。',

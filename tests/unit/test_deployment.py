@@ -1,0 +1,55 @@
+"""What the files under deploy/ and the guide say, done."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+from agfnet.serving.guard import SMALL_BODY
+from agfnet.serving.settings import ServiceSettings
+
+ROOT = Path(__file__).parents[2]
+UNIT = (ROOT / "deploy" / "agfnet.service").read_text(encoding="utf-8")
+PROXY = (ROOT / "deploy" / "nginx.conf").read_text(encoding="utf-8")
+IMAGE = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+
+
+def test_an_update_keeps_the_bundle_that_a_roll_back_needs(tmp_path):
+    folder = tmp_path / "srv"
+    for name in ("model.agf", "new.agf", "public.pem"):
+        (tmp_path / name).write_text(name)
+    steps = [*re.findall(r"^# +(install .*/srv/agfnet.*)$", UNIT, re.MULTILINE), *re.findall(r"`(.*ln -sfn.*)`", GUIDE)]
+    assert len(steps) == 3
+    for step in steps:
+        subprocess.run(["/bin/sh", "-ec", step.replace("/srv/agfnet", str(folder))], cwd=tmp_path, check=True)
+    assert (folder / "model.agf").read_text() == "new.agf"
+    subprocess.run(["ln", "-sfn", "model-1.agf", "model.agf"], cwd=folder, check=True)
+    assert (folder / "model.agf").read_text() == "model.agf"
+    assert all(path.stat().st_mode & 0o777 == 0o644 for path in folder.iterdir())
+
+
+def test_the_proxy_keeps_large_bodies_only_where_images_are_sent_with_a_token():
+    asking = re.search(r"location ~ \^/v1/\(predict\|explain\)\$ \{.*?\n    \}", PROXY, re.DOTALL)
+    assert asking is not None
+    assert 'if ($http_authorization = "") { return 401; }' in asking[0]
+    sizes = r"client_(?:max_body|body_buffer)_size (\w+);"
+    assert re.findall(sizes, asking[0]) == [f"{ServiceSettings().max_body >> 20}m"] * 2
+    assert re.findall(sizes, PROXY.replace(asking[0], "")) == [f"{SMALL_BODY >> 10}k"] * 2
+
+
+def test_it_is_stopped_no_sooner_than_it_has_answered_what_it_accepted():
+    settings = ServiceSettings()
+    for found in (re.search(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE), re.search(r"--stop-timeout (\d+)", IMAGE)):
+        assert found is not None
+        assert int(found[1]) > settings.timeout + settings.body_timeout + 1
+
+
+def test_a_container_is_built_from_what_it_copies_alone():
+    first, *kept = [
+        line for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if not line.startswith("#")
+    ]
+    assert first == "*"
+    copied = {name for line in re.findall(r"^COPY (?!--)(.*) \S+$", IMAGE, re.MULTILINE) for name in line.split()}
+    assert {line.removeprefix("!") for line in kept if line.startswith("!")} == copied
