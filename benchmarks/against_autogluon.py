@@ -64,7 +64,8 @@ def encoder_folder(name: str, folder: Path) -> Path:
 
 def columns(cases: Sequence[Case], views: Sequence[str]) -> dict[str, list[str]]:
     """The cases as AutoGluon's table: full paths and the diagnosis."""
-    table = {view: [str(Path(str(case.views[view])).resolve()) for case in cases] for view in views}
+    # AutoGluon takes a file that it cannot open for a black image, without a word.
+    table = {view: [str(Path(str(case.views[view][0])).resolve(strict=True)) for case in cases] for view in views}
     return {**table, "label": [str(case.label) for case in cases]}
 
 
