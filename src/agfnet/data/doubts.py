@@ -1,0 +1,84 @@
+"""What a table says that can be read, and that is hardly meant: other names of columns, and values nearly alike.
+
+None of these faults stops a reader of the table: where it is meant, it may stay.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Sequence
+
+import polars as pl
+
+from agfnet.data.table import RESERVED, SCALE_SUFFIX
+from agfnet.data.tablefile import Fault, RawTable
+
+_LABEL = ("diagnosis", "lable")
+"""What a column of diagnoses is called instead."""
+
+
+def name_faults(frame: pl.DataFrame, views: Sequence[str]) -> list[Fault]:
+    """Columns whose names are nearly those of one that is not there: as a free column they would do nothing."""
+    wanted = [name for name in ("label", *(f"{view}{SCALE_SUFFIX}" for view in views)) if name not in frame.columns]
+    taken = {*RESERVED, *views, *(f"{view}{SCALE_SUFFIX}" for view in views)}
+    free = {name.casefold(): name for name in frame.columns if name not in taken}
+    faults = []
+    for name in wanted:
+        near = difflib.get_close_matches(name, free, n=1, cutoff=0.85)
+        near += [one for one in _LABEL if name == "label" and one in free]
+        if near:
+            faults.append(
+                Fault(
+                    cause="missing-column",
+                    message=f"there is no column {name}, but one that looks like it",
+                    remedy=f"Rename {free[near[0]]} to {name}, if it is that.",
+                    row=1,
+                    column=free[near[0]],
+                )
+            )
+    return faults
+
+
+def doubtful_faults(raw: RawTable) -> list[Fault]:
+    """Patients, and labels, that are written in nearly the same way and count as two."""
+    return _alike_faults(raw, "patient_id", "patient") + _alike_faults(raw, "label", "diagnosis")
+
+
+def plain(value: str) -> str:
+    """A value without what a hand or a spreadsheet changes in it: equal for `P-03` and `p3`, for `0003`, `3` and `3.0`.
+
+    Capitals, accents, letters without width, a full stop at the end, and leading zeros are dropped; so are blanks and
+    dashes, but between digits, where `1-11` and `11-1` are two.
+    """
+    text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", value).casefold())
+    text = "".join(c for c in text if unicodedata.category(c) != "Cf" and not "\u0300" <= c <= "\u036f")
+    text = re.sub(r"(?<=\w)[\s_\-\u2010-\u2015]+(?=\w)", _between, text.strip().rstrip("."))
+    return re.sub(r"(?<![\d.])0+(?=\d)", "", re.sub(r"^(\d+)\.0$", r"\1", text))
+
+
+def _between(gap: re.Match[str]) -> str:
+    before, after = gap.string[gap.start() - 1], gap.string[gap.end()]
+    return "-" if before.isdecimal() and after.isdecimal() else ""
+
+
+def _alike_faults(raw: RawTable, column: str, what: str) -> list[Fault]:
+    """Values of a column that a reader takes for one; the rarer spelling is the fault."""
+    if column not in raw.frame.columns:
+        return []
+    values = pl.DataFrame({"row": raw.rows, "value": raw.frame[column]}).drop_nulls()
+    counts = values.group_by("value").agg(pl.len(), pl.col("row").min()).sort("len", "row", descending=[True, False])
+    faults = []
+    first: dict[str, tuple[str, int]] = {}
+    for value, _, row in counts.rows():
+        other, other_row = first.setdefault(plain(value), (value, row))
+        if other != value:
+            name = "label" if column == "label" else what
+            message = (
+                f"the {name}s {value!r} here and {other!r} in row {other_row} differ in case, accents, blanks, leading "
+                "zeros or punctuation alone, and count as two"
+            )
+            remedy = f"Write {other!r} everywhere, if they are one {what}."
+            faults.append(Fault(cause=f"alike-{name}s", message=message, remedy=remedy, row=row, column=column))
+    return faults

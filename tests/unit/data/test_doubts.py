@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+from broken import write
+
+from agfnet.data.checks import check_table
+from agfnet.data.doubts import plain
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("P3", "p3"), ("0003", "3"), ("0", "0.0"), ("P-003", "p 3"), ("A_1", "A1"), ("1-01", "1 1"), ("Ｐ3", "P3"),
+        ("basal cell", "Basal  cell"), ("basal-cell", "basal_cell"), ("melanoma.", "melanoma"),
+        ("SCC in situ", "SCC in-situ"), ("naevus\u200b", "naevus"), ("N\u00e4vus", "Na\u0308vus"),
+    ],
+)  # fmt: skip
+def test_what_a_hand_or_a_spreadsheet_changes_is_no_difference(one, other):
+    assert plain(one) == plain(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("1-11", "11-1"), ("P1", "P10"), ("0", "00a"), ("0.5", "0.05"), ("HER2+", "HER2-"), ("HER2-", "HER2"),
+        ("-1", "1"), ("1.0", "1.1"), ("\u0915\u093f", "\u0915\u0941"),
+    ],
+)  # fmt: skip
+def test_what_may_be_meant_is_one(one, other):
+    assert plain(one) != plain(other)
+
+
+def found(folder, rows, **options):
+    path = write(folder, ["case_id,patient_id,label,clinical", *rows])
+    faults = check_table(path, level="quick", min_patients_per_class=0, **options).faults
+    return [fault for fault in faults if fault.cause != "missing-file"]
+
+
+def test_a_patient_in_two_spellings_is_named_with_both_rows(tmp_path):
+    (fault,) = found(tmp_path, ["1,0003,A,a.jpg", "2,4,A,b.jpg", "3,3,A,c.jpg"])
+    assert (fault.cause, fault.row, fault.column) == ("alike-patients", 4, "patient_id")
+    assert "'3' here and '0003' in row 2 differ" in fault.message
+
+
+def test_labels_that_differ_in_blanks_or_punctuation_are_named(tmp_path):
+    (fault,) = found(tmp_path, ["1,1,basal cell,a.jpg", "2,2,basal-cell,b.jpg", "3,3,basal cell,c.jpg"])
+    assert (fault.cause, fault.row) == ("alike-labels", 3)
