@@ -139,7 +139,7 @@ def check_table(
     faults += outside
     faults += _absent_faults(raw, views, images, {fault.row for fault in outside})
     faults += name_faults(raw.frame, views)
-    faults += doubtful_faults(raw)
+    faults += doubtful_faults(raw, classes or ())
     faults += label_faults(raw, classes, min_patients_per_class, need_labels)
     uses = _with_ids(raw, images)
     faults += _repeat_faults(uses)

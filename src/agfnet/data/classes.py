@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from agfnet.data.doubts import stands_for_none
 from agfnet.data.tablefile import Fault, RawTable
 
 
@@ -29,6 +30,8 @@ def label_faults(raw: RawTable, classes: Sequence[str] | None, min_patients: int
     known = labels.drop_nulls()
     if classes is not None:
         for row, label in known.filter(~pl.col("label").is_in(list(classes))).rows():
+            if stands_for_none(label):  # a fault by itself
+                continue
             folded = {name.casefold(): name for name in classes}
             close = [folded[name] for name in difflib.get_close_matches(label.casefold(), folded)]
             remedy = f"Did you mean {close[0]!r}?" if close else f"Write one of: {', '.join(classes)}."

@@ -41,9 +41,54 @@ def name_faults(frame: pl.DataFrame, views: Sequence[str]) -> list[Fault]:
     return faults
 
 
-def doubtful_faults(raw: RawTable) -> list[Fault]:
-    """Patients, and labels, that are written in nearly the same way and count as two."""
-    return _alike_faults(raw, "patient_id", "patient") + _alike_faults(raw, "label", "diagnosis")
+_PLACEHOLDERS = {
+    "nan", "na", "n/a", "n.a.", "none", "null", "nil", "unknown", "-", "--", "?",
+    "#n/a", "#na", "#ref!", "#value!", "#name?", "#num!", "#null!", "#div/0!",
+}  # fmt: skip
+"""What stands, in any capitals, for a value that is not there, or for a formula that failed."""
+
+_INSTEAD = {
+    "case_id": "Give the case an id.",
+    "patient_id": "Write whose it is, or delete the row.",
+    "label": "Leave the cell empty where the diagnosis is not known. If it is one, name it in --classes.",
+}
+
+
+def doubtful_faults(raw: RawTable, classes: Sequence[str] = ()) -> list[Fault]:
+    """Ids and labels that are hardly meant.
+
+    Args:
+        raw: the table.
+        classes: labels that are meant.
+
+    Returns:
+        A fault for each cell whose value says that there is none, and for each patient, or label, that is written in
+        nearly the same way as another and counts as two.
+    """
+    faults = [fault for column in _INSTEAD for fault in _placeholder_faults(raw, column, classes)]
+    return faults + _alike_faults(raw, "patient_id", "patient") + _alike_faults(raw, "label", "diagnosis")
+
+
+def stands_for_none(value: str) -> bool:
+    """Whether a value is what people and programs write where there is none, such as `nan`."""
+    return value.casefold() in _PLACEHOLDERS
+
+
+def _placeholder_faults(raw: RawTable, column: str, meant: Sequence[str]) -> list[Fault]:
+    if column not in raw.frame.columns:
+        return []
+    cells = pl.DataFrame({"row": raw.rows, "value": raw.frame[column]}).drop_nulls()
+    return [
+        Fault(
+            cause="placeholder",
+            message=f"{value!r} says that there is none, and counts as one like any other",
+            remedy=_INSTEAD[column],
+            row=row,
+            column=column,
+        )
+        for row, value in cells.rows()
+        if stands_for_none(value) and not (column == "label" and value in meant)
+    ]
 
 
 def plain(value: str) -> str:

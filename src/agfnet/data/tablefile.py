@@ -19,6 +19,7 @@ from typing import IO
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 from numpy.typing import NDArray
 
 from agfnet.files import write_atomically
@@ -329,7 +330,8 @@ def as_text(frame: pl.DataFrame) -> tuple[pl.DataFrame | None, list[Fault]]:
         for name in nested
     ]
     try:
-        return frame.drop(nested).rename(str.strip).select(pl.all().cast(pl.String)), faults
+        known = frame.drop(nested).rename(str.strip).with_columns(cs.float().fill_nan(None))  # NaN: pandas has no other
+        return known.select(pl.all().cast(pl.String)), faults
     except pl.exceptions.PolarsError as error:
         return None, [no_parquet(str(error).partition("\n")[0])]
 

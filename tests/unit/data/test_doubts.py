@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import polars as pl
 import pytest
 from broken import write
 
 from agfnet.data.checks import check_table
 from agfnet.data.doubts import plain
+from agfnet.data.tablefile import load_table
 
 
 @pytest.mark.parametrize(
@@ -45,3 +47,20 @@ def test_a_patient_in_two_spellings_is_named_with_both_rows(tmp_path):
 def test_labels_that_differ_in_blanks_or_punctuation_are_named(tmp_path):
     (fault,) = found(tmp_path, ["1,1,basal cell,a.jpg", "2,2,basal-cell,b.jpg", "3,3,basal cell,c.jpg"])
     assert (fault.cause, fault.row) == ("alike-labels", 3)
+
+
+def test_what_stands_for_no_value_is_no_value(tmp_path):
+    rows = ["1,nan,A,a.jpg", "2,2,N/A,b.jpg", "#REF!,3,unknown,c.jpg", "4,4,none of these,d.jpg"]
+    assert [(f.row, f.column, f.cause) for f in found(tmp_path, rows)] == [
+        (2, "patient_id", "placeholder"), (3, "label", "placeholder"), (4, "case_id", "placeholder"),
+        (4, "label", "placeholder"),
+    ]  # fmt: skip
+    named = found(tmp_path, rows, classes=["A", "unknown", "none of these"])
+    assert [(f.row, f.column) for f in named] == [(2, "patient_id"), (3, "label"), (4, "case_id")]
+
+
+def test_numbers_that_are_none_are_empty_cells_of_parquet(tmp_path):
+    pl.DataFrame({"case_id": [1, 2], "label": [float("nan"), 1.0]}).write_parquet(tmp_path / "cases.parquet")
+    raw, faults = load_table(tmp_path / "cases.parquet")
+    assert not faults
+    assert raw.frame["label"].to_list() == [None, "1.0"]
