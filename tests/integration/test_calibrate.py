@@ -123,6 +123,24 @@ def test_what_is_refused(copied, drawn, agfnet_command, part, said):
     assert said in done.stderr.replace("\n", " ")
 
 
+def test_cases_without_a_label_are_told(trained, drawn, tmp_path, agfnet_command):
+    """In what is fitted and in what is scored: their number is in the notes."""
+    run, table = tmp_path / "run", tmp_path / "bare.csv"
+    shutil.copytree(trained, run)
+    parts = pl.read_csv(drawn / "parts.csv", infer_schema=False)
+    part = parts.filter(pl.col("split") == "validation")
+    twice = pl.concat([part, part[:2].with_columns(case_id=pl.lit("bare-") + pl.col("case_id"), label=None)])
+    absolute = [pl.format(f"{drawn}/{{}}", view).alias(view) for view in ("clinical", "ultrasound")]
+    twice.with_columns(absolute).write_csv(table)
+    told = f"2 of {part.height + 2} {{}}cases have no label: "
+    done = agfnet_command("calibrate", run, table, "--part", "validation", "--threads", 1)
+    assert done.exit_code == 0, done.stderr
+    assert told.format("calibration ") + "nothing is fitted on them" in (run / "calibration/calibration.md").read_text()
+    done = agfnet_command("evaluate", trained, table, "-o", tmp_path / "out", "--draws", 100, "--threads", 1)
+    assert done.exit_code == 0, done.stderr
+    assert told.format("") + "no figure is of them" in (tmp_path / "out/summary.md").read_text()
+
+
 def test_a_run_from_another_folder_says_where_its_table_is(copied, tmp_path, monkeypatch, agfnet_command):
     run = tmp_path / "run"
     shutil.copytree(copied, run)

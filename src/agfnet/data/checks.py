@@ -59,6 +59,7 @@ class Report:
         scaled: view -> number of those whose millimetres per pixel are known, from the table or the file.
         classes: label -> number of cases.
         parts: part of the split -> number of cases.
+        unlabelled: number of cases without a label; None: the table has no column for it.
     """
 
     path: Place
@@ -70,6 +71,7 @@ class Report:
     scaled: Mapping[str, int] = field(default_factory=dict)
     classes: Mapping[str, int] = field(default_factory=dict)
     parts: Mapping[str, int] = field(default_factory=dict)
+    unlabelled: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -118,7 +120,7 @@ def check_table(
         min_patients_per_class: fewest patients of a class, where the table has labels; four parts need four.
             At 0 classes are not counted, as is right for a table to predict or evaluate.
         progress: called with (images done, images in all) at levels `decode` and `deep`.
-        need_labels: whether every row must have a label.
+        need_labels: whether every row must have a label, rather than those of the training part.
         limits: what an image may be.
         workers: threads that decode; None takes one per core.
 
@@ -158,6 +160,7 @@ def check_table(
         scaled={view: scaled.filter(pl.col("view") == view).height for view in views},
         classes=_counts(frame, "label"),
         parts=_counts(frame, "split"),
+        unlabelled=frame["label"].null_count() if "label" in frame.columns else None,
     )
 
 

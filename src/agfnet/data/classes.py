@@ -14,19 +14,21 @@ from agfnet.data.tablefile import Fault, RawTable
 def label_faults(raw: RawTable, classes: Sequence[str] | None, min_patients: int, need_labels: bool) -> list[Fault]:
     """What is wrong with the labels; for the arguments see `agfnet.data.checks.check_table`."""
     faults: list[Fault] = []
+    learnt = pl.col("split") == "train" if min_patients > 0 and "split" in raw.frame.columns else pl.lit(value=False)
+    needed = raw.frame.select(need=learnt.fill_null(value=False) | need_labels)["need"]
     if "label" not in raw.frame.columns:
-        if need_labels:
+        if needed.any():
             remedy = "Add the column with the diagnosis of every case."
             message = "there is no column label"
             fault = Fault(cause="missing-column", message=message, remedy=remedy, row=1, column="label")
             faults.append(fault)
         return faults
     labels = pl.DataFrame({"row": raw.rows, "label": raw.frame["label"]})
-    if need_labels:
-        remedy = "Write the diagnosis, or delete the row."
-        for row in labels.filter(pl.col("label").is_null())["row"]:
-            message = "the case has no label"
-            faults.append(Fault(cause="missing-label", message=message, remedy=remedy, row=row, column="label"))
+    what = "case" if need_labels else "training case"
+    remedy = "Write the diagnosis, or delete the row."
+    for row in labels.filter(pl.col("label").is_null() & needed)["row"]:
+        message = f"the {what} has no label"
+        faults.append(Fault(cause="missing-label", message=message, remedy=remedy, row=row, column="label"))
     known = labels.drop_nulls()
     if classes is not None:
         for row, label in known.filter(~pl.col("label").is_in(list(classes))).rows():

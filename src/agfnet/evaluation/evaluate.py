@@ -17,7 +17,7 @@ from agfnet.data.table import table_sha256, write_table
 from agfnet.evaluation.answers import answers_of, synthetic_note
 from agfnet.evaluation.pictures import confusion_picture, reliability_picture, roc_picture
 from agfnet.evaluation.scorecard import scorecard
-from agfnet.evaluation.summary import summary_markdown
+from agfnet.evaluation.summary import left_out_notes, summary_markdown
 from agfnet.files import write_json, write_text
 from agfnet.prediction.asking import cases_of, predict_cases
 from agfnet.prediction.output import outcome_table
@@ -204,11 +204,13 @@ def evaluate_outcomes(
     )
     fitted = predictor.decision.facts["notes"] if predictor.decision else ()
     first = synthetic_note(o.case for o in kept)
-    card["notes"] = list(dict.fromkeys([*first, *notes, *card["notes"], *fitted]))
+    left_out = {"unreadable": len(bad), "unlabelled": len(outcomes) - len(bad) - len(kept)}
+    left = left_out_notes(left_out, len(outcomes))
+    card["notes"] = list(dict.fromkeys([*first, *notes, *left, *card["notes"], *fitted]))
     card |= {
         "bundle_sha256": predictor.bundle.sha256,
         "calibrated": predictor.decision is not None,
-        "left_out": {"unreadable": len(bad), "unlabelled": len(outcomes) - len(bad) - len(kept)},
+        "left_out": left_out,
         "views_present": counts([";".join(o.prediction.views_present) for o in kept if o.prediction is not None]),
         **(facts or {}),
     }

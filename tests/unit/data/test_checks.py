@@ -70,6 +70,18 @@ def test_a_fault_of_a_whole_column_is_told_once(tmp_path, agfnet_command):
     assert agfnet_command("check", table, "--quick", "--all").stdout.count("[bad-mm-per-pixel]") == 40
 
 
+def test_missing_labels_are_counted_and_a_fault_of_training_cases(tmp_path, agfnet_command):
+    table = tmp_path / "t.csv"
+    rows = [f"c{i},p{i},{'AB'[i % 2] if i > 2 else ''},c{i}.jpg,{'train' if i % 3 else ''}" for i in range(40)]
+    table.write_text("\n".join(["case_id,patient_id,label,clinical,split", *rows]))
+    told = agfnet_command("check", table, "--quick").stdout
+    assert told.count("the training case has no label") == 2  # of three: one has no part
+    assert "3 of 40 cases have no label" in told
+    assert "no label" not in agfnet_command("check", table, "--quick", "--predict").stdout
+    table.write_text("case_id,patient_id,clinical\n1,1,a.jpg")
+    assert "no column label: fit for prediction only" in agfnet_command("check", table, "--quick").stdout
+
+
 def test_names_of_other_views_scales_are_no_misspelling(tmp_path):
     header = "case_id,patient_id,view_a,view_b,view_b_mm_per_pixel,dx,labeler"
     (tmp_path / "cases.csv").write_text(f"{header}\n1,1,a.jpg,b.jpg,0.1,x,y\n")
