@@ -71,6 +71,8 @@ def check(
         for title, counts in (("classes", report.classes), ("parts", report.parts)):
             if counts:
                 told = ", ".join(f"{n} {name}" for name, n in counts.items())
+                left = report.cases - sum(counts.values())
+                told += f", {left} without a part (neither trained on nor scored)" if title == "parts" and left else ""
                 out.print(escape(f"{title}: {told}"), highlight=False, soft_wrap=True)
         if not predict and report.unlabelled is None:
             out.print("no column label: fit for prediction only")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from agfnet.data.doubts import stands_for_none
+from agfnet.data.table import PARTS
 from agfnet.data.tablefile import Fault, RawTable
 
 
@@ -41,6 +42,8 @@ def label_faults(raw: RawTable, classes: Sequence[str] | None, min_patients: int
             faults.append(Fault(cause="unknown-label", message=message, remedy=remedy, row=row, column="label"))
     if min_patients > 0 and known.height and "patient_id" in raw.frame.columns:
         faults += _class_size_faults(raw.frame, min_patients)
+    if min_patients > 0 and "split" in raw.frame.columns:
+        faults += _class_part_faults(raw.frame)
     return faults
 
 
@@ -55,4 +58,17 @@ def _class_size_faults(frame: pl.DataFrame, min_patients: int) -> list[Fault]:
         message = f"every label is {sizes['label'][0]!r}"
         remedy = "A classifier needs cases of two classes or more."
         faults.append(Fault(cause="one-class", message=message, remedy=remedy, column="label"))
+    return faults
+
+
+def _class_part_faults(frame: pl.DataFrame) -> list[Fault]:
+    """Classes that a part of the table, where it has that part, is without."""
+    faults: list[Fault] = []
+    known = frame.select("label", "split").drop_nulls().filter(pl.col("split").is_in(PARTS))
+    parts = [part for part in PARTS if part in set(known["split"])]
+    for label, own in known.group_by("label").agg(pl.col("split").unique()).sort("label").rows():
+        if absent := [part for part in parts if part not in own]:
+            message = f"no {' or '.join(absent)} case is {label!r}"
+            remedy = "Give each class a patient in every part, as `agfnet split` does; or merge it with another class."
+            faults.append(Fault(cause="class-not-in-part", message=message, remedy=remedy, column="split"))
     return faults

@@ -12,22 +12,29 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from agfnet.data.table import RESERVED, SCALE_SUFFIX
+from agfnet.data.table import PARTS, RESERVED, SCALE_SUFFIX
 from agfnet.data.tablefile import Fault, RawTable
 
 _LABEL = ("diagnosis", "lable")
 """What a column of diagnoses is called instead."""
 
+_SPLIT = ("fold", "set", "subset", "partition", "part", "group")
+"""What a column of parts is called instead, if it holds what parts are called."""
+
+_PARTS = {*PARTS, "training", "trn", "val", "valid", "dev", "testing", "tst", "calib", "holdout"}
+
 
 def name_faults(frame: pl.DataFrame, views: Sequence[str]) -> list[Fault]:
     """Columns whose names are nearly those of one that is not there: as a free column they would do nothing."""
-    wanted = [name for name in ("label", *(f"{view}{SCALE_SUFFIX}" for view in views)) if name not in frame.columns]
-    taken = {*RESERVED, *views, *(f"{view}{SCALE_SUFFIX}" for view in views)}
+    scales = [f"{view}{SCALE_SUFFIX}" for view in views]
+    wanted = [name for name in ("label", "split", "site", "reference_standard", *scales) if name not in frame.columns]
+    taken = {*RESERVED, *views, *scales}
     free = {name.casefold(): name for name in frame.columns if name not in taken}
     faults = []
     for name in wanted:
         near = difflib.get_close_matches(name, free, n=1, cutoff=0.85)
         near += [one for one in _LABEL if name == "label" and one in free]
+        near += [one for one in _SPLIT if name == "split" and one in free and _holds_parts(frame[free[one]])]
         if near:
             faults.append(
                 Fault(
@@ -52,6 +59,11 @@ _INSTEAD = {
     "patient_id": "Write whose it is, or delete the row.",
     "label": "Leave the cell empty where the diagnosis is not known. If it is one, name it in --classes.",
 }
+
+
+def _holds_parts(column: pl.Series) -> bool:
+    values = {value.casefold() for value in column.drop_nulls()}
+    return bool(values) and values <= _PARTS
 
 
 def doubtful_faults(raw: RawTable, classes: Sequence[str] = ()) -> list[Fault]:

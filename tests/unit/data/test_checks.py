@@ -82,6 +82,17 @@ def test_missing_labels_are_counted_and_a_fault_of_training_cases(tmp_path, agfn
     assert "no column label: fit for prediction only" in agfnet_command("check", table, "--quick").stdout
 
 
+def test_classes_that_a_part_is_without_and_cases_without_a_part_are_told(tmp_path, agfnet_command):
+    table = tmp_path / "t.csv"
+    parts = ["train", "train", "calibration", "test", "", "train"]
+    rows = [f"c{i},p{i},{'BA'[i % 6 != 5]},c{i}.jpg,{parts[i % 6]}" for i in range(24)]
+    table.write_text("\n".join(["case_id,patient_id,label,clinical,split", *rows]))
+    told = agfnet_command("check", table, "--quick").stdout
+    assert "column split: no calibration or test case is 'B'" in told  # there is no validation part
+    assert told.count("class-not-in-part") == 1
+    assert "parts: 4 calibration, 4 test, 12 train, 4 without a part" in told
+
+
 def test_names_of_other_views_scales_are_no_misspelling(tmp_path):
     header = "case_id,patient_id,view_a,view_b,view_b_mm_per_pixel,dx,labeler"
     (tmp_path / "cases.csv").write_text(f"{header}\n1,1,a.jpg,b.jpg,0.1,x,y\n")

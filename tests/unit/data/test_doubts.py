@@ -64,3 +64,23 @@ def test_numbers_that_are_none_are_empty_cells_of_parquet(tmp_path):
     raw, faults = load_table(tmp_path / "cases.parquet")
     assert not faults
     assert raw.frame["label"].to_list() == [None, "1.0"]
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("case_id,patient_id,clinical,Split", "Rename Split to split"),
+        ("case_id,patient_id,clinical,Fold", "Rename Fold to split"),
+        ("case_id,patient_id,clinical,Site", "Rename Site to site"),
+        ("case_id,patient_id,clinical,reference standard", "Rename reference standard to reference_standard"),
+    ],
+)
+def test_a_column_under_another_name_is_named(header, said, tmp_path):
+    path = write(tmp_path, [header, "1,1,a.jpg,train", "2,2,b.jpg,Val"])
+    (fault,) = (f for f in check_table(path, level="quick").faults if f.cause == "missing-column")
+    assert said in fault.remedy
+
+
+def test_a_column_of_other_things_is_no_split(tmp_path):
+    path = write(tmp_path, ["case_id,patient_id,clinical,set,fold", "1,1,a.jpg,blue,1", "2,2,b.jpg,red,2"])
+    assert {fault.cause for fault in check_table(path, level="quick").faults} == {"missing-file"}
