@@ -183,13 +183,15 @@ def _absent_faults(raw: RawTable, views: Sequence[str], images: pl.DataFrame, ou
 
 
 def _with_ids(raw: RawTable, images: pl.DataFrame) -> pl.DataFrame:
-    """The lines of `images` with case, patient, split and mm_per_pixel (null where there is no such column)."""
+    """The lines of `images` with case, patient, split, label and mm_per_pixel (null where there is no such column)."""
     ids = pl.DataFrame(
         {
             name: raw.frame[column]
             if column in raw.frame.columns
             else pl.Series([None] * raw.frame.height, dtype=pl.String)
-            for name, column in (("case", "case_id"), ("patient", "patient_id"), ("split", "split"))
+            for name, column in zip(
+                ("case", "patient", "split", "label"), ("case_id", "patient_id", "split", "label"), strict=True
+            )
         }
     ).with_row_index("index")
     names = [name for name in raw.frame.columns if name.endswith(SCALE_SUFFIX)]
@@ -204,16 +206,22 @@ def _with_ids(raw: RawTable, images: pl.DataFrame) -> pl.DataFrame:
 
 
 def _repeat_faults(uses: pl.DataFrame) -> list[Fault]:
-    """One path under two patients."""
+    """One path under two patients, or two diagnoses of one patient."""
     faults: list[Fault] = []
-    first = pl.col("row", "patient").first().over("path").name.prefix("first_")
-    shared = uses.with_columns(first).filter(pl.col("patient") != pl.col("first_patient"))
-    for row, view, path, patient, first_row, first_patient in shared.select(
-        "row", "view", "path", "patient", "first_row", "first_patient"
-    ).rows():
-        message = f"{path} is listed for patient {patient!r} here and for {first_patient!r} in row {first_row}"
-        remedy = "Correct the path or the patient_id: one image shows one patient."
-        faults.append(Fault(cause="image-of-two-patients", message=message, remedy=remedy, row=row, column=view))
+    for column, same, cause, what, remedy in (
+        (
+            "patient", ["path"], "image-of-two-patients", "patient",
+            "Correct the path or the patient_id: one image shows one patient.",
+        ),
+        ("label", ["path", "patient"], "image-of-two-diagnoses", "the diagnosis", duplicates.ONE_LESION),
+    ):  # fmt: skip
+        first = pl.col("row", column).first().over(same).name.prefix("first_")
+        shared = uses.drop_nulls(column).with_columns(first).filter(pl.col(column) != pl.col(f"first_{column}"))
+        for row, view, path, value, first_row, first_value in shared.select(
+            "row", "view", "path", column, "first_row", f"first_{column}"
+        ).rows():
+            message = f"{path} is listed for {what} {value!r} here and for {first_value!r} in row {first_row}"
+            faults.append(Fault(cause=cause, message=message, remedy=remedy, row=row, column=view))
     return faults
 
 
@@ -254,7 +262,7 @@ def _file_faults(
         first = uses.unique("path", keep="first", maintain_order=True)
         first_uses = {
             path: duplicates.Use(*rest)
-            for path, *rest in first.select("path", "row", "view", "case", "patient", "split").rows()
+            for path, *rest in first.select("path", "row", "view", "case", "patient", "split", "label").rows()
         }
         shared = duplicates.duplicate_faults(hashes, first_uses)
     unusable = [

@@ -136,7 +136,7 @@ def test_quick_does_not_decode(tmp_path):
 
 def test_images_of_one_patient_may_be_alike(tmp_path):
     lines = good_lines(tmp_path)
-    lines.append("L8,P0,A,again.png,")
+    lines += ["L8,P0,A,again.png,", "L9,P0,A,c0.jpg,", "L10,P0,,c0.jpg,"]
     picture(0).save(tmp_path / "again.png")
     assert check_table(write(tmp_path, lines), level="deep").ok
 
