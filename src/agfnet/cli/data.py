@@ -74,9 +74,9 @@ def check(
                 left = report.cases - sum(counts.values())
                 told += f", {left} without a part (neither trained on nor scored)" if title == "parts" and left else ""
                 out.print(escape(f"{title}: {told}"), highlight=False, soft_wrap=True)
-        if not predict and report.unlabelled is None:
+        if report.cases and not predict and report.unlabelled is None:
             out.print("no column label: fit for prediction only")
-        elif not predict and report.unlabelled:
+        elif report.unlabelled and not predict:
             out.print(f"{report.unlabelled} of {report.cases} cases have no label", highlight=False)
         if not report.ok:
             out.print(f"[bold red]{len(report.faults)} faults[/]")

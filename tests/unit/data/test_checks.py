@@ -80,6 +80,7 @@ def test_missing_labels_are_counted_and_a_fault_of_training_cases(tmp_path, agfn
     assert "no label" not in agfnet_command("check", table, "--quick", "--predict").stdout
     table.write_text("case_id,patient_id,clinical\n1,1,a.jpg")
     assert "no column label: fit for prediction only" in agfnet_command("check", table, "--quick").stdout
+    assert "no column label" not in agfnet_command("check", tmp_path / "absent.csv").stdout
 
 
 def test_classes_that_a_part_is_without_and_cases_without_a_part_are_told(tmp_path, agfnet_command):
