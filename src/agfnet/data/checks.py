@@ -32,7 +32,7 @@ from agfnet.data.images import (
 )
 from agfnet.data.locate import locate_images
 from agfnet.data.said import said_faults
-from agfnet.data.table import SCALE_SUFFIX, infer_views, structural_faults
+from agfnet.data.table import SCALE_SUFFIX, infer_views, scales_of, structural_faults
 from agfnet.data.tablefile import Fault, RawTable, load_table
 from agfnet.places import Url, look_up, place
 from agfnet.types import Place
@@ -195,7 +195,7 @@ def _with_ids(raw: RawTable, images: pl.DataFrame) -> pl.DataFrame:
         }
     ).with_row_index("index")
     names = [name for name in raw.frame.columns if name.endswith(SCALE_SUFFIX)]
-    scales = raw.frame.select(pl.col(names).cast(pl.Float64, strict=False)).with_row_index("index")
+    scales = raw.frame.select(scales_of(*names)).with_row_index("index")
     scales = scales.unpivot(index="index", variable_name="view", value_name="mm_per_pixel")
     scales = scales.with_columns(pl.col("view").str.strip_suffix(SCALE_SUFFIX)).filter(
         pl.col("mm_per_pixel").is_between(*MM_PER_PIXEL_RANGE)  # another is a fault by itself
