@@ -139,6 +139,7 @@ def test_cases_without_a_label_are_told(trained, drawn, tmp_path, agfnet_command
     done = agfnet_command("evaluate", trained, table, "-o", tmp_path / "out", "--draws", 100, "--threads", 1)
     assert done.exit_code == 0, done.stderr
     assert told.format("") + "no figure is of them" in (tmp_path / "out/summary.md").read_text()
+    assert pl.read_csv(tmp_path / "out/predictions.csv")["label"].to_list() == [*part["label"], None, None]
 
 
 def test_a_run_from_another_folder_says_where_its_table_is(copied, tmp_path, monkeypatch, agfnet_command):

@@ -214,7 +214,8 @@ def evaluate_outcomes(
         "views_present": counts([";".join(o.prediction.views_present) for o in kept if o.prediction is not None]),
         **(facts or {}),
     }
-    write_table(outcome_table(outcomes, predictor), folder / "predictions.csv")
+    labels = pl.Series("label", [o.case.label for o in outcomes], dtype=pl.String)
+    write_table(outcome_table(outcomes, predictor).insert_column(1, labels), folder / "predictions.csv")
     write_json(folder / "scorecard.json", card)
     write_text(folder / "summary.md", summary_markdown(card))
     confusion_picture(card, folder / "confusion.png")
