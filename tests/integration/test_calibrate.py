@@ -142,16 +142,18 @@ def test_cases_without_a_label_are_told(trained, drawn, tmp_path, agfnet_command
     assert pl.read_csv(tmp_path / "out/predictions.csv")["label"].to_list() == [*part["label"], None, None]
 
 
-def test_a_run_from_another_folder_says_where_its_table_is(copied, tmp_path, monkeypatch, agfnet_command):
+def test_a_run_from_another_folder_says_where_its_table_is(copied, drawn, tmp_path, monkeypatch, agfnet_command):
     run = tmp_path / "run"
     shutil.copytree(copied, run)
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(re.sub("table: .*", "table: parts.csv", config))
     monkeypatch.chdir(tmp_path)
-    for command in (["calibrate", run], ["report", run, "-o", "report"]):
+    for command in (["calibrate", run], ["calibrate", run, drawn / "parts.csv"], ["report", run, "-o", "report"]):
         done = agfnet_command(*command)
         assert done.exit_code == 1
-        assert "names the table parts.csv, which is not there as seen from" in done.stderr.replace("\n", " ")
+        told = done.stderr.replace("\n", " ")
+        assert "names the table parts.csv, which is not there as seen from" in told
+        assert ("name a TABLE" in told) == (command[0] == "report")
 
 
 def test_a_folder_without_a_run(tmp_path, agfnet_command):

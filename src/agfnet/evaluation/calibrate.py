@@ -17,7 +17,7 @@ from agfnet.data.fingerprints import image_fingerprints
 from agfnet.data.table import cases_sha256, own_cases, read_cases, table_sha256
 from agfnet.evaluation.answers import Answers, answers_of, synthetic_note, whole
 from agfnet.evaluation.calibration_page import calibration_markdown
-from agfnet.evaluation.evaluate import data_of
+from agfnet.evaluation.evaluate import own_data
 from agfnet.evaluation.fit_decision import Asked, fit_decision, statistics_of
 from agfnet.evaluation.fitting import cross_fitted, fit_class_temperatures, fit_temperature, referral_facts
 from agfnet.evaluation.missed import missed_malignant
@@ -77,7 +77,11 @@ def calibrate(
         raise ConfigError(f"{run}: holds no exported run. Train first; then calibrate.")
     config = load_config(run / "config.yaml")
     predictor = Predictor(run, threads=threads, calibrated=False)
-    own_table, _ = data_of(run, None, None)
+    own_table, _ = own_data(
+        run,
+        "Call from the folder that the run was trained in, also with a TABLE: the run's own tells which cases it was "
+        "trained on.",
+    )
     own = own_cases(config.data)
     trained = _trained(run, config, own)
     given = own if table is None else read_cases(table, views=list(predictor.specs), data_root=data_root)

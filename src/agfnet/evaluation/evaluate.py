@@ -128,22 +128,35 @@ def data_of(source: Path, table: Place | None, data_root: Place | None) -> tuple
     """Table and data root as they were given; without a table, those that a run was trained with.
 
     Raises:
-        ConfigError: no table, and the source is no run folder.
+        ConfigError: no table, and the source is no run folder, or its table is not there.
     """
     if table is not None:
         return table, data_root
+    own, root = own_data(source, "Call from the folder that the run was trained in, or name a TABLE.")
+    return own, data_root or root
+
+
+def own_data(source: Path, remedy: str) -> tuple[Place, Place | None]:
+    """Table and data root that a run was trained with; it is in the log where the table has changed.
+
+    Args:
+        source: the run folder.
+        remedy: what to do where the table is not there.
+
+    Raises:
+        ConfigError: the source is no run folder, or its table is not there.
+    """
     config = source / "config.yaml"
     if not config.is_file():
         raise ConfigError(f"{source}: is no run folder, so its table is not known; name a TABLE.")
     data = load_config(config).data
     if isinstance(data.table, Path) and not data.table.is_file():
         raise ConfigError(
-            f"{config}: names the table {data.table}, which is not there as seen from {Path.cwd()}. Call from the "
-            "folder that the run was trained in, or name a TABLE."
+            f"{config}: names the table {data.table}, which is not there as seen from {Path.cwd()}. {remedy}"
         )
     if table_sha256(data.table) != json.loads((source / "run.json").read_text(encoding="utf-8"))["table_sha256"]:
         log.warning("%s: is not as it was when %s was trained; its parts may be others", data.table, source)
-    return data.table, data_root or data.data_root
+    return data.table, data.data_root
 
 
 def table_facts(table: Place, cases: Sequence[Case], *, include_test: bool) -> dict[str, Any]:
