@@ -30,7 +30,7 @@ from agfnet.data.images import (
     read_said,
     read_scaled_image,
 )
-from agfnet.data.locate import locate_images
+from agfnet.data.locate import locate_images, nearly_named
 from agfnet.data.said import said_faults
 from agfnet.data.table import SCALE_SUFFIX, infer_views, scales_of, structural_faults
 from agfnet.data.tablefile import Fault, RawTable, load_table
@@ -265,11 +265,14 @@ def _file_faults(
             for path, *rest in first.select("path", "row", "view", "case", "patient", "split", "label").rows()
         }
         shared = duplicates.duplicate_faults(hashes, first_uses)
+    there = nearly_named(path for path, error in errors.items() if error.cause == "missing-file")
     unusable = [
         Fault(
             cause=errors[path].cause,
             message=f"{path}: {errors[path].problem}",
-            remedy=errors[path].remedy,
+            remedy=f"The folder holds {there[path]!r}: write that, or rename it; capitals and accents' encoding count."
+            if path in there
+            else errors[path].remedy,
             row=row,
             column=view,
         )

@@ -121,6 +121,17 @@ def test_backslashes_and_links_are_named(tmp_path):
     assert f"a link leads to {(tmp_path / 'elsewhere' / 'c1.jpg').resolve()}" in second.message
 
 
+def test_a_file_whose_name_differs_in_capitals_or_encoding_is_offered(tmp_path):
+    lines = good_lines(tmp_path)
+    (tmp_path / "c1.jpg").rename(tmp_path / "Na\u0308vus.JPG")
+    lines[1] = lines[1].replace("c0.jpg", "C0.JPG")
+    lines[2] = lines[2].replace("c1.jpg", "n\u00e4vus.jpg")
+    lines[3] = lines[3].replace("c2.jpg", "gone.jpg")
+    remedies = [fault.remedy for fault in check_table(write(tmp_path, lines), level="quick").faults]
+    assert ["'c0.jpg'" in remedies[0], "'Na\u0308vus.JPG'" in remedies[1]] == [True, True]
+    assert remedies[2].startswith("Correct the path")
+
+
 def test_close_matches_are_offered_for_an_unknown_label(tmp_path):
     path = write(tmp_path, ["case_id,patient_id,label,clinical", "1,1,melanma,a.jpg"])
     (fault,) = (f for f in check_table(path, classes=["melanoma", "naevus"]).faults if f.cause == "unknown-label")
