@@ -123,16 +123,37 @@ def test_what_is_refused(copied, drawn, agfnet_command, part, said):
     assert said in done.stderr.replace("\n", " ")
 
 
-def test_a_run_from_another_folder_says_where_its_table_is(copied, tmp_path, monkeypatch, agfnet_command):
+def test_cases_without_a_label_are_told(trained, drawn, tmp_path, agfnet_command):
+    """In what is fitted and in what is scored: their number is in the notes."""
+    run, table = tmp_path / "run", tmp_path / "bare.csv"
+    shutil.copytree(trained, run)
+    parts = pl.read_csv(drawn / "parts.csv", infer_schema=False)
+    part = parts.filter(pl.col("split") == "validation")
+    twice = pl.concat([part, part[:2].with_columns(case_id=pl.lit("bare-") + pl.col("case_id"), label=None)])
+    absolute = [pl.format(f"{drawn}/{{}}", view).alias(view) for view in ("clinical", "ultrasound")]
+    twice.with_columns(absolute).write_csv(table)
+    told = f"2 of {part.height + 2} {{}}cases have no label: "
+    done = agfnet_command("calibrate", run, table, "--part", "validation", "--threads", 1)
+    assert done.exit_code == 0, done.stderr
+    assert told.format("calibration ") + "nothing is fitted on them" in (run / "calibration/calibration.md").read_text()
+    done = agfnet_command("evaluate", trained, table, "-o", tmp_path / "out", "--draws", 100, "--threads", 1)
+    assert done.exit_code == 0, done.stderr
+    assert told.format("") + "no figure is of them" in (tmp_path / "out/summary.md").read_text()
+    assert pl.read_csv(tmp_path / "out/predictions.csv")["label"].to_list() == [*part["label"], None, None]
+
+
+def test_a_run_from_another_folder_says_where_its_table_is(copied, drawn, tmp_path, monkeypatch, agfnet_command):
     run = tmp_path / "run"
     shutil.copytree(copied, run)
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(re.sub("table: .*", "table: parts.csv", config))
     monkeypatch.chdir(tmp_path)
-    for command in (["calibrate", run], ["report", run, "-o", "report"]):
+    for command in (["calibrate", run], ["calibrate", run, drawn / "parts.csv"], ["report", run, "-o", "report"]):
         done = agfnet_command(*command)
         assert done.exit_code == 1
-        assert "names the table parts.csv, which is not there as seen from" in done.stderr.replace("\n", " ")
+        told = done.stderr.replace("\n", " ")
+        assert "names the table parts.csv, which is not there as seen from" in told
+        assert ("name a TABLE" in told) == (command[0] == "report")
 
 
 def test_a_folder_without_a_run(tmp_path, agfnet_command):

@@ -27,7 +27,9 @@ def check(
         bool, typer.Option("--deep", help="Also look for copies and near-copies between patients and parts.")
     ] = False,
     every: Annotated[bool, typer.Option("--all", help="Show every fault, also one that many rows have.")] = False,
-    need_labels: Annotated[bool, typer.Option("--need-labels", help="A case without a label is a fault.")] = False,
+    need_labels: Annotated[
+        bool, typer.Option("--need-labels", help="A case of any part without a label is a fault.")
+    ] = False,
     predict: Annotated[
         bool,
         typer.Option("--predict", help="The table is for prediction: labels and class sizes do not matter."),
@@ -69,7 +71,13 @@ def check(
         for title, counts in (("classes", report.classes), ("parts", report.parts)):
             if counts:
                 told = ", ".join(f"{n} {name}" for name, n in counts.items())
+                left = report.cases - sum(counts.values())
+                told += f", {left} without a part (neither trained on nor scored)" if title == "parts" and left else ""
                 out.print(escape(f"{title}: {told}"), highlight=False, soft_wrap=True)
+        if report.cases and not predict and report.unlabelled is None:
+            out.print("no column label: fit for prediction only")
+        elif report.unlabelled and not predict:
+            out.print(f"{report.unlabelled} of {report.cases} cases have no label", highlight=False)
         if not report.ok:
             out.print(f"[bold red]{len(report.faults)} faults[/]")
             raise typer.Exit(1)

@@ -7,9 +7,7 @@ patients.
 
 from __future__ import annotations
 
-import difflib
 import os
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,6 +18,8 @@ from typing import Literal
 import polars as pl
 
 from agfnet.data import duplicates
+from agfnet.data.classes import label_faults
+from agfnet.data.doubts import doubtful_faults, name_faults
 from agfnet.data.imagefile import MM_PER_PIXEL_RANGE, check_unopened
 from agfnet.data.images import (
     DEFAULT_LIMITS,
@@ -30,9 +30,9 @@ from agfnet.data.images import (
     read_said,
     read_scaled_image,
 )
-from agfnet.data.locate import locate_images
+from agfnet.data.locate import locate_images, nearly_named
 from agfnet.data.said import said_faults
-from agfnet.data.table import RESERVED, SCALE_SUFFIX, infer_views, structural_faults
+from agfnet.data.table import SCALE_SUFFIX, infer_views, scales_of, structural_faults
 from agfnet.data.tablefile import Fault, RawTable, load_table
 from agfnet.places import Url, look_up, place
 from agfnet.types import Place
@@ -59,6 +59,7 @@ class Report:
         scaled: view -> number of those whose millimetres per pixel are known, from the table or the file.
         classes: label -> number of cases.
         parts: part of the split -> number of cases.
+        unlabelled: number of cases without a label; None: the table has no column for it.
     """
 
     path: Place
@@ -70,6 +71,7 @@ class Report:
     scaled: Mapping[str, int] = field(default_factory=dict)
     classes: Mapping[str, int] = field(default_factory=dict)
     parts: Mapping[str, int] = field(default_factory=dict)
+    unlabelled: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -118,7 +120,7 @@ def check_table(
         min_patients_per_class: fewest patients of a class, where the table has labels; four parts need four.
             At 0 classes are not counted, as is right for a table to predict or evaluate.
         progress: called with (images done, images in all) at levels `decode` and `deep`.
-        need_labels: whether every row must have a label.
+        need_labels: whether every row must have a label, rather than those of the training part.
         limits: what an image may be.
         workers: threads that decode; None takes one per core.
 
@@ -138,8 +140,9 @@ def check_table(
     images, outside = locate_images(raw, views, path.parent, data_root)
     faults += outside
     faults += _absent_faults(raw, views, images, {fault.row for fault in outside})
-    faults += _name_faults(raw.frame, views)
-    faults += _label_faults(raw, classes, min_patients_per_class, need_labels)
+    faults += name_faults(raw.frame, views)
+    faults += doubtful_faults(raw, classes or ())
+    faults += label_faults(raw, classes, min_patients_per_class, need_labels)
     uses = _with_ids(raw, images)
     faults += _repeat_faults(uses)
     wrong, said = _file_faults(uses, path, level, limits, workers=workers or os.cpu_count() or 1, progress=progress)
@@ -157,6 +160,7 @@ def check_table(
         scaled={view: scaled.filter(pl.col("view") == view).height for view in views},
         classes=_counts(frame, "label"),
         parts=_counts(frame, "split"),
+        unlabelled=frame["label"].null_count() if "label" in frame.columns else None,
     )
 
 
@@ -178,105 +182,20 @@ def _absent_faults(raw: RawTable, views: Sequence[str], images: pl.DataFrame, ou
     ]
 
 
-_LABEL = ("diagnosis", "lable")
-"""What a column of diagnoses is called instead."""
-
-
-def _name_faults(frame: pl.DataFrame, views: Sequence[str]) -> list[Fault]:
-    """Columns whose names are nearly those of one that is not there: as a free column they would do nothing."""
-    wanted = [name for name in ("label", *(f"{view}{SCALE_SUFFIX}" for view in views)) if name not in frame.columns]
-    taken = {*RESERVED, *views, *(f"{view}{SCALE_SUFFIX}" for view in views)}
-    free = {name.casefold(): name for name in frame.columns if name not in taken}
-    faults = []
-    for name in wanted:
-        near = difflib.get_close_matches(name, free, n=1, cutoff=0.85)
-        near += [one for one in _LABEL if name == "label" and one in free]
-        if near:
-            faults.append(
-                Fault(
-                    cause="missing-column",
-                    message=f"there is no column {name}, but one that looks like it",
-                    remedy=f"Rename {free[near[0]]} to {name}, if it is that.",
-                    row=1,
-                    column=free[near[0]],
-                )
-            )
-    return faults
-
-
-def _alike_faults(labels: pl.DataFrame) -> list[Fault]:
-    """Labels that a reader takes for one: they differ in capitals, or in how an accented letter is written."""
-    faults = []
-    counts = labels.group_by("label").agg(pl.len(), pl.col("row").min()).sort("len", "label", descending=[True, False])
-    first: dict[str, str] = {}
-    for label, _, row in counts.rows():
-        plain = unicodedata.normalize("NFKC", label).casefold()
-        other = first.setdefault(plain, label)
-        if other != label:
-            how = "in capitals" if unicodedata.normalize("NFKC", label) != unicodedata.normalize("NFKC", other) else (
-                "in how their letters are encoded"
-            )  # fmt: skip
-            message = f"the labels {label!r} and {other!r} differ {how} alone, and count as two"
-            remedy = f"Write {other!r} everywhere, if they are one diagnosis."
-            faults.append(Fault(cause="alike-labels", message=message, remedy=remedy, row=row, column="label"))
-    return faults
-
-
-def _label_faults(raw: RawTable, classes: Sequence[str] | None, min_patients: int, need_labels: bool) -> list[Fault]:
-    faults: list[Fault] = []
-    if "label" not in raw.frame.columns:
-        if need_labels:
-            remedy = "Add the column with the diagnosis of every case."
-            message = "there is no column label"
-            fault = Fault(cause="missing-column", message=message, remedy=remedy, row=1, column="label")
-            faults.append(fault)
-        return faults
-    labels = pl.DataFrame({"row": raw.rows, "label": raw.frame["label"]})
-    if need_labels:
-        remedy = "Write the diagnosis, or delete the row."
-        for row in labels.filter(pl.col("label").is_null())["row"]:
-            message = "the case has no label"
-            faults.append(Fault(cause="missing-label", message=message, remedy=remedy, row=row, column="label"))
-    known = labels.drop_nulls()
-    faults += _alike_faults(known)
-    if classes is not None:
-        for row, label in known.filter(~pl.col("label").is_in(list(classes))).rows():
-            folded = {name.casefold(): name for name in classes}
-            close = [folded[name] for name in difflib.get_close_matches(label.casefold(), folded)]
-            remedy = f"Did you mean {close[0]!r}?" if close else f"Write one of: {', '.join(classes)}."
-            message = f"{label!r} is no known class"
-            faults.append(Fault(cause="unknown-label", message=message, remedy=remedy, row=row, column="label"))
-    if min_patients > 0 and known.height and "patient_id" in raw.frame.columns:
-        faults += _class_size_faults(raw.frame, min_patients)
-    return faults
-
-
-def _class_size_faults(frame: pl.DataFrame, min_patients: int) -> list[Fault]:
-    faults: list[Fault] = []
-    sizes = frame.drop_nulls("label").group_by("label").agg(pl.col("patient_id").drop_nulls().n_unique())
-    for label, size in sizes.filter(pl.col("patient_id") < min_patients).sort("label").rows():
-        message = f"class {label!r} has {size} patient(s), fewer than the {min_patients} that splitting needs"
-        remedy = "Add patients, merge the class with another, or correct the label if it is a slip."
-        faults.append(Fault(cause="few-patients", message=message, remedy=remedy, column="label"))
-    if sizes.height == 1:
-        message = f"every label is {sizes['label'][0]!r}"
-        remedy = "A classifier needs cases of two classes or more."
-        faults.append(Fault(cause="one-class", message=message, remedy=remedy, column="label"))
-    return faults
-
-
 def _with_ids(raw: RawTable, images: pl.DataFrame) -> pl.DataFrame:
-    """The lines of `images` with case, patient, split and mm_per_pixel (null where there is no such column)."""
+    """The lines of `images` with case, patient, split, label and mm_per_pixel (null where there is no such column)."""
     ids = pl.DataFrame(
         {
             name: raw.frame[column]
             if column in raw.frame.columns
             else pl.Series([None] * raw.frame.height, dtype=pl.String)
-            for name, column in (("case", "case_id"), ("patient", "patient_id"), ("split", "split"))
+            for name, column in zip(
+                ("case", "patient", "split", "label"), ("case_id", "patient_id", "split", "label"), strict=True
+            )
         }
     ).with_row_index("index")
     names = [name for name in raw.frame.columns if name.endswith(SCALE_SUFFIX)]
-    scales = raw.frame.select(pl.col(names).cast(pl.Float64, strict=False)).with_row_index("index")
+    scales = raw.frame.select(scales_of(*names)).with_row_index("index")
     scales = scales.unpivot(index="index", variable_name="view", value_name="mm_per_pixel")
     scales = scales.with_columns(pl.col("view").str.strip_suffix(SCALE_SUFFIX)).filter(
         pl.col("mm_per_pixel").is_between(*MM_PER_PIXEL_RANGE)  # another is a fault by itself
@@ -287,16 +206,22 @@ def _with_ids(raw: RawTable, images: pl.DataFrame) -> pl.DataFrame:
 
 
 def _repeat_faults(uses: pl.DataFrame) -> list[Fault]:
-    """One path under two patients."""
+    """One path under two patients, or two diagnoses of one patient."""
     faults: list[Fault] = []
-    first = pl.col("row", "patient").first().over("path").name.prefix("first_")
-    shared = uses.with_columns(first).filter(pl.col("patient") != pl.col("first_patient"))
-    for row, view, path, patient, first_row, first_patient in shared.select(
-        "row", "view", "path", "patient", "first_row", "first_patient"
-    ).rows():
-        message = f"{path} is listed for patient {patient!r} here and for {first_patient!r} in row {first_row}"
-        remedy = "Correct the path or the patient_id: one image shows one patient."
-        faults.append(Fault(cause="image-of-two-patients", message=message, remedy=remedy, row=row, column=view))
+    for column, same, cause, what, remedy in (
+        (
+            "patient", ["path"], "image-of-two-patients", "patient",
+            "Correct the path or the patient_id: one image shows one patient.",
+        ),
+        ("label", ["path", "patient"], "image-of-two-diagnoses", "the diagnosis", duplicates.ONE_LESION),
+    ):  # fmt: skip
+        first = pl.col("row", column).first().over(same).name.prefix("first_")
+        shared = uses.drop_nulls(column).with_columns(first).filter(pl.col(column) != pl.col(f"first_{column}"))
+        for row, view, path, value, first_row, first_value in shared.select(
+            "row", "view", "path", column, "first_row", f"first_{column}"
+        ).rows():
+            message = f"{path} is listed for {what} {value!r} here and for {first_value!r} in row {first_row}"
+            faults.append(Fault(cause=cause, message=message, remedy=remedy, row=row, column=view))
     return faults
 
 
@@ -337,14 +262,17 @@ def _file_faults(
         first = uses.unique("path", keep="first", maintain_order=True)
         first_uses = {
             path: duplicates.Use(*rest)
-            for path, *rest in first.select("path", "row", "view", "case", "patient", "split").rows()
+            for path, *rest in first.select("path", "row", "view", "case", "patient", "split", "label").rows()
         }
         shared = duplicates.duplicate_faults(hashes, first_uses)
+    there = nearly_named(path for path, error in errors.items() if error.cause == "missing-file")
     unusable = [
         Fault(
             cause=errors[path].cause,
             message=f"{path}: {errors[path].problem}",
-            remedy=errors[path].remedy,
+            remedy=f"The folder holds {there[path]!r}: write that, or rename it; capitals and accents' encoding count."
+            if path in there
+            else errors[path].remedy,
             row=row,
             column=view,
         )

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, Sampler
 
 from agfnet.data import augment
 from agfnet.data.dicom import Patient
+from agfnet.data.imagefile import DEFAULT_LIMITS, check_unopened
 from agfnet.data.images import read_said
 from agfnet.data.preprocess import Framed, ViewSpec, normalise, read_frame
 from agfnet.data.said import check_one_patient
@@ -96,8 +97,9 @@ class FrameCache:
     def _file(self, path: Place, spec: ViewSpec, mm_per_pixel: float | None, enlarge: float) -> Path:
         try:
             stat = path.stat()
-        except OSError as error:
-            raise ImageError(f"{path}: cannot be read ({error.strerror}).") from error
+        except (OSError, ValueError):
+            check_unopened(path, DEFAULT_LIMITS)  # raises with cause and remedy
+            raise
         what = (READER, str(path), stat.st_size, stat.st_mtime_ns, spec, mm_per_pixel, enlarge)
         return self.folder / f"{hashlib.sha256(repr(what).encode()).hexdigest()[:32]}.npy"
 

@@ -43,6 +43,7 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS hashes_v2 (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT,"
     " coarse BLOB, fine BLOB, mm_per_pixel REAL, names_patient INTEGER)"
 )
+ONE_LESION = "Correct the path or the label; where one image shows two lesions, cut one out of it for each."
 _SHARED = "Keep all images of a patient under one patient_id, and each image with one patient only."
 
 
@@ -67,13 +68,14 @@ class Hashes:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Where the table uses an image file; `split` is None where it is not given."""
+    """Where the table uses an image file; `split` and `label` are None where they are not given."""
 
     row: int
     view: str
     case: str | None
     patient: str | None
     split: str | None
+    label: str | None
 
 
 def hash_images(
@@ -149,7 +151,7 @@ def near_pairs(hashes: NDArray[np.uint64], threshold: int = COARSE_THRESHOLD) ->
 
 
 def duplicate_faults(hashes: Mapping[str, Hashes], uses: Mapping[str, Use]) -> list[Fault]:
-    """Faults for pictures that two patients share, or that one case lists twice under two names.
+    """Faults for pictures that two patients or two diagnoses share, or that one case lists twice under two names.
 
     Args:
         hashes: path -> hashes.
@@ -269,6 +271,12 @@ def _same_faults(same: Sequence[Use]) -> list[Fault]:
         elif use.case == first.case:
             message = f"the {use.view} image has the same content as the {first.view} image of this case"
             faults.append(_fault("duplicate-image", message, "List each image once.", use))
+        elif unlike := [one for one in same if one.row < use.row and len({one.label, use.label} - {None}) > 1]:
+            message = (
+                f"the {use.view} image of a case of {use.label!r} has the same content as the {unlike[0].view} image "
+                f"of row {unlike[0].row}, a case of {unlike[0].label!r}"
+            )
+            faults.append(_fault("image-of-two-diagnoses", message, ONE_LESION, use))
     return faults
 
 

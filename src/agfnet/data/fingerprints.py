@@ -19,7 +19,9 @@ _THREADS = 8
 
 
 def image_fingerprints(cases: Iterable[Case]) -> dict[str, set[str]]:
-    """Of the content of each case's images, by case_id: whatever the files, the case and the patient are called.
+    """Of the bytes of each case's image files, by case_id: whatever the files, the case and the patient are called.
+
+    An image that was saved anew, in another format or cropped, is another.
 
     An image that cannot be read has none: what reads it for its pixels says what is wrong with it.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,6 +72,35 @@ def locate_images(
         message, remedy = f"{path} is listed twice in this case", "List each image once, under its own view."
         faults.append(Fault(cause="duplicate-image", message=message, remedy=remedy, row=row, column=view))
     return images, faults
+
+
+def nearly_named(paths: Iterable[str]) -> dict[str, str]:
+    """Names that are there in place of missing ones: alike but for capitals, or for how letters are encoded.
+
+    Args:
+        paths: absolute paths and URLs of files that are not there; URLs are passed over.
+
+    Returns:
+        path -> name of the file in the same folder, where there is one.
+    """
+    folders: dict[str, dict[str, str]] = {}
+    found: dict[str, str] = {}
+    for path in paths:
+        if isinstance(place(path), Url):
+            continue
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            try:
+                folders[folder] = {_folded(own): own for own in os.listdir(folder)}  # noqa: PTH208  names alone
+            except (OSError, ValueError):
+                folders[folder] = {}
+        if _folded(name) in folders[folder]:
+            found[path] = folders[folder][_folded(name)]
+    return found
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 class _Found(NamedTuple):

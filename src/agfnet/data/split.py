@@ -20,6 +20,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from agfnet.data.doubts import doubtful_faults
 from agfnet.data.table import PARTS, infer_views, structural_faults, table_error
 from agfnet.data.tablefile import load_table, write_table
 from agfnet.places import joined, place
@@ -188,8 +189,8 @@ def split_to_file(
 ) -> dict[str, int]:
     """Split a table and write it with the column `split`; an older `split` column is replaced, and the log says so.
 
-    Where the output lies in another folder, relative image paths are made absolute, so that they still lead to the
-    same files.
+    So it does of one patient in two spellings, who may come into two parts. Where the output lies in another folder,
+    relative image paths are made absolute, so that they still lead to the same files.
 
     Returns:
         The number of cases of each part.
@@ -212,6 +213,9 @@ def split_to_file(
         frame = frame.with_columns(pl.col(v).map_elements(partial(_absolute, folder), pl.String) for v in views)
     if "label" not in frame.columns:
         log.warning("%s: has no column label; the parts are drawn without regard to the diagnoses", path)
+    if doubts := doubtful_faults(raw):
+        more = f" And {len(doubts) - 1} more; `agfnet check` names each." if len(doubts) > 1 else ""
+        log.warning("%s: %s%s", path, doubts[0], more)
     parts = split_table(frame, fractions=fractions, seed=seed)
     made = frame.with_columns(split=pl.Series(parts))
     if "split" in raw.frame.columns:

@@ -224,13 +224,25 @@ def _split_faults(raw: RawTable) -> list[Fault]:
 def _scale_faults(raw: RawTable, column: str) -> list[Fault]:
     low, high = MM_PER_PIXEL_RANGE
     scales = pl.DataFrame({"row": raw.rows, "text": raw.frame[column]}).drop_nulls("text")
-    scales = scales.with_columns(value=pl.col("text").cast(pl.Float64, strict=False))
+    scales = scales.with_columns(value=scales_of("text"))
     good = pl.col("value").is_not_null() & pl.col("value").is_between(low, high)
-    remedy = f"Write millimetres per pixel with a decimal point, {low} to {high}; not pixels per mm."
+    remedy = f"Write millimetres per pixel, {low} to {high}; not pixels per mm."
+    several = f"Write one value, {low} to {high} mm per pixel, for all images of the view; or leave the cell empty."
     return [
-        Fault(cause="bad-mm-per-pixel", message=f"{text!r} is no scale", remedy=remedy, row=row, column=column)
+        Fault(
+            cause="bad-mm-per-pixel",
+            message=f"{text!r} is no scale",
+            remedy=several if ";" in text else remedy,
+            row=row,
+            column=column,
+        )
         for row, text in scales.filter(~good).select("row", "text").rows()
     ]
+
+
+def scales_of(*columns: str) -> pl.Expr:
+    """Columns of scales as numbers, null where they are none; a comma is a decimal one."""
+    return pl.col(columns).str.replace(",", ".", literal=True).cast(pl.Float64, strict=False)
 
 
 def as_cases(raw: RawTable, views: Sequence[str], extra_labels: Sequence[str], images: pl.DataFrame) -> list[Case]:
@@ -248,6 +260,7 @@ def as_cases(raw: RawTable, views: Sequence[str], extra_labels: Sequence[str], i
     scales = {view: f"{view}{SCALE_SUFFIX}" for view in views if f"{view}{SCALE_SUFFIX}" in raw.frame.columns}
     taken = {*RESERVED, *views, *extra_labels, *scales.values()}
     free = [name for name in raw.frame.columns if name not in taken]
+    records = raw.frame.with_columns(scales_of(*scales.values())).iter_rows(named=True)
     return [
         Case(
             case_id=record["case_id"] or "",
@@ -256,13 +269,13 @@ def as_cases(raw: RawTable, views: Sequence[str], extra_labels: Sequence[str], i
             views={view: tuple(paths) for view, paths in files[index].items()},
             label=record.get("label"),
             extra_labels=_some(record, extra_labels),
-            mm_per_pixel={view: float(text) for view, name in scales.items() if (text := record[name])},
+            mm_per_pixel={view: value for view, name in scales.items() if (value := record[name]) is not None},
             split=record.get("split"),
             site=record.get("site"),
             reference_standard=record.get("reference_standard"),
             attributes=_some(record, free),
         )
-        for index, (row, record) in enumerate(zip(raw.rows.tolist(), raw.frame.iter_rows(named=True), strict=True))
+        for index, (row, record) in enumerate(zip(raw.rows.tolist(), records, strict=True))
     ]
 
 

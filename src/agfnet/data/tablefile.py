@@ -19,12 +19,14 @@ from typing import IO
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 from numpy.typing import NDArray
 
 from agfnet.files import write_atomically
 from agfnet.places import local, place
 from agfnet.types import Place, TableError
 
+SEPARATORS = (",", ";", "\t")
 SUFFIXES = {".csv": "CSV", ".parquet": "Parquet", ".pq": "Parquet"}
 _PARQUET_TO_ARROW = (
     "import io, sys, polars;polars.read_parquet(io.BytesIO(sys.stdin.buffer.read())).write_ipc(sys.stdout.buffer)"
@@ -73,7 +75,7 @@ def load_table(path: str | Place) -> tuple[RawTable | None, list[Fault]]:
     """Read a table file and list what is wrong with the file.
 
     Args:
-        path: a .csv (UTF-8, with or without byte-order mark) or .parquet file, local or by URL.
+        path: a .csv (UTF-8, with or without byte-order mark; see `csv_records`) or .parquet file, local or by URL.
 
     Returns:
         The table without the rows and columns that cannot be used, or None where nothing can be read; and the
@@ -188,13 +190,16 @@ def _from_csv(content: bytes) -> tuple[RawTable | None, list[Fault]]:
     try:
         header = csv_header(records)
     except MalformedError as error:
-        return None, [error.fault] if error.fault.cause == "wrong-separator" else broken or [error.fault]
+        return None, broken or [error.fault]
     raw, faults, of_columns = csv_rows(header, records[1:], 2)
     return raw, [*broken, *faults, *of_columns]
 
 
 def csv_records(again: Callable[[], IO[bytes]]) -> Iterator[list[str]]:
     """The records of a CSV file, its header first.
+
+    Columns are separated by commas, semicolons or tabs: by what parts the header into most of them, since spreadsheets
+    write semicolons where the comma is a decimal one.
 
     Args:
         again: opens the file at its start, each time that it is called.
@@ -205,10 +210,12 @@ def csv_records(again: Callable[[], IO[bytes]]) -> Iterator[list[str]]:
     with again() as file:
         if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
             raise _encoded("the table is written in UTF-16, not UTF-8")
+        separator = max(SEPARATORS, key=lambda one: _columns(again, one))
         file.seek(0)
         row = 1
         try:
-            for record in csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True):
+            text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+            for record in csv.reader(text, delimiter=separator, strict=True):
                 yield record
                 row += 1
         except csv.Error as error:
@@ -219,6 +226,16 @@ def csv_records(again: Callable[[], IO[bytes]]) -> Iterator[list[str]]:
             raise MalformedError(fault) from error
         except UnicodeDecodeError as error:
             raise _undecodable(again) or _encoded("its end is not UTF-8") from error
+
+
+def _columns(again: Callable[[], IO[bytes]], separator: str) -> int:
+    """Into how many columns a separator parts the first record."""
+    with again() as file:
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="")
+        try:
+            return len(next(csv.reader(text, delimiter=separator), []))
+        except csv.Error:
+            return 0
 
 
 def _encoded(message: str, row: int | None = None) -> MalformedError:
@@ -241,16 +258,12 @@ def csv_header(records: Sequence[list[str]]) -> list[str]:
     """The names of the columns, from the first record.
 
     Raises:
-        MalformedError: there is none, or what separates the columns are not commas.
+        MalformedError: there is none.
     """
     header = [name.strip() for name in records[0]] if records else []
     if not any(header):
         remedy = "Begin the table with a header of column names in row 1."
         raise MalformedError(Fault(cause="missing-header", message="row 1 is empty", remedy=remedy, row=1))
-    if len(header) == 1 and {";", "\t"} & set(header[0]):
-        remedy = "Separate the columns with commas, and put a value that holds a comma in quotes."
-        message = "the columns are separated with semicolons or tabs, not with commas"
-        raise MalformedError(Fault(cause="wrong-separator", message=message, remedy=remedy, row=1))
     return header
 
 
@@ -278,7 +291,7 @@ def csv_rows(
 def _ragged_row(row: int, cells: int, columns: int) -> Fault:
     """The fault of a row whose number of cells is not that of the header."""
     message = f"{cells} cells where the header has {columns}"
-    remedy = "Add or remove commas; put a value that holds a comma in quotes."
+    remedy = "Add or remove what separates the columns; put a value that holds it in quotes."
     return Fault(cause="ragged-row", message=message, remedy=remedy, row=row)
 
 
@@ -329,7 +342,8 @@ def as_text(frame: pl.DataFrame) -> tuple[pl.DataFrame | None, list[Fault]]:
         for name in nested
     ]
     try:
-        return frame.drop(nested).rename(str.strip).select(pl.all().cast(pl.String)), faults
+        known = frame.drop(nested).rename(str.strip).with_columns(cs.float().fill_nan(None))  # NaN: pandas has no other
+        return known.select(pl.all().cast(pl.String)), faults
     except pl.exceptions.PolarsError as error:
         return None, [no_parquet(str(error).partition("\n")[0])]
 

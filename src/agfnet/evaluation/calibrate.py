@@ -17,7 +17,7 @@ from agfnet.data.fingerprints import image_fingerprints
 from agfnet.data.table import cases_sha256, own_cases, read_cases, table_sha256
 from agfnet.evaluation.answers import Answers, answers_of, synthetic_note, whole
 from agfnet.evaluation.calibration_page import calibration_markdown
-from agfnet.evaluation.evaluate import data_of
+from agfnet.evaluation.evaluate import own_data
 from agfnet.evaluation.fit_decision import Asked, fit_decision, statistics_of
 from agfnet.evaluation.fitting import cross_fitted, fit_class_temperatures, fit_temperature, referral_facts
 from agfnet.evaluation.missed import missed_malignant
@@ -77,7 +77,11 @@ def calibrate(
         raise ConfigError(f"{run}: holds no exported run. Train first; then calibrate.")
     config = load_config(run / "config.yaml")
     predictor = Predictor(run, threads=threads, calibrated=False)
-    own_table, _ = data_of(run, None, None)
+    own_table, _ = own_data(
+        run,
+        "Call from the folder that the run was trained in, also with a TABLE: the run's own tells which cases it was "
+        "trained on.",
+    )
     own = own_cases(config.data)
     trained = _trained(run, config, own)
     given = own if table is None else read_cases(table, views=list(predictor.specs), data_root=data_root)
@@ -99,7 +103,16 @@ def calibrate(
 
     prints = _images(cases)
     chosen_on = _images([case for case in own if case.split in config.data.validation])
-    notes = [*synthetic_note(cases), *([] if prints.isdisjoint(chosen_on) else [OPTIMISTIC])]
+    bare = sum(case.label is None for case in _of_part(given, part))
+    notes = [
+        *synthetic_note(cases),
+        *(
+            [f"{bare} of {bare + len(cases)} calibration cases have no label: nothing is fitted on them."]
+            if bare
+            else []
+        ),
+        *([] if prints.isdisjoint(chosen_on) else [OPTIMISTIC]),
+    ]
     facts = {
         "table": str(table),
         "table_sha256": table_sha256(table),
@@ -197,10 +210,10 @@ def _chosen(given: Sequence[Case], kept: Mapping[str, Sequence[Case]], part: str
     """
     if part == "test":
         raise TableError(f"{table}: test cases are looked at once, at the end, and never fitted on.")
-    parts = sorted({c.split for c in given if c.split is not None})
-    cases = [c for c in given if c.split in ((part,) if parts else (None,)) and c.label is not None and c.images]
+    cases = [c for c in _of_part(given, part) if c.label is not None]
     if not cases:
-        raise TableError(f"{table}: no labelled case has split {part}; there is {', '.join(parts) or 'no split'}.")
+        there = ", ".join(sorted({c.split for c in given if c.split is not None})) or "no split"
+        raise TableError(f"{table}: no labelled case has split {part}; there is {there}.")
     if len({c.patient_id for c in cases}) == 1:
         raise TableError(f"{table}: its {part} cases are one patient's. Calibrate on cases of several patients.")
     prints = image_fingerprints(cases)
@@ -217,6 +230,12 @@ def _chosen(given: Sequence[Case], kept: Mapping[str, Sequence[Case]], part: str
                     "Calibrate on cases that nothing else is done with."
                 )
     return cases
+
+
+def _of_part(given: Sequence[Case], part: str) -> list[Case]:
+    """The cases with an image of a part; of a table without parts, all."""
+    parted = any(case.split is not None for case in given)
+    return [case for case in given if case.split == (part if parted else None) and case.images]
 
 
 def _images(cases: Sequence[Case]) -> set[str]:

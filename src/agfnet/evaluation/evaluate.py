@@ -17,7 +17,7 @@ from agfnet.data.table import table_sha256, write_table
 from agfnet.evaluation.answers import answers_of, synthetic_note
 from agfnet.evaluation.pictures import confusion_picture, reliability_picture, roc_picture
 from agfnet.evaluation.scorecard import scorecard
-from agfnet.evaluation.summary import summary_markdown
+from agfnet.evaluation.summary import left_out_notes, summary_markdown
 from agfnet.files import write_json, write_text
 from agfnet.prediction.asking import cases_of, predict_cases
 from agfnet.prediction.output import outcome_table
@@ -128,22 +128,35 @@ def data_of(source: Path, table: Place | None, data_root: Place | None) -> tuple
     """Table and data root as they were given; without a table, those that a run was trained with.
 
     Raises:
-        ConfigError: no table, and the source is no run folder.
+        ConfigError: no table, and the source is no run folder, or its table is not there.
     """
     if table is not None:
         return table, data_root
+    own, root = own_data(source, "Call from the folder that the run was trained in, or name a TABLE.")
+    return own, data_root or root
+
+
+def own_data(source: Path, remedy: str) -> tuple[Place, Place | None]:
+    """Table and data root that a run was trained with; it is in the log where the table has changed.
+
+    Args:
+        source: the run folder.
+        remedy: what to do where the table is not there.
+
+    Raises:
+        ConfigError: the source is no run folder, or its table is not there.
+    """
     config = source / "config.yaml"
     if not config.is_file():
         raise ConfigError(f"{source}: is no run folder, so its table is not known; name a TABLE.")
     data = load_config(config).data
     if isinstance(data.table, Path) and not data.table.is_file():
         raise ConfigError(
-            f"{config}: names the table {data.table}, which is not there as seen from {Path.cwd()}. Call from the "
-            "folder that the run was trained in, or name a TABLE."
+            f"{config}: names the table {data.table}, which is not there as seen from {Path.cwd()}. {remedy}"
         )
     if table_sha256(data.table) != json.loads((source / "run.json").read_text(encoding="utf-8"))["table_sha256"]:
         log.warning("%s: is not as it was when %s was trained; its parts may be others", data.table, source)
-    return data.table, data_root or data.data_root
+    return data.table, data.data_root
 
 
 def table_facts(table: Place, cases: Sequence[Case], *, include_test: bool) -> dict[str, Any]:
@@ -204,15 +217,18 @@ def evaluate_outcomes(
     )
     fitted = predictor.decision.facts["notes"] if predictor.decision else ()
     first = synthetic_note(o.case for o in kept)
-    card["notes"] = list(dict.fromkeys([*first, *notes, *card["notes"], *fitted]))
+    left_out = {"unreadable": len(bad), "unlabelled": len(outcomes) - len(bad) - len(kept)}
+    left = left_out_notes(left_out, len(outcomes))
+    card["notes"] = list(dict.fromkeys([*first, *notes, *left, *card["notes"], *fitted]))
     card |= {
         "bundle_sha256": predictor.bundle.sha256,
         "calibrated": predictor.decision is not None,
-        "left_out": {"unreadable": len(bad), "unlabelled": len(outcomes) - len(bad) - len(kept)},
+        "left_out": left_out,
         "views_present": counts([";".join(o.prediction.views_present) for o in kept if o.prediction is not None]),
         **(facts or {}),
     }
-    write_table(outcome_table(outcomes, predictor), folder / "predictions.csv")
+    labels = pl.Series("label", [o.case.label for o in outcomes], dtype=pl.String)
+    write_table(outcome_table(outcomes, predictor).insert_column(1, labels), folder / "predictions.csv")
     write_json(folder / "scorecard.json", card)
     write_text(folder / "summary.md", summary_markdown(card))
     confusion_picture(card, folder / "confusion.png")

@@ -46,7 +46,7 @@ def run_folds(
 ) -> dict[str, Any]:
     """Cross-validate by patient: each fold is a run of its own, and all held-out cases are scored together.
 
-    The cases are those of the training and validation parts (all, where the table has no `split`); test and
+    The cases are those of the training and validation parts (all, where no case has a part); test and
     calibration cases are never among them.
     """
     config = sharing_images(config, folder)
@@ -64,13 +64,17 @@ def run_folds(
 def fold_parts(config: Config, folds: int, seed: int) -> tuple[list[tuple[list[Case], list[Case]]], Task]:
     """The cases to train on and those held out, fold by fold, by patient; and the classes of all of them.
 
-    The cases are those of the training and validation parts (all, where the table has no `split`).
+    The cases are those of the training and validation parts (all, where no case has a part).
 
     Raises:
         TableError: a class has fewer patients than there are folds.
     """
     wanted = {*config.data.train, *config.data.validation}
-    cases = [c for c in own_cases(config.data) if c.split is None or c.split in wanted]
+    every = own_cases(config.data)
+    parted = any(case.split is not None for case in every)
+    cases = [case for case in every if case.split in wanted or not parted]
+    if left := sum(case.split is None for case in every if parted):
+        log.warning("%s: %d cases have no part, where others have one; they are left out", config.data.table, left)
     splits = []
     for rows in patient_folds(cases, folds, seed):
         held = set(rows.tolist())

@@ -62,6 +62,20 @@ def summary_markdown(card: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", *(f"- {_cell(note)}" for note in card["notes"])]) + "\n"
 
 
+def left_out_notes(left_out: Mapping[str, int], asked: int) -> list[str]:
+    """A sentence for each kind of case, of so many that were asked about, that no figure is of.
+
+    Args:
+        left_out: `unlabelled` and `unreadable` -> number of cases.
+        asked: how many cases there were.
+    """
+    return [
+        f"{left_out[kind]} of {asked} cases {why}: no figure is of them."
+        for kind, why in (("unlabelled", "have no label"), ("unreadable", "have images that cannot be read"))
+        if left_out[kind]
+    ]
+
+
 def _cell(text: str) -> str:
     """Names come from the user's table: a bar in one would break the row."""
     return text.replace("|", "\\|").replace("\n", " ")

@@ -44,17 +44,17 @@ def task_of(config: Config, train: Sequence[Case], validation: Sequence[Case]) -
     """
     if all(case.label is None for case in (*train, *validation)):
         raise TableError(f"{config.data.table}: no case has a label. Is the diagnosis in a column `label`?")
-    for case in train:
-        if case.label is None:
-            raise TableError(
-                f"row {case.row}, case {case.case_id}: no label; training needs one. Fill it in or drop the row."
-            )
+    if bare := [case for case in train if case.label is None]:
+        raise TableError(
+            f"{config.data.table}: {len(bare)} of {len(train)} training cases have no label, the first in row "
+            f"{bare[0].row}, case {bare[0].case_id}; training needs one. Fill it in or drop the row."
+        )
     classes = config.data.classes or tuple(sorted({str(case.label) for case in train}))
     for case in (*train, *validation):
         if case.label is not None and case.label not in classes:
             raise TableError(f"row {case.row}: label {case.label!r} is not one of the classes {list(classes)}.")
     if all(case.label is None for case in validation):
-        raise TableError("no validation case has a label; training needs some to look at.")
+        raise TableError(f"{config.data.table}: no validation case has a label; training needs some to look at.")
     _check_classes(config, classes, train)
     extra = {
         column: tuple(sorted({v for case in train if (v := case.extra_labels.get(column)) is not None}))

@@ -159,6 +159,12 @@ def _copy(source: str, target: str) -> Callable[[Path], Path]:
     return build
 
 
+def _copy_within_a_patient(folder: Path) -> Path:
+    path = _copy("c0.jpg", "c7.jpg")(folder)
+    path.write_text(path.read_text().replace("L7,P7", "L7,P0"))
+    return path
+
+
 def _resaved(folder: Path) -> Path:
     text = good_lines(folder)
     text = [line + "," + part for line, part in zip(text, ["split"] + ["train"] * 6 + ["test"] * 2, strict=True)]
@@ -195,7 +201,7 @@ BROKEN = [
     Broken("blank header", "missing-header", raw(b"\n" + HEADER.encode() + b"\n1,1,A,a.jpg,\n"), row=1),
     Broken("latin-1", "wrong-encoding", _latin1, row=3),
     Broken("latin-1 after a broken quote", "wrong-encoding", _latin1_and_a_broken_quote, row=3),
-    Broken("semicolons and a broken quote", "wrong-separator", raw(b'case_id;patient_id;label\n1;"P"1;A\n'), row=1),
+    Broken("semicolons and a broken quote", "malformed-csv", raw(b'case_id;patient_id;label\n1;"P"1;A\n'), row=2),
     Broken("utf-16", "wrong-encoding", raw(HEADER.encode("utf-16"))),
     Broken("open quote", "malformed-csv", cell(9, "L7", '"L7')),
     Broken("text after quote", "malformed-csv", cell(4, "L2", '"L"2'), row=4),
@@ -208,8 +214,8 @@ BROKEN = [
     Broken("column without name", "unnamed-column", cell(1, "label", ""), row=1),
     Broken("no case_id", "missing-column", cell(1, "case_id", "case"), row=1),
     Broken("no patient_id", "missing-column", cell(1, "patient_id", "who"), row=1),
-    Broken("semicolons", "wrong-separator", raw(HEADER.replace(",", ";").encode() + b"\n1;1;A;a.jpg;\n"),
-           row=1),
+    Broken("paths without quotes between semicolons", "ragged-row",
+           raw(HEADER.replace(",", ";").encode() + b"\n1;1;A;a.jpg;b.jpg;c.png\n"), row=2),
     Broken("named view missing", "missing-column", lines(lambda _: None), row=1,
            check={"views": ["dermoscopy"]}),
     Broken("extra label missing", "missing-column", lines(lambda _: None), row=1,
@@ -247,6 +253,8 @@ BROKEN = [
     Broken("image twice in a case", "duplicate-image", cell(4, "c2.jpg", "c2.jpg;c2.jpg"), row=4),
     Broken("one image as two views", "duplicate-image", cell(3, "u1.png", "c1.jpg"), row=3),
     Broken("image of two patients", "image-of-two-patients", cell(4, "c2.jpg", "c1.jpg"), row=4),
+    Broken("image of two diagnoses of a patient", "image-of-two-diagnoses",
+           cell(3, "P1,B,c1.jpg", "P0,B,c0.jpg"), row=3),
     # The paths.
     Broken("missing file", "missing-file", cell(4, "c2.jpg", "gone.jpg"), row=4),
     Broken("second of two missing", "missing-file", cell(4, "c2.jpg", "c2.jpg; gone.jpg"), row=4),
@@ -276,6 +284,8 @@ BROKEN = [
     Broken("ribbon", "extreme-aspect", image(encoded(picture(1, (900, 10)), "PNG")), row=3),
     # The pictures, which only the deep check compares.
     Broken("same content of two patients", "same-image-of-two-patients", _copy("c1.jpg", "c6.jpg"), row=8,
+           check={"level": "deep"}),
+    Broken("same content of two diagnoses of a patient", "image-of-two-diagnoses", _copy_within_a_patient, row=9,
            check={"level": "deep"}),
     Broken("same content in a case", "duplicate-image", _copy("c1.jpg", "u1.png"), row=3,
            check={"level": "deep"}),

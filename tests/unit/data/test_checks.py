@@ -70,6 +70,30 @@ def test_a_fault_of_a_whole_column_is_told_once(tmp_path, agfnet_command):
     assert agfnet_command("check", table, "--quick", "--all").stdout.count("[bad-mm-per-pixel]") == 40
 
 
+def test_missing_labels_are_counted_and_a_fault_of_training_cases(tmp_path, agfnet_command):
+    table = tmp_path / "t.csv"
+    rows = [f"c{i},p{i},{'AB'[i % 2] if i > 2 else ''},c{i}.jpg,{'train' if i % 3 else ''}" for i in range(40)]
+    table.write_text("\n".join(["case_id,patient_id,label,clinical,split", *rows]))
+    told = agfnet_command("check", table, "--quick").stdout
+    assert told.count("the training case has no label") == 2  # of three: one has no part
+    assert "3 of 40 cases have no label" in told
+    assert "no label" not in agfnet_command("check", table, "--quick", "--predict").stdout
+    table.write_text("case_id,patient_id,clinical\n1,1,a.jpg")
+    assert "no column label: fit for prediction only" in agfnet_command("check", table, "--quick").stdout
+    assert "no column label" not in agfnet_command("check", tmp_path / "absent.csv").stdout
+
+
+def test_classes_that_a_part_is_without_and_cases_without_a_part_are_told(tmp_path, agfnet_command):
+    table = tmp_path / "t.csv"
+    parts = ["train", "train", "calibration", "test", "", "train"]
+    rows = [f"c{i},p{i},{'BA'[i % 6 != 5]},c{i}.jpg,{parts[i % 6]}" for i in range(24)]
+    table.write_text("\n".join(["case_id,patient_id,label,clinical,split", *rows]))
+    told = agfnet_command("check", table, "--quick").stdout
+    assert "column split: no calibration or test case is 'B'" in told  # there is no validation part
+    assert told.count("class-not-in-part") == 1
+    assert "parts: 4 calibration, 4 test, 12 train, 4 without a part" in told
+
+
 def test_names_of_other_views_scales_are_no_misspelling(tmp_path):
     header = "case_id,patient_id,view_a,view_b,view_b_mm_per_pixel,dx,labeler"
     (tmp_path / "cases.csv").write_text(f"{header}\n1,1,a.jpg,b.jpg,0.1,x,y\n")
@@ -97,6 +121,17 @@ def test_backslashes_and_links_are_named(tmp_path):
     assert f"a link leads to {(tmp_path / 'elsewhere' / 'c1.jpg').resolve()}" in second.message
 
 
+def test_a_file_whose_name_differs_in_capitals_or_encoding_is_offered(tmp_path):
+    lines = good_lines(tmp_path)
+    (tmp_path / "c1.jpg").rename(tmp_path / "Na\u0308vus.JPG")
+    lines[1] = lines[1].replace("c0.jpg", "C0.JPG")
+    lines[2] = lines[2].replace("c1.jpg", "n\u00e4vus.jpg")
+    lines[3] = lines[3].replace("c2.jpg", "gone.jpg")
+    remedies = [fault.remedy for fault in check_table(write(tmp_path, lines), level="quick").faults]
+    assert ["'c0.jpg'" in remedies[0], "'Na\u0308vus.JPG'" in remedies[1]] == [True, True]
+    assert remedies[2].startswith("Correct the path")
+
+
 def test_close_matches_are_offered_for_an_unknown_label(tmp_path):
     path = write(tmp_path, ["case_id,patient_id,label,clinical", "1,1,melanma,a.jpg"])
     (fault,) = (f for f in check_table(path, classes=["melanoma", "naevus"]).faults if f.cause == "unknown-label")
@@ -113,7 +148,7 @@ def test_quick_does_not_decode(tmp_path):
 
 def test_images_of_one_patient_may_be_alike(tmp_path):
     lines = good_lines(tmp_path)
-    lines.append("L8,P0,A,again.png,")
+    lines += ["L8,P0,A,again.png,", "L9,P0,A,c0.jpg,", "L10,P0,,c0.jpg,"]
     picture(0).save(tmp_path / "again.png")
     assert check_table(write(tmp_path, lines), level="deep").ok
 

@@ -88,6 +88,11 @@ def test_an_unreadable_image_names_its_row_or_is_listed(drawn, tmp_path):
     object.__setattr__(data, "cases", cases)
     with pytest.raises(ImageError, match=r"row 17, case x: .*broken\.jpg"):
         warm(data, lambda *_: None, skip_bad=False)
+    gone = r"row 17, case x: .*gone\.jpg: there is no such file. Correct the path, .* Or leave such cases out"
+    object.__setattr__(data, "cases", [replace(cases[1], views={"clinical": (tmp_path / "gone.jpg",)})])
+    with pytest.raises(ImageError, match=gone):
+        warm(data, lambda *_: None, skip_bad=False)
+    object.__setattr__(data, "cases", cases)
     assert [c.case_id for c, _ in warm(data, lambda *_: None, skip_bad=True)] == ["x"]
 
 

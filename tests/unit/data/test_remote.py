@@ -175,7 +175,7 @@ def test_the_cache_knows_one_version_of_a_url_from_another(memory, stored, tmp_p
     picture(99).save(stored.parent / "new.jpg")
     memory.put_file(str(stored.parent / "new.jpg"), "/set/c0.jpg")
     assert not np.array_equal(first, cache.get(place("memory://set/c0.jpg"), spec, None, 1.0))
-    with pytest.raises(ImageError, match=r"memory://set/none.jpg: cannot be read \(No such file or directory\)"):
+    with pytest.raises(ImageError, match=r"memory://set/none.jpg: there is no such file. Correct the path"):
         cache.get(place("memory://set/none.jpg"), spec, None, 1.0)
 
 

@@ -178,3 +178,11 @@ def test_a_split_without_labels_says_so(tmp_path, caplog):
     pl.DataFrame(rows).write_csv(tmp_path / "cases.csv")
     split_to_file(tmp_path / "cases.csv", tmp_path / "parts.csv")
     assert "has no column label" in caplog.text
+
+
+def test_a_patient_in_two_spellings_is_warned_of(tmp_path, caplog):
+    rows = [{"case_id": f"c{i}", "patient_id": f"P{i}", "label": "ab"[i % 2], "clinical": "a.jpg"} for i in range(30)]
+    rows[29]["patient_id"] = "p-03"
+    pl.DataFrame(rows).write_csv(tmp_path / "cases.csv")
+    split_to_file(tmp_path / "cases.csv", tmp_path / "parts.csv")
+    assert "row 31, column patient_id: the patients 'p-03' here and 'P3' in row 5 differ in case" in caplog.text

@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agfnet.data import tablefile
+from agfnet.data.checks import check_table
 from agfnet.data.table import infer_views, read_cases, table_sha256, write_table
+from agfnet.data.tablestream import stream_table
 from agfnet.types import AgfnetError, Case, TableError
 
 FULL = [
@@ -58,6 +60,29 @@ def test_blank_lines_count_as_rows_and_quotes_hold_commas(tmp_path):
     first, second = read_cases(path)
     assert (first.row, second.row) == (3, 4)
     assert first.attributes == {"note": "one, two\nlines"}
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_semicolons_and_tabs_separate_columns_where_the_header_has_them(separator, tmp_path):
+    """As Excel writes them where the comma is a decimal one; several images of a view are then in quotes."""
+    expected = read_cases(write(tmp_path, FULL))
+    lines = [line.replace(",", separator).replace("a.jpg;b.jpg", '"a.jpg;b.jpg"') for line in FULL]
+    other = write(tmp_path, ["\ufeff" + lines[0].replace("age", '"age, years"'), *lines[1:]], "other.csv")
+    cases = read_cases(other)
+    assert [case.views for case in cases] == [case.views for case in expected]
+    assert cases[0].attributes == {"age, years": "40", "sign": "present"}
+    frame = pl.concat([piece.raw.frame for piece in stream_table(other, 1)])
+    assert frame.equals(tablefile.load_table(other)[0].frame)
+
+
+def test_a_scale_may_have_a_decimal_comma_and_is_one_for_a_view(tmp_path):
+    rows = ["case_id;patient_id;clinical;clinical_mm_per_pixel", "1;1;a.jpg;0,05", "2;2;b.jpg;0.05", "3;3;c.jpg;"]
+    assert [case.mm_per_pixel for case in read_cases(write(tmp_path, rows))] == [{"clinical": 0.05}] * 2 + [{}]
+    report = check_table(tmp_path / "cases.csv", level="quick")
+    assert (report.scaled, {fault.cause for fault in report.faults}) == ({"clinical": 2}, {"missing-file"})
+    rows[3] = '3;3;"c.jpg;d.jpg";"0.2;0.3"'
+    with pytest.raises(TableError, match=r"row 4, .*Write one value, 0.0005 to 2.0 mm per pixel, for all images of"):
+        read_cases(write(tmp_path, rows))
 
 
 def test_given_views_win_over_inferred_ones(tmp_path):

@@ -163,6 +163,16 @@ def test_classes_that_do_not_fit(drawn, changes, said):
         given(tree)
 
 
+def test_training_cases_without_a_label_are_counted(drawn):
+    config = parse_config(small_config(drawn / "parts.csv"), "test")
+    train, validation = parts(config, own_cases(config.data))
+    bare = [*(replace(case, label=None) for case in train[:3]), *train[3:]]
+    with pytest.raises(
+        TableError, match=rf"parts.csv: 3 of {len(train)} training cases have no label, the first in row"
+    ):
+        task_of(config, bare, validation)
+
+
 def test_a_class_whose_name_a_table_cannot_hold(drawn):
     tree = small_config(drawn / "parts.csv")
     config = parse_config(tree, "test")
