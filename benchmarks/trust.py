@@ -51,7 +51,10 @@ def calibration(answers: Answers, seed: int) -> dict[str, float]:
 
 
 def coverage(answers: Answers, resplits: int, seed: int) -> dict[str, Any]:
-    """Mean coverage of diagnosis sets over fresh halvings of the patients: fitted on one half, counted on the other."""
+    """Mean coverage of diagnosis sets over fresh halvings of the patients: fitted on one half, counted on the other.
+
+    It checks the rule; the bundle's own sets are counted by `promises`.
+    """
     owners = patient_index(answers.patients)
     marginal, by_class, fewest = [], [], []
     for number in range(resplits):
@@ -77,6 +80,16 @@ def coverage(answers: Answers, resplits: int, seed: int) -> dict[str, Any]:
         ),  # the likeliest class is always in the set: easy classes are over-covered
         "fewest_calibration_patients_of_a_class": int(min(fewest)),
     }
+
+
+def promises(outcomes: Sequence[Outcome], classes: Sequence[str]) -> dict[str, float]:
+    """What the bundle's own thresholds keep on these cases: coverage and size of its sets, error of what it answers."""
+    said = [(classes.index(str(o.case.label)), o.prediction) for o in outcomes if o.prediction is not None]
+    sets = [(y, p.diagnosis_set or ()) for y, p in said]
+    answered = [int(p.probabilities.argmax()) != y for y, p in said if not p.referred]
+    return {"set_coverage": float(np.mean([y in own for y, own in sets])),
+            "set_size": float(np.mean([len(own) for _, own in sets])),
+            "answered": len(answered) / len(said), "error_answered": float(np.mean(answered))}  # fmt: skip
 
 
 def most_certain(answers: Answers, share: float = 0.8) -> dict[str, float]:
@@ -209,6 +222,7 @@ def main() -> None:
         "cases": len(answers),
         "calibration": calibration(answers, given.seed),
         "coverage": coverage(answers, given.resplits, given.seed),
+        "promises": promises(outcomes, predictor.classes),
         "most_certain_80_percent": most_certain(answers),
         "ordinary_cases": ordinary,
         "wrong_images": {},
