@@ -67,6 +67,25 @@ def test_a_backbone_with_channels_last_maps():
     ]  # fmt: skip
 
 
+def test_a_backbone_whose_first_map_timm_leaves_out():
+    encoder = Encoder("dla46x_c").eval()
+    assert [tuple(m.shape[1:]) for m in encoder(torch.randn(1, 3, 64, 96))] == [(64, 8, 12), (128, 4, 6), (256, 2, 3)]
+    assert encoder.channels == (64, 128, 256)
+
+
+def test_maps_at_other_strides_than_asked_for_are_refused(monkeypatch):
+    """Whatever timm makes of the choice of maps."""
+    create = timm.create_model
+
+    def shifted(name, out_indices=None, **rest):
+        chosen = {} if out_indices is None else {"out_indices": [i - 1 for i in out_indices]}
+        return create(name, **chosen, **rest)
+
+    monkeypatch.setattr(timm, "create_model", shifted)
+    with pytest.raises(ConfigError, match=r"strides \[4, 8, 16\] where \(8, 16, 32\)"):
+        Encoder("test_efficientnet")
+
+
 def test_the_weights_package_gives_timms_features():
     weights = package_weights("tf_efficientnet_lite0")
     assert weights is not None
