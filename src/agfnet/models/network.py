@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,9 +142,11 @@ class AGFNet(nn.Module):
         encoder = self.encoders[modality]
         if not self.training or bool(present.all()):
             return encoder(images)
-        if bool(present.any()):  # batch statistics come from the views that are there
-            rows = present.nonzero()[:, 0]
-            return [m.new_zeros(len(images), *m.shape[1:]).index_copy(0, rows, m) for m in encoder(images[rows])]
+        rows = present.nonzero()[:, 0]
+        if len(rows):  # batch statistics come from the views that are there; one image alone makes none
+            with _frozen_statistics(encoder) if len(rows) == 1 else nullcontext():
+                maps = encoder(images[rows])
+            return [m.new_zeros(len(images), *m.shape[1:]).index_copy(0, rows, m) for m in maps]
         # Keeps every parameter in the graph, with zero gradient: distributed training waits for all of them.
         with _frozen_statistics(encoder):
             return [m * 0.0 for m in encoder(images)]

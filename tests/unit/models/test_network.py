@@ -86,6 +86,20 @@ def test_maps_at_other_strides_than_asked_for_are_refused(monkeypatch):
         Encoder("test_efficientnet")
 
 
+def test_one_image_of_a_view_in_a_batch_makes_no_batch_statistics():
+    """Its maps of one position would be one value a channel."""
+    torch.manual_seed(0)
+    network = AGFNet(3, ["a", "b"], "test_efficientnet", fusion="concatenation")
+    before = {k: v.clone() for k, v in network.encoders["b"].named_buffers()}
+    network({m: torch.randn(3, 3, 32, 32) for m in "ab"}, torch.tensor([[1, 1], [1, 0], [1, 0]]).bool()).logits[
+        :, 0
+    ].sum().backward()
+    assert all(torch.equal(v, before[k]) for k, v in network.encoders["b"].named_buffers())
+    assert all(p.grad is not None for p in network.encoders["b"].parameters())
+    assert network.encoders["b"].body.conv_stem.weight.grad.any()
+    assert all(m.training for m in network.modules())
+
+
 def test_the_weights_package_gives_timms_features():
     weights = package_weights("tf_efficientnet_lite0")
     assert weights is not None
