@@ -192,6 +192,9 @@ def test_names_that_modules_use_themselves_are_no_views(name):
         ("nonsense", {}), ("agf", {"foo": 1}), ("agf", {"width": 30}), ("agf", {"heads": 3, "width": 36}),
         ("agf", {"heads": 0}), ("agf_without_local", {"width": 30}), ("bottleneck", {"width": 32, "heads": 5}),
         ("cross_attention", {"width": "wide"}), ("mmtm", {"ratio": 0}),
+        ("concatenation", {"width": 32}), ("agf", {"global_depth": 0}), ("agf", {"queries": 0}), ("agf", {"heads": -4}),
+        ("agf", {"width": -4}), ("agf", {"heads": 4.0}), ("agf", {"local_depth": -1}),
+        ("agf_without_local", {"depth": 0}), ("bottleneck", {"tokens": 0}),
     ],
 )  # fmt: skip
 def test_fusion_errors(fusion, options):
