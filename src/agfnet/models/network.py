@@ -68,7 +68,8 @@ class AGFNet(nn.Module):
         drop_path: stochastic depth of the encoders.
 
     Raises:
-        ConfigError: a name that PyTorch does not allow, or what an encoder or the fusion does not take.
+        ConfigError: no view, a name that is given twice or that PyTorch does not allow, a view without an encoder, or
+            what an encoder or the fusion does not take.
     """
 
     def __init__(
@@ -88,6 +89,11 @@ class AGFNet(nn.Module):
         taken = [m for m in modalities if hasattr(nn.ModuleDict, m) or m == "training"]
         if taken:
             raise ConfigError(f"views cannot be called {taken}: PyTorch's modules use these names themselves.")
+        if not modalities or len(set(modalities)) < len(modalities) or not all(m and "." not in m for m in modalities):
+            raise ConfigError(f"views {list(modalities)}: give one or more, each a name of its own without a dot.")
+        lacking = [] if isinstance(encoder, str) else [m for m in modalities if m not in encoder]
+        if lacking:
+            raise ConfigError(f"no encoder is given for {lacking}; name one for each view, or one for all.")
         self.modalities = tuple(modalities)
         self.num_classes = num_classes
         self.extra_classes = tuple(extra_classes)

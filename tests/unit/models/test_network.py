@@ -186,6 +186,17 @@ def test_names_that_modules_use_themselves_are_no_views(name):
         AGFNet(3, ["a", name], "test_efficientnet")
 
 
+@pytest.mark.parametrize("names", [[], ["a", "a"], ["a.b"], [""]])
+def test_views_need_names_of_their_own(names):
+    with pytest.raises(ConfigError, match="each a name of its own without a dot"):
+        AGFNet(3, names, "test_efficientnet")
+
+
+def test_every_view_needs_an_encoder():
+    with pytest.raises(ConfigError, match=r"no encoder is given for \['b'\]"):
+        AGFNet(3, ["a", "b"], {"a": "test_efficientnet"})
+
+
 @pytest.mark.parametrize(
     ("fusion", "options"),
     [
