@@ -194,5 +194,9 @@ class LesionModule(pl.LightningModule):
 
 
 def decays(parameter: nn.Parameter) -> bool:
-    """Weight decay is for matrices and kernels over channels: not for biases, norms and depth-wise kernels."""
+    """Whether weight decay shrinks a parameter.
+
+    Yes: matrices, kernels over channels, and learned codes and queries of several rows. No: biases, norms, depth-wise
+    kernels, and whatever has one row or column, such as the layer that gives an attention map.
+    """
     return parameter.ndim >= 2 and 1 not in parameter.shape[:2]
