@@ -65,7 +65,6 @@ class Encoder(nn.Module):
                 f"encoder {name!r} gives maps at strides {given} where {STRIDES} are needed; take another."
             )
         self.body: nn.Module = features
-        self.name = name
         self.channels: tuple[int, ...] = tuple(features.feature_info.channels())
         self.channels_last_maps = str(getattr(features, "output_fmt", "NCHW")).endswith("NHWC")
         cfg = timm.get_pretrained_cfg(name)
