@@ -107,6 +107,11 @@ class EpochHistory(pl.Callback):
         """Start the clock."""
         self.started, self.first = time.monotonic(), trainer.current_epoch
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Forget the former epoch's losses: a part that this one does not have would be told again."""
+        for name in [n for n in trainer.callback_metrics if n.startswith("train_")]:
+            del trainer.callback_metrics[name]
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Add the epoch."""
         epoch, total = trainer.current_epoch, trainer.max_epochs or 0
