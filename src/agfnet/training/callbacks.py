@@ -118,7 +118,8 @@ class EpochHistory(pl.Callback):
         row = {"epoch": epoch + 1.0, "lr": float(trainer.optimizers[0].param_groups[-1]["lr"])}
         names = [n for n in trainer.callback_metrics if n.startswith("train_") or _validated(trainer, n)]
         row |= {n: float(trainer.callback_metrics[n]) for n in names}
-        if not math.isfinite(row["train_loss"]):
+        # The validation's too: it alone shows what the epoch's last step has done.
+        if not all(math.isfinite(row.get(name, 0.0)) for name in ("train_loss", "val_loss")):
             raise ConfigError(
                 f"the loss is no finite number in epoch {epoch + 1}; lower training.learning_rate or encoder_rate."
             )

@@ -61,7 +61,7 @@ class LesionModule(pl.LightningModule):
         )
         rebuilds = reconstruction.enabled and reconstruction.fill == "reconstruct"
         self.decoder = FeatureReconstruction(network.channels) if rebuilds else None
-        self.val_loss = MeanMetric()
+        self.val_loss = MeanMetric("disable")
         self.val_labels, self.val_probabilities = CatMetric("disable"), CatMetric("disable")
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002

@@ -21,6 +21,7 @@ from agfnet.training.build import MOST_VALUES, task_of
 from agfnet.training.callbacks import EpochHistory, RampedAverage
 from agfnet.training.mixing import draw_blend
 from agfnet.training.losses import DiagnosisLoss, class_weights
+from agfnet.training.module import LesionModule
 from agfnet.training.ranks import ALONE
 from agfnet.training.run import WEIGHTS, load_run, parts, train
 from agfnet.training.trainer import make_trainer
@@ -242,6 +243,19 @@ def test_other_cases_are_not_resumed(drawn, tmp_path):
 def test_a_loss_that_is_no_number_is_said(drawn, tmp_path):
     with pytest.raises(ConfigError, match=r"lower training\.learning_rate"):
         train(config_of(drawn, epochs=2, learning_rate=1e30), tmp_path / "run")
+
+
+@pytest.mark.parametrize("ruined", [math.nan, math.inf])
+def test_a_network_that_the_last_step_ruins_is_said(drawn, tmp_path, monkeypatch, ruined):
+    """Its training loss was taken before; no checkpoint is left of it."""
+
+    def ruin(module):
+        module.network.head.bias.data.fill_(ruined)
+
+    monkeypatch.setattr(LesionModule, "on_validation_epoch_start", ruin)
+    with pytest.raises(ConfigError, match=r"no finite number in epoch 1; lower training\.learning_rate"):
+        train(config_of(drawn, epochs=1, ema=0.0), tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("*.ckpt"))
 
 
 def test_the_average_forgets_the_start_of_a_short_training():
