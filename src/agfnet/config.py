@@ -202,6 +202,7 @@ class TrainingConfig(Section):
         mixing: in half of the steps each case's images are blended with another's, and so are their losses (mixup,
             1710.09412); the share is drawn from Beta(mixing, mixing). 0: never.
         early_stopping: epochs without a better validation NLL after which training stops; None: the whole schedule.
+            Epochs before FRL sets in do not count, neither for this nor for the best.
         validate_every: epochs between two looks at the validation part.
         precision: "auto" takes bfloat16 where the processor has it.
         compile: encoders through torch.compile; minutes at the start for faster steps.

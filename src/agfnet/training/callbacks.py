@@ -54,16 +54,19 @@ class EpochCheckpoint(Checkpoint):
     Args:
         folder: holds `last.ckpt` and `best.ckpt`.
         keep_best: also keep the epoch with the lowest validation NLL.
+        counts_from: the first epoch, from 0, that can be the best.
     """
 
-    def __init__(self, folder: Path, *, keep_best: bool) -> None:
+    def __init__(self, folder: Path, *, keep_best: bool, counts_from: int = 0) -> None:
         self.folder = folder
         self.keep_best = keep_best
+        self.counts_from = counts_from
         self.best = float("inf")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Write the checkpoint; every process takes part, the first one writes."""
-        loss = float(trainer.callback_metrics.get("val_loss", float("inf")))
+        counts = trainer.current_epoch >= self.counts_from and _validated(trainer, "val_loss")
+        loss = float(trainer.callback_metrics["val_loss"]) if counts else float("inf")
         improved = self.keep_best and loss < self.best
         self.best = min(self.best, loss)
         for name in ["best", "last"] if improved else ["last"]:

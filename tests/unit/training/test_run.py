@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.trainer.states import TrainerFn
 
 from agfnet.config import parse_config
 from agfnet.data.table import own_cases
@@ -19,8 +20,8 @@ from agfnet.models.network import AGFNet
 from agfnet.prediction.bundle import read_bundle
 from agfnet.training.build import MOST_VALUES, task_of
 from agfnet.training.callbacks import EpochHistory, RampedAverage
-from agfnet.training.mixing import draw_blend
 from agfnet.training.losses import DiagnosisLoss, class_weights
+from agfnet.training.mixing import draw_blend
 from agfnet.training.module import LesionModule
 from agfnet.training.ranks import ALONE
 from agfnet.training.run import WEIGHTS, load_run, parts, train
@@ -100,6 +101,27 @@ def test_early_stopping_keeps_the_best_epoch(drawn, tmp_path):
     assert train(config, tmp_path / "run", resume=True).read_bytes() == first
     assert json.loads((tmp_path / "run" / "history.json").read_text()) == rows
     assert json.loads((tmp_path / "run" / "run.json").read_text())["epochs"] == facts["epochs"] == len(rows)
+
+
+@pytest.mark.parametrize(("enabled", "every", "best", "last"), [(True, 1, 3, 4), (True, 3, 5, 5), (False, 1, 0, 1)])
+def test_epochs_before_frl_are_neither_the_best_nor_patience(drawn, tmp_path, enabled, every, best, last):
+    """The validation gets worse from the first epoch on; FRL sets in with the fourth of six."""
+    tree = small_config(drawn / "parts.csv", epochs=6, early_stopping=1, validate_every=every)
+    tree["reconstruction"] = {"enabled": enabled}
+    config = parse_config(tree, "test")
+    trainer = make_trainer(config, tmp_path, ALONE, EpochHistory(tmp_path / "h.json"), tmp_path)
+    trainer.state.fn = TrainerFn.FITTING
+    trainer.save_checkpoint = lambda path: path.write_text(str(trainer.current_epoch))
+    for epoch in range(6):
+        trainer.fit_loop.epoch_progress.current.completed = epoch
+        if (epoch + 1) % every == 0:
+            trainer.callback_metrics["val_loss"] = torch.tensor(1.0 + epoch)
+            trainer.early_stopping_callback.on_validation_end(trainer, None)
+        trainer.checkpoint_callback.on_train_epoch_end(trainer, None)
+        if trainer.should_stop:
+            break
+    assert (tmp_path / "best.ckpt").read_text() == str(best)
+    assert epoch == last
 
 
 @pytest.mark.parametrize(("wanted", "every", "looks"), [(5, 3, 2), (3, 2, 2), (4, 2, 2), (1, 6, 1)])
