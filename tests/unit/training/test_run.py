@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,16 +15,16 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.trainer.states import TrainerFn
 
 from agfnet.config import parse_config
-from agfnet.data.table import own_cases
+from agfnet.data.table import cases_sha256, own_cases
 from agfnet.evaluation.experiment import CHOSEN, run
 from agfnet.models.network import AGFNet
 from agfnet.prediction.bundle import read_bundle
-from agfnet.training.build import MOST_VALUES, task_of
+from agfnet.training.build import MOST_VALUES, CaseData, task_of
 from agfnet.training.callbacks import EpochHistory, RampedAverage
 from agfnet.training.losses import DiagnosisLoss, class_weights
 from agfnet.training.mixing import draw_blend
 from agfnet.training.module import LesionModule
-from agfnet.training.ranks import ALONE
+from agfnet.training.ranks import ALONE, Machine
 from agfnet.training.run import WEIGHTS, load_run, parts, train
 from agfnet.training.trainer import make_trainer
 from agfnet.types import BundleError, ConfigError, ImageError, TableError
@@ -158,6 +159,58 @@ def test_or_is_left_out_counted_and_listed(drawn, with_a_broken_image, tmp_path)
     assert pl.read_csv(tmp_path / "run" / "bad_cases.csv")["case_id"].to_list() == [case]
     counted = json.loads((tmp_path / "run" / "run.json").read_text())["cases"]["train"]["cases"]
     assert counted == len(parts(config, own_cases(config.data))[0]) - 1
+
+
+def skipping(drawn, folder, broken, **training):
+    """A configuration that leaves out the cases for which `broken`, a Polars expression, is true."""
+    (folder / "broken.jpg").write_text("no image")
+    frame = pl.read_csv(drawn / "parts.csv").with_columns(
+        pl.col("clinical", "ultrasound").map_elements(lambda p: str(drawn / p), pl.String)
+    )
+    bad = pl.lit(str(folder / "broken.jpg"))
+    frame.with_columns(pl.when(broken).then(bad).otherwise("clinical").alias("clinical")).write_csv(folder / "t.csv")
+    tree = small_config(folder / "t.csv", **training)
+    tree["data"]["skip_bad"] = True
+    tree["reconstruction"] = {"enabled": False}
+    return parse_config(tree, "test")
+
+
+PART = pl.col("split")
+
+
+@pytest.mark.parametrize(
+    ("broken", "devices", "said"),
+    [
+        (PART == "validation", 1, "no validation case with a label can be read"),
+        ((PART == "train") & (pl.col("label") == "cyst"), 1, "no training case that is cyst can be read"),
+        ((PART == "validation") & (pl.int_range(pl.len()).over("split") > 0), 2, "1 labelled validation cases for 2"),
+    ],
+)
+def test_what_is_left_without_the_unreadable_is_checked_again(drawn, tmp_path, broken, devices, said):
+    with pytest.raises((ConfigError, TableError), match=said):
+        train(skipping(drawn, tmp_path, broken), tmp_path / "run", machine=Machine(devices=devices))
+
+
+def test_a_repaired_image_is_not_resumed(drawn, tmp_path):
+    first = (PART == "train") & (pl.int_range(pl.len()).over("split") == 0)
+    config = skipping(drawn, tmp_path, first, epochs=1)
+    train(config, tmp_path / "run")
+    left_out = json.loads((tmp_path / "run" / "run.json").read_text())["left_out"]
+    assert len(left_out) == 1
+    (tmp_path / "run" / WEIGHTS).unlink()
+    shutil.copy(next((drawn / "photos").iterdir()), tmp_path / "broken.jpg")
+    with pytest.raises(ConfigError, match=rf"cannot be read now: \['{left_out[0]}'\]"):
+        train(config, tmp_path / "run", resume=True)
+
+
+def test_processes_that_read_other_cases_are_told(drawn, tmp_path):
+    config = config_of(drawn)
+    cases = parts(config, own_cases(config.data))
+    data = CaseData(config, task_of(config, *cases), {}, *cases, tmp_path)
+    for first, told in ((cases_sha256(*cases), False), (cases_sha256(cases[0][1:], cases[1]), True)):
+        data.trainer = SimpleNamespace(strategy=SimpleNamespace(broadcast=lambda _, first=first: first))
+        with pytest.raises(ConfigError, match="cannot read the same images") if told else nullcontext():
+            data.setup("fit")
 
 
 def test_a_changed_table_is_not_resumed(drawn, tmp_path):
