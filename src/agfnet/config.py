@@ -147,6 +147,12 @@ class ModelConfig(Section):
     dropout: Fraction = 0.3
     drop_path: Fraction = 0.0
 
+    @model_validator(mode="after")
+    def _weights_are_used(self) -> ModelConfig:
+        if self.weights is not None and not self.pretrained:
+            raise ValueError("weights are not read where pretrained is false; leave one of the two out")
+        return self
+
 
 class ReconstructionConfig(Section):
     """FRL, feature reconstruction learning.
@@ -196,12 +202,13 @@ class TrainingConfig(Section):
         mixing: in half of the steps each case's images are blended with another's, and so are their losses (mixup,
             1710.09412); the share is drawn from Beta(mixing, mixing). 0: never.
         early_stopping: epochs without a better validation NLL after which training stops; None: the whole schedule.
+            Epochs before FRL sets in do not count, neither for this nor for the best.
         validate_every: epochs between two looks at the validation part.
         precision: "auto" takes bfloat16 where the processor has it.
         compile: encoders through torch.compile; minutes at the start for faster steps.
         augmentation: strength; 0 turns it off, 1 is the recipe of each kind of image.
         clip: largest norm of the gradient.
-        seed: of every random draw.
+        seed: of every random draw, below 2**32.
     """
 
     epochs: Positive = 30
@@ -223,7 +230,7 @@ class TrainingConfig(Section):
     compile: bool = False
     augmentation: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
     clip: Annotated[float, Field(gt=0.0)] = 5.0
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
 class PredictionConfig(Section):

@@ -162,7 +162,9 @@ class FusionContract:
         second = network.fuse(completed.pyramids, present)
         total = completed.loss + sum(loss(output, label, extra, present) for output in (first, second))
         total.backward()
-        still = [n for net in (network, decoder) for n, p in net.named_parameters() if p.grad is None]
+        still = [
+            n for net in (network, decoder) for n, p in net.named_parameters() if p.grad is None or not p.grad.any()
+        ]
         assert not still
         assert np.isfinite(total.item())
 

@@ -41,14 +41,12 @@ class Batch(NamedTuple):
         present: (B, M) bool.
         label: (B,) int64, UNKNOWN where it is not known.
         extra: (B, E) int64, further labels.
-        row: (B,) int64, the case's place in the data set.
     """
 
     images: dict[str, Tensor]
     present: Tensor
     label: Tensor
     extra: Tensor
-    row: Tensor
 
 
 class Item(NamedTuple):
@@ -59,7 +57,6 @@ class Item(NamedTuple):
     present: list[bool]
     label: int
     extra: list[int]
-    row: int
 
 
 class FrameCache:
@@ -165,7 +162,6 @@ class CaseDataset(Dataset[Item]):
             present=present,
             label=_index(case.label, self.classes),
             extra=[_index(case.extra_labels.get(c), values) for c, values in self.extra_classes.items()],
-            row=index,
         )
 
     @property
@@ -191,7 +187,6 @@ class CaseDataset(Dataset[Item]):
             present=present,
             label=torch.tensor([item.label for item in items]),
             extra=torch.tensor([item.extra for item in items], dtype=torch.int64).reshape(len(items), -1),
-            row=torch.tensor([item.row for item in items]),
         )
 
 

@@ -44,22 +44,27 @@ class Encoder(nn.Module):
             near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=8)) or "none"
             raise ConfigError(f"encoder {name!r} is not a timm backbone; alike: {near}. See timm.list_models().")
         features: Any = timm.create_model(name, features_only=True)
-        reductions = features.feature_info.reduction()
+        info = features.feature_info
+        reductions = info.reduction()
         missing = [s for s in STRIDES if s not in reductions]
         if missing:
             raise ConfigError(f"encoder {name!r} has no features at stride {missing}; it gives {reductions}.")
         extra: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
         if pretrained:
             extra |= {"pretrained": True, "pretrained_cfg_overlay": _weights_source(name, pretrained)}
-        indices = tuple(reductions.index(s) for s in STRIDES)
+        indices = tuple(info.out_indices[reductions.index(s)] for s in STRIDES)  # some start without timm's first map
         try:
             features = timm.create_model(name, features_only=True, out_indices=indices, **extra)
         except TypeError as error:
             raise ConfigError(f"encoder {name!r} does not take drop_path ({error}); set model.drop_path: 0.") from error
         except (OSError, RuntimeError, ValueError) as error:
             raise ConfigError(_no_weights(name, str(error))) from error
+        given = features.feature_info.reduction()
+        if tuple(given) != STRIDES:
+            raise ConfigError(
+                f"encoder {name!r} gives maps at strides {given} where {STRIDES} are needed; take another."
+            )
         self.body: nn.Module = features
-        self.name = name
         self.channels: tuple[int, ...] = tuple(features.feature_info.channels())
         self.channels_last_maps = str(getattr(features, "output_fmt", "NCHW")).endswith("NHWC")
         cfg = timm.get_pretrained_cfg(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,7 +68,8 @@ class AGFNet(nn.Module):
         drop_path: stochastic depth of the encoders.
 
     Raises:
-        ConfigError: a name that PyTorch does not allow, or what an encoder or the fusion does not take.
+        ConfigError: no view, a name that is given twice or that PyTorch does not allow, a view without an encoder, or
+            what an encoder or the fusion does not take.
     """
 
     def __init__(
@@ -88,6 +89,11 @@ class AGFNet(nn.Module):
         taken = [m for m in modalities if hasattr(nn.ModuleDict, m) or m == "training"]
         if taken:
             raise ConfigError(f"views cannot be called {taken}: PyTorch's modules use these names themselves.")
+        if not modalities or len(set(modalities)) < len(modalities) or not all(m and "." not in m for m in modalities):
+            raise ConfigError(f"views {list(modalities)}: give one or more, each a name of its own without a dot.")
+        lacking = [] if isinstance(encoder, str) else [m for m in modalities if m not in encoder]
+        if lacking:
+            raise ConfigError(f"no encoder is given for {lacking}; name one for each view, or one for all.")
         self.modalities = tuple(modalities)
         self.num_classes = num_classes
         self.extra_classes = tuple(extra_classes)
@@ -142,9 +148,11 @@ class AGFNet(nn.Module):
         encoder = self.encoders[modality]
         if not self.training or bool(present.all()):
             return encoder(images)
-        if bool(present.any()):  # batch statistics come from the views that are there
-            rows = present.nonzero()[:, 0]
-            return [m.new_zeros(len(images), *m.shape[1:]).index_copy(0, rows, m) for m in encoder(images[rows])]
+        rows = present.nonzero()[:, 0]
+        if len(rows):  # batch statistics come from the views that are there; one image alone makes none
+            with _frozen_statistics(encoder) if len(rows) == 1 else nullcontext():
+                maps = encoder(images[rows])
+            return [m.new_zeros(len(images), *m.shape[1:]).index_copy(0, rows, m) for m in maps]
         # Keeps every parameter in the graph, with zero gradient: distributed training waits for all of them.
         with _frozen_statistics(encoder):
             return [m * 0.0 for m in encoder(images)]

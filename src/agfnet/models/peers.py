@@ -19,6 +19,11 @@ from agfnet.models.peer_attention import Bottleneck, CrossAttention
 from agfnet.models.shapes import Pooled, Presence, Pyramid
 from agfnet.types import ConfigError
 
+SMALLEST = {
+    "width": 1, "heads": 1, "queries": 1, "tokens": 1, "ratio": 1, "depth": 1, "global_depth": 1, "local_depth": 0,
+}  # fmt: skip
+"""Options that count something -> the least that the methods work with."""
+
 
 class Concatenation(Fusion):
     """Pooled encoder vectors side by side; an absent view is zero."""
@@ -82,14 +87,18 @@ def build_fusion(name: str, channels: Mapping[str, Sequence[int]], options: Mapp
     if name not in FUSIONS:
         raise ConfigError(f"fusion {name!r} is not known; there are {', '.join(FUSIONS)}.")
     try:
-        _check_width(FUSIONS[name], options)
+        _check_options(FUSIONS[name], options)
         return FUSIONS[name](channels, **options)
-    except (ArithmeticError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"fusion {name!r} does not take the options {dict(options)}: {error}.") from error
 
 
-def _check_width(method: Callable[..., Fusion], options: Mapping[str, Any]) -> None:
-    chosen = {key: known.default for key, known in signature(method).parameters.items()} | dict(options)
+def _check_options(method: Callable[..., Fusion], options: Mapping[str, Any]) -> None:
+    taken = signature(method).parameters
+    chosen = {key: options.get(key, taken[key].default) for key in SMALLEST if key in taken}
+    for key, value in chosen.items():
+        if not isinstance(value, int) or value < SMALLEST[key]:
+            raise ValueError(f"{key} must be a whole number of at least {SMALLEST[key]}")
     if "width" in chosen and (chosen["width"] % 4 or chosen["width"] % chosen["heads"]):
         raise ValueError("width must be a multiple of 4, for the position codes, and of heads")
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from agfnet.config import Config
 from agfnet.data.dataset import Batch, CaseDataset, EpochSampler, FrameCache
 from agfnet.data.preprocess import ViewSpec
+from agfnet.data.table import cases_sha256
 from agfnet.models.encoders import Encoder
 from agfnet.models.network import AGFNet
 from agfnet.types import Case, ConfigError, TableError
@@ -159,6 +160,16 @@ class CaseData(pl.LightningDataModule):
 
         self.train = dataset(train, training=True)
         self.validation = dataset(validation, training=False)
+
+    def setup(self, stage: str) -> None:  # noqa: ARG002
+        """See that all processes train on the same cases: each has found by itself which ones it can read."""
+        assert self.trainer is not None  # noqa: S101
+        own = cases_sha256(self.train.cases, self.validation.cases)
+        if self.trainer.strategy.broadcast(own) != own:
+            raise ConfigError(
+                "the processes of this training cannot read the same images (data.skip_bad); see that every node "
+                "reaches the files, and start again."
+            )
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled by (seed, epoch); see `EpochSampler`."""

@@ -54,16 +54,19 @@ class EpochCheckpoint(Checkpoint):
     Args:
         folder: holds `last.ckpt` and `best.ckpt`.
         keep_best: also keep the epoch with the lowest validation NLL.
+        counts_from: the first epoch, from 0, that can be the best.
     """
 
-    def __init__(self, folder: Path, *, keep_best: bool) -> None:
+    def __init__(self, folder: Path, *, keep_best: bool, counts_from: int = 0) -> None:
         self.folder = folder
         self.keep_best = keep_best
+        self.counts_from = counts_from
         self.best = float("inf")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Write the checkpoint; every process takes part, the first one writes."""
-        loss = float(trainer.callback_metrics.get("val_loss", float("inf")))
+        counts = trainer.current_epoch >= self.counts_from and _validated(trainer, "val_loss")
+        loss = float(trainer.callback_metrics["val_loss"]) if counts else float("inf")
         improved = self.keep_best and loss < self.best
         self.best = min(self.best, loss)
         for name in ["best", "last"] if improved else ["last"]:
@@ -107,13 +110,19 @@ class EpochHistory(pl.Callback):
         """Start the clock."""
         self.started, self.first = time.monotonic(), trainer.current_epoch
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Forget the former epoch's losses: a part that this one does not have would be told again."""
+        for name in [n for n in trainer.callback_metrics if n.startswith("train_")]:
+            del trainer.callback_metrics[name]
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Add the epoch."""
         epoch, total = trainer.current_epoch, trainer.max_epochs or 0
         row = {"epoch": epoch + 1.0, "lr": float(trainer.optimizers[0].param_groups[-1]["lr"])}
         names = [n for n in trainer.callback_metrics if n.startswith("train_") or _validated(trainer, n)]
         row |= {n: float(trainer.callback_metrics[n]) for n in names}
-        if not math.isfinite(row["train_loss"]):
+        # The validation's too: it alone shows what the epoch's last step has done.
+        if not all(math.isfinite(row.get(name, 0.0)) for name in ("train_loss", "val_loss")):
             raise ConfigError(
                 f"the loss is no finite number in epoch {epoch + 1}; lower training.learning_rate or encoder_rate."
             )

@@ -61,7 +61,7 @@ class LesionModule(pl.LightningModule):
         )
         rebuilds = reconstruction.enabled and reconstruction.fill == "reconstruct"
         self.decoder = FeatureReconstruction(network.channels) if rebuilds else None
-        self.val_loss = MeanMetric()
+        self.val_loss = MeanMetric("disable")
         self.val_labels, self.val_probabilities = CatMetric("disable"), CatMetric("disable")
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
@@ -194,5 +194,9 @@ class LesionModule(pl.LightningModule):
 
 
 def decays(parameter: nn.Parameter) -> bool:
-    """Weight decay is for matrices and kernels over channels: not for biases, norms and depth-wise kernels."""
+    """Whether weight decay shrinks a parameter.
+
+    Yes: matrices, kernels over channels, and learned codes and queries of several rows. No: biases, norms, depth-wise
+    kernels, and whatever has one row or column, such as the layer that gives an attention map.
+    """
     return parameter.ndim >= 2 and 1 not in parameter.shape[:2]

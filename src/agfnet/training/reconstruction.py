@@ -39,7 +39,7 @@ def class_evidence(evidence: Tensor, label: Tensor, grid: tuple[int, int]) -> Te
 
 
 def choose_hidden(evidence: Tensor, fraction: float, policy: Policy) -> Tensor:
-    """The positions to hide, (B, H, W) bool: the same number, at least one, in each case.
+    """The positions to hide, (B, H, W) bool: the same number in each case, at least one, and never all of several.
 
     Args:
         evidence: (B, H, W).
@@ -48,7 +48,7 @@ def choose_hidden(evidence: Tensor, fraction: float, policy: Policy) -> Tensor:
             class; "top" those with the most evidence, "bottom" the least, "random" any.
     """
     flat = evidence.flatten(1)
-    count = max(1, round(fraction * flat.shape[1]))
+    count = max(1, min(round(fraction * flat.shape[1]), flat.shape[1] - 1))
     chance = torch.rand_like(flat)
     if policy == "part":
         region = torch.zeros_like(flat).scatter_(1, flat.topk(min(2 * count, flat.shape[1]), dim=1).indices, 1.0)

@@ -42,6 +42,7 @@ CONFIG, FACTS, WEIGHTS, HISTORY, CHECKPOINTS = (
     "history.json",
     "checkpoints",
 )
+BAD_CASES = "bad_cases.csv"
 PACKAGES = (
     "agfnet",
     "torch",
@@ -97,8 +98,9 @@ def train(
         The weights file.
 
     Raises:
-        ConfigError: the folder holds another run, `resume` with another configuration or table, or a machine that does
-            not fit.
+        ConfigError: the folder holds another run, `resume` with another configuration, table or other readable images,
+            or a machine that does not fit.
+        TableError: cases that cannot be learnt from, or too few that can be read.
         RankError: another process of the training ended.
     """
     if cases is None:
@@ -119,11 +121,17 @@ def train(
     data = CaseData(config, task, specs, cases[0], cases[1], config.data.cache or folder / "cache")
     bad = _decode(data, folder, machine.processes, skip_bad=config.data.skip_bad)
     if bad:
-        cases = [c for c in cases[0] if c.case_id not in bad], [c for c in cases[1] if c.case_id not in bad]
-        if not cases[0] or not cases[1]:
-            raise TableError(f"{config.data.table}: no readable case is left to train or to validate on.")
+        cases = _readable(cases, bad)
+        machine.check(config.training.batch_size, sum(case.label is not None for case in cases[1]))
         data = CaseData(config, task, specs, cases[0], cases[1], config.data.cache or folder / "cache")
+    left_out = sorted(bad)
+    if facts.get("left_out", left_out) != left_out:
+        raise ConfigError(
+            f"{folder}: the run was started without other cases than those that cannot be read now: "
+            f"{sorted(bad.symmetric_difference(facts['left_out']))}. Have their images as they were, or start anew."
+        )
     facts |= {
+        "left_out": left_out,
         "classes": list(task.classes),
         "extra_classes": {k: list(v) for k, v in task.extra_classes.items()},
         "cases": {"train": _count(cases[0]), "validation": _count(cases[1])},
@@ -259,9 +267,22 @@ def _decode(data: CaseData, folder: Path, processes: int, *, skip_bad: bool) -> 
             "row": [c.row for c, _ in bad],
             "error": [e for _, e in bad],
         }
-        write_table(pl.DataFrame(listed), folder / "bad_cases.csv")
-        log.warning("%d cases with unreadable images are left out; see %s", len(bad), folder / "bad_cases.csv")
+        write_table(pl.DataFrame(listed), folder / BAD_CASES)
+        log.warning("%d cases with unreadable images are left out; see %s", len(bad), folder / BAD_CASES)
     return {case.case_id for case, _ in bad}
+
+
+def _readable(cases: tuple[Sequence[Case], Sequence[Case]], bad: set[str]) -> tuple[Sequence[Case], Sequence[Case]]:
+    """The training and validation cases without the bad ones, where enough is left to learn the same classes."""
+    train, validation = ([case for case in part if case.case_id not in bad] for part in cases)
+    lost = {str(case.label) for case in cases[0]} - {str(case.label) for case in train}
+    if lost:
+        raise TableError(
+            f"no training case that is {', '.join(sorted(lost))} can be read; see the images' errors in {BAD_CASES}."
+        )
+    if all(case.label is None for case in validation):
+        raise TableError(f"no validation case with a label can be read; see the images' errors in {BAD_CASES}.")
+    return train, validation
 
 
 def _count(cases: Sequence[Case]) -> dict[str, Any]:

@@ -57,16 +57,17 @@ def make_trainer(
     recipe, frl = config.training, config.reconstruction
     gpu = torch.cuda.is_available()
     bfloat16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and bfloat16_pays())
+    counts_from = math.floor(frl.start * recipe.epochs) if frl.enabled else 0
     callbacks: list[pl.Callback] = [
         history,
-        EpochCheckpoint(checkpoints, keep_best=recipe.early_stopping is not None),
+        EpochCheckpoint(checkpoints, keep_best=recipe.early_stopping is not None, counts_from=counts_from),
         KeepTerminate(),
     ]
     if recipe.ema:
         callbacks.insert(0, RampedAverage(recipe.ema))
     if recipe.early_stopping is not None:
         patience = math.ceil(recipe.early_stopping / recipe.validate_every)
-        callbacks.append(_Patience("val_loss", patience=patience, check_on_train_epoch_end=False))
+        callbacks.append(_Patience(counts_from, patience))
     if sys.stderr.isatty():
         callbacks.append(RichProgressBar(leave=False))
     if not gpu:
@@ -99,7 +100,20 @@ def make_trainer(
 
 
 class _Patience(EarlyStopping):
-    """Early stopping that a resumed run remembers: one that had already ended trains no further epoch."""
+    """Early stopping that a resumed run remembers: one that had already ended trains no further epoch.
+
+    Args:
+        counts_from: the first epoch, from 0, that counts: it is not over before FRL has begun.
+        patience: looks at the validation part.
+    """
+
+    def __init__(self, counts_from: int, patience: int) -> None:
+        super().__init__("val_loss", patience=patience, check_on_train_epoch_end=False)
+        self.counts_from = counts_from
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch >= self.counts_from:
+            super().on_validation_end(trainer, pl_module)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         trainer.should_stop = self.wait_count >= self.patience

@@ -67,6 +67,39 @@ def test_a_backbone_with_channels_last_maps():
     ]  # fmt: skip
 
 
+def test_a_backbone_whose_first_map_timm_leaves_out():
+    encoder = Encoder("dla46x_c").eval()
+    assert [tuple(m.shape[1:]) for m in encoder(torch.randn(1, 3, 64, 96))] == [(64, 8, 12), (128, 4, 6), (256, 2, 3)]
+    assert encoder.channels == (64, 128, 256)
+
+
+def test_maps_at_other_strides_than_asked_for_are_refused(monkeypatch):
+    """Whatever timm makes of the choice of maps."""
+    create = timm.create_model
+
+    def shifted(name, out_indices=None, **rest):
+        chosen = {} if out_indices is None else {"out_indices": [i - 1 for i in out_indices]}
+        return create(name, **chosen, **rest)
+
+    monkeypatch.setattr(timm, "create_model", shifted)
+    with pytest.raises(ConfigError, match=r"strides \[4, 8, 16\] where \(8, 16, 32\)"):
+        Encoder("test_efficientnet")
+
+
+def test_one_image_of_a_view_in_a_batch_makes_no_batch_statistics():
+    """Its maps of one position would be one value a channel."""
+    torch.manual_seed(0)
+    network = AGFNet(3, ["a", "b"], "test_efficientnet", fusion="concatenation")
+    before = {k: v.clone() for k, v in network.encoders["b"].named_buffers()}
+    network({m: torch.randn(3, 3, 32, 32) for m in "ab"}, torch.tensor([[1, 1], [1, 0], [1, 0]]).bool()).logits[
+        :, 0
+    ].sum().backward()
+    assert all(torch.equal(v, before[k]) for k, v in network.encoders["b"].named_buffers())
+    assert all(p.grad is not None for p in network.encoders["b"].parameters())
+    assert network.encoders["b"].body.conv_stem.weight.grad.any()
+    assert all(m.training for m in network.modules())
+
+
 def test_the_weights_package_gives_timms_features():
     weights = package_weights("tf_efficientnet_lite0")
     assert weights is not None
@@ -153,12 +186,26 @@ def test_names_that_modules_use_themselves_are_no_views(name):
         AGFNet(3, ["a", name], "test_efficientnet")
 
 
+@pytest.mark.parametrize("names", [[], ["a", "a"], ["a.b"], [""]])
+def test_views_need_names_of_their_own(names):
+    with pytest.raises(ConfigError, match="each a name of its own without a dot"):
+        AGFNet(3, names, "test_efficientnet")
+
+
+def test_every_view_needs_an_encoder():
+    with pytest.raises(ConfigError, match=r"no encoder is given for \['b'\]"):
+        AGFNet(3, ["a", "b"], {"a": "test_efficientnet"})
+
+
 @pytest.mark.parametrize(
     ("fusion", "options"),
     [
         ("nonsense", {}), ("agf", {"foo": 1}), ("agf", {"width": 30}), ("agf", {"heads": 3, "width": 36}),
         ("agf", {"heads": 0}), ("agf_without_local", {"width": 30}), ("bottleneck", {"width": 32, "heads": 5}),
         ("cross_attention", {"width": "wide"}), ("mmtm", {"ratio": 0}),
+        ("concatenation", {"width": 32}), ("agf", {"global_depth": 0}), ("agf", {"queries": 0}), ("agf", {"heads": -4}),
+        ("agf", {"width": -4}), ("agf", {"heads": 4.0}), ("agf", {"local_depth": -1}),
+        ("agf_without_local", {"depth": 0}), ("bottleneck", {"tokens": 0}),
     ],
 )  # fmt: skip
 def test_fusion_errors(fusion, options):

@@ -32,7 +32,7 @@ def test_figures_of_an_epoch_are_those_of_every_evaluation(monkeypatch):
         for rows in (slice(0, 5), slice(5, 12)):
             part = {m: x[rows] for m, x in images.items()}
             none = torch.zeros(len(labels[rows]), 0, dtype=torch.int64)
-            module.validation_step(Batch(part, present[rows], labels[rows], none, labels[rows]), 0)
+            module.validation_step(Batch(part, present[rows], labels[rows], none), 0)
         p = module.network(images, present).logits.softmax(-1).double().numpy()
     told = {}
     monkeypatch.setattr(module, "log_dict", lambda figures, **_: told.update(figures))
@@ -48,7 +48,7 @@ def test_figures_of_an_epoch_are_those_of_every_evaluation(monkeypatch):
 def test_cases_are_blended_with_those_of_the_same_views():
     present = torch.tensor([[1, 1], [1, 0], [1, 1], [0, 1], [1, 0], [1, 1]], dtype=torch.bool)
     images = {m: torch.rand(6, 3, 8, 8) * present[:, i, None, None, None] for i, m in enumerate("ab")}
-    batch = Batch(images, present, torch.arange(6), torch.zeros(6, 0, dtype=torch.int64), torch.arange(6))
+    batch = Batch(images, present, torch.arange(6), torch.zeros(6, 0, dtype=torch.int64))
     shares, moved = [], 0
     for seed in range(200):
         blend = draw_blend(present, 0.4, np.random.default_rng(seed))
@@ -67,7 +67,7 @@ def test_the_loss_of_blended_cases_is_blended():
     module = module_of()
     output = module.network({m: torch.randn(3, 3, 64, 64) for m in "ab"})
     present, none = torch.ones(3, 2, dtype=torch.bool), torch.zeros(3, 0, dtype=torch.int64)
-    batch = Batch({}, present, torch.tensor([0, 1, 3]), none, torch.arange(3))
+    batch = Batch({}, present, torch.tensor([0, 1, 3]), none)
     partner = torch.tensor([1, 2, 0])
     own, other = (module.loss(output, label, none, present) for label in (batch.label, batch.label[partner]))
     assert own.item() != pytest.approx(other.item())

@@ -49,6 +49,11 @@ def test_part_hides_any_half_of_the_most_evident_positions():
     assert (choose_hidden(evidence, 0.8, "part").flatten(1).sum(1) == 51).all()
 
 
+@pytest.mark.parametrize(("side", "hidden"), [(2, 3), (1, 1)])
+def test_something_stays_to_reconstruct_from(side, hidden):
+    assert choose_hidden(torch.randn(2, side, side), 0.89, "random").flatten(1).sum(1).tolist() == [hidden, hidden]
+
+
 def test_the_reconstruction_does_not_teach_the_encoders():
     decoder = FeatureReconstruction(CHANNELS, width=16, heads=2)
     maps = [[m.requires_grad_() for m in pyramid(3, 4)], [m.requires_grad_() for m in pyramid(2, 2)]]

@@ -3,23 +3,26 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.trainer.states import TrainerFn
 
 from agfnet.config import parse_config
-from agfnet.data.table import own_cases
+from agfnet.data.table import cases_sha256, own_cases
 from agfnet.evaluation.experiment import CHOSEN, run
-from agfnet.models.network import AGFNet
 from agfnet.prediction.bundle import read_bundle
-from agfnet.training.build import MOST_VALUES, task_of
+from agfnet.training.build import MOST_VALUES, CaseData, task_of
 from agfnet.training.callbacks import EpochHistory, RampedAverage
-from agfnet.training.losses import DiagnosisLoss, class_weights
-from agfnet.training.ranks import ALONE
+from agfnet.training.mixing import draw_blend
+from agfnet.training.module import LesionModule
+from agfnet.training.ranks import ALONE, Machine
 from agfnet.training.run import WEIGHTS, load_run, parts, train
 from agfnet.training.trainer import make_trainer
 from agfnet.types import BundleError, ConfigError, ImageError, TableError
@@ -55,15 +58,26 @@ def test_hiding_without_reconstruction_trains_no_decoder(drawn, tmp_path):
 
 
 def test_mixing_with_frl_from_the_start(drawn, tmp_path):
-    """FRL sits out the blended steps."""
-    tree = small_config(drawn / "parts.csv", epochs=2, mixing=0.4)
+    """FRL sits out the blended steps, and the history of an epoch of such steps alone says nothing of it."""
+    tree = small_config(drawn / "parts.csv", epochs=6, batch_size=16, mixing=0.4)
     tree["reconstruction"] = {"start": 0.0}
     config = parse_config(tree, "test")
     whole = train(config, tmp_path / "run").read_bytes()
     rows = json.loads((tmp_path / "run" / "history.json").read_text())
-    assert all(row["train_reconstruction"] > 0 for row in rows)
+    present = torch.ones(2, 2, dtype=torch.bool)
+    steps = len(parts(config, own_cases(config.data))[0]) // 16
+    sat_out = [
+        all(draw_blend(present, 0.4, step_draws(epoch, step)).share < 1.0 for step in range(steps))
+        for epoch in range(6)
+    ]
+    assert True in sat_out[sat_out.index(False) :]
+    assert ["train_reconstruction" not in row for row in rows] == sat_out
     plain = parse_config(tree | {"training": tree["training"] | {"mixing": 0.0}}, "test")
     assert train(plain, tmp_path / "plain").read_bytes() != whole
+
+
+def step_draws(epoch, step):
+    return np.random.default_rng(np.random.SeedSequence([0, epoch, step]))
 
 
 def test_early_stopping_keeps_the_best_epoch(drawn, tmp_path):
@@ -86,6 +100,27 @@ def test_early_stopping_keeps_the_best_epoch(drawn, tmp_path):
     assert train(config, tmp_path / "run", resume=True).read_bytes() == first
     assert json.loads((tmp_path / "run" / "history.json").read_text()) == rows
     assert json.loads((tmp_path / "run" / "run.json").read_text())["epochs"] == facts["epochs"] == len(rows)
+
+
+@pytest.mark.parametrize(("enabled", "every", "best", "last"), [(True, 1, 3, 4), (True, 3, 5, 5), (False, 1, 0, 1)])
+def test_epochs_before_frl_are_neither_the_best_nor_patience(drawn, tmp_path, enabled, every, best, last):
+    """The validation gets worse from the first epoch on; FRL sets in with the fourth of six."""
+    tree = small_config(drawn / "parts.csv", epochs=6, early_stopping=1, validate_every=every)
+    tree["reconstruction"] = {"enabled": enabled}
+    config = parse_config(tree, "test")
+    trainer = make_trainer(config, tmp_path, ALONE, EpochHistory(tmp_path / "h.json"), tmp_path)
+    trainer.state.fn = TrainerFn.FITTING
+    trainer.save_checkpoint = lambda path: path.write_text(str(trainer.current_epoch))
+    for epoch in range(6):
+        trainer.fit_loop.epoch_progress.current.completed = epoch
+        if (epoch + 1) % every == 0:
+            trainer.callback_metrics["val_loss"] = torch.tensor(1.0 + epoch)
+            trainer.early_stopping_callback.on_validation_end(trainer, None)
+        trainer.checkpoint_callback.on_train_epoch_end(trainer, None)
+        if trainer.should_stop:
+            break
+    assert (tmp_path / "best.ckpt").read_text() == str(best)
+    assert epoch == last
 
 
 @pytest.mark.parametrize(("wanted", "every", "looks"), [(5, 3, 2), (3, 2, 2), (4, 2, 2), (1, 6, 1)])
@@ -122,6 +157,59 @@ def test_or_is_left_out_counted_and_listed(drawn, with_a_broken_image, tmp_path)
     assert pl.read_csv(tmp_path / "run" / "bad_cases.csv")["case_id"].to_list() == [case]
     counted = json.loads((tmp_path / "run" / "run.json").read_text())["cases"]["train"]["cases"]
     assert counted == len(parts(config, own_cases(config.data))[0]) - 1
+
+
+def skipping(drawn, folder, broken, **training):
+    """A configuration that leaves out the cases for which `broken`, a Polars expression, is true."""
+    (folder / "broken.jpg").write_text("no image")
+    frame = pl.read_csv(drawn / "parts.csv").with_columns(
+        pl.col("clinical", "ultrasound").map_elements(lambda p: str(drawn / p), pl.String)
+    )
+    bad = pl.lit(str(folder / "broken.jpg"))
+    frame.with_columns(pl.when(broken).then(bad).otherwise("clinical").alias("clinical")).write_csv(folder / "t.csv")
+    tree = small_config(folder / "t.csv", **training)
+    tree["data"]["skip_bad"] = True
+    tree["reconstruction"] = {"enabled": False}
+    return parse_config(tree, "test")
+
+
+PART = pl.col("split")
+
+
+@pytest.mark.parametrize(
+    ("broken", "devices", "said"),
+    [
+        (PART == "validation", 1, "no validation case with a label can be read"),
+        ((PART == "train") & (pl.col("label") == "cyst"), 1, "no training case that is cyst can be read"),
+        ((PART == "validation") & (pl.int_range(pl.len()).over("split") > 0), 2, "1 labelled validation cases for 2"),
+    ],
+)
+def test_what_is_left_without_the_unreadable_is_checked_again(drawn, tmp_path, monkeypatch, broken, devices, said):
+    monkeypatch.setattr("agfnet.training.run.together", lambda _: pytest.fail("the training begins"))
+    with pytest.raises((ConfigError, TableError), match=said):
+        train(skipping(drawn, tmp_path, broken), tmp_path / "run", machine=Machine(devices=devices))
+
+
+def test_a_repaired_image_is_not_resumed(drawn, tmp_path):
+    first = (PART == "train") & (pl.int_range(pl.len()).over("split") == 0)
+    config = skipping(drawn, tmp_path, first, epochs=1)
+    train(config, tmp_path / "run")
+    left_out = json.loads((tmp_path / "run" / "run.json").read_text())["left_out"]
+    assert len(left_out) == 1
+    (tmp_path / "run" / WEIGHTS).unlink()
+    shutil.copy(next((drawn / "photos").iterdir()), tmp_path / "broken.jpg")
+    with pytest.raises(ConfigError, match=rf"cannot be read now: \['{left_out[0]}'\]"):
+        train(config, tmp_path / "run", resume=True)
+
+
+def test_processes_that_read_other_cases_are_told(drawn, tmp_path):
+    config = config_of(drawn)
+    cases = parts(config, own_cases(config.data))
+    data = CaseData(config, task_of(config, *cases), {}, *cases, tmp_path)
+    for first, told in ((cases_sha256(*cases), False), (cases_sha256(cases[0][1:], cases[1]), True)):
+        data.trainer = SimpleNamespace(strategy=SimpleNamespace(broadcast=lambda _, first=first: first))
+        with pytest.raises(ConfigError, match="cannot read the same images") if told else nullcontext():
+            data.setup("fit")
 
 
 def test_a_changed_table_is_not_resumed(drawn, tmp_path):
@@ -197,29 +285,6 @@ def given(tree):
     return task_of(config, *parts(config, own_cases(config.data)))
 
 
-def test_class_weights():
-    assert class_weights([10, 30], "none") is None
-    for how, ratio in (("balanced", 3.0), ("sqrt", 3.0**0.5)):
-        weight = class_weights([10, 30], how)
-        assert weight[0] / weight[1] == pytest.approx(ratio)
-        assert (10 * weight[0] + 30 * weight[1]) / 40 == pytest.approx(1.0)
-
-
-def test_unknown_labels_and_absent_views_do_not_count():
-    torch.manual_seed(0)
-    network = AGFNet(3, ["a", "b"], "test_efficientnet", fusion_options={"width": 32}, extra_classes=[2]).eval()
-    loss = DiagnosisLoss([2], label_smoothing=0.1)
-    images = {m: torch.randn(3, 3, 64, 64) for m in "ab"}
-    present = torch.tensor([[True, True], [True, False], [True, True]])
-    label, extra = torch.tensor([0, 1, -1]), torch.tensor([[1], [-1], [-1]])
-    whole = loss(network(images, present), label, extra, present)
-    kept = {m: x[:2] for m, x in images.items()}
-    known = loss(network(kept, present[:2]), label[:2], extra[:2], present[:2])
-    assert whole.item() == pytest.approx(known.item(), rel=1e-5)
-    none = loss(network(images, present), torch.full((3,), -1), torch.full((3, 1), -1), present)
-    assert none.item() == 0.0
-
-
 def test_weights_are_the_averaged_ones_also_after_a_kill_at_the_very_end(drawn, tmp_path):
     """Killed between the last checkpoint and the weights, a resumed run has no epoch left to train."""
     config = config_of(drawn, epochs=2, ema=0.9)
@@ -239,6 +304,19 @@ def test_other_cases_are_not_resumed(drawn, tmp_path):
 def test_a_loss_that_is_no_number_is_said(drawn, tmp_path):
     with pytest.raises(ConfigError, match=r"lower training\.learning_rate"):
         train(config_of(drawn, epochs=2, learning_rate=1e30), tmp_path / "run")
+
+
+@pytest.mark.parametrize("ruined", [math.nan, math.inf])
+def test_a_network_that_the_last_step_ruins_is_said(drawn, tmp_path, monkeypatch, ruined):
+    """Its training loss was taken before; no checkpoint is left of it."""
+
+    def ruin(module):
+        module.network.head.bias.data.fill_(ruined)
+
+    monkeypatch.setattr(LesionModule, "on_validation_epoch_start", ruin)
+    with pytest.raises(ConfigError, match=r"no finite number in epoch 1; lower training\.learning_rate"):
+        train(config_of(drawn, epochs=1, ema=0.0), tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("*.ckpt"))
 
 
 def test_the_average_forgets_the_start_of_a_short_training():
@@ -261,23 +339,6 @@ def test_the_average_lies_where_the_training_is():
     average.setup(SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta"))), module, "fit")
     assert average._average_model.module.layer.weight.device.type == "meta"
     assert module.layer.weight.device.type == "cpu"
-
-
-def test_a_rare_class_keeps_its_weight_in_a_small_batch():
-    """As in the batches of several processes: the mean over them is the loss of all cases together."""
-    loss = DiagnosisLoss([], class_weights=class_weights([6, 2], "balanced"))
-    logits, label = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.5, 0.0], [0.0, 1.0]]), torch.tensor([0, 0, 0, 1])
-    alone = torch.stack([loss._diagnosis(logits[i : i + 1], label[i : i + 1]) for i in range(4)]).mean()
-    assert loss._diagnosis(logits, label).item() == pytest.approx(alone.item())
-
-
-def test_class_weights_do_not_change_where_a_case_has_its_best_answer():
-    """With smoothing, a certain case of the common class is best answered by just that."""
-    loss = DiagnosisLoss([], class_weights=class_weights([500, 10, 0], "balanced"), label_smoothing=0.05)
-    label = torch.tensor([0])
-    losses = [loss._diagnosis(torch.tensor([[p, 1 - p, 1e-6]]).log(), label).item() for p in (0.6, 0.8, 0.9)]
-    assert losses[0] > losses[1] > losses[2]
-    assert class_weights([500, 10, 0], "balanced")[2] == 0
 
 
 def test_sizes_that_an_encoder_does_not_take_are_said_first(drawn, tmp_path):
