@@ -77,7 +77,7 @@ def check(
         if report.cases and not predict and report.unlabelled is None:
             out.print("no column label: fit for prediction only")
         elif report.unlabelled and not predict:
-            out.print(f"{report.unlabelled} of {report.cases} cases have no label", highlight=False)
+            out.print(f"cases without a label: {report.unlabelled} of {report.cases}", highlight=False)
         if not report.ok:
             out.print(f"[bold red]{len(report.faults)} faults[/]")
             raise typer.Exit(1)

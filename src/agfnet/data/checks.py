@@ -43,6 +43,8 @@ Level = Literal["quick", "decode", "deep"]
 Progress = Callable[[int, int], None]
 MANY, FIRST = 10, 5
 """Of a fault that more than so many rows have in a column, so many are shown."""
+ODD_SCALE = 10.0
+"""How many times the usual scale of its view's images an image's may be, or go into it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +146,7 @@ def check_table(
     faults += doubtful_faults(raw, classes or ())
     faults += label_faults(raw, classes, min_patients_per_class, need_labels)
     uses = _with_ids(raw, images)
-    faults += _repeat_faults(uses)
+    faults += _repeat_faults(uses) + _scale_faults(uses)
     wrong, said = _file_faults(uses, path, level, limits, workers=workers or os.cpu_count() or 1, progress=progress)
     faults += wrong
     known = [path for path, own in said.items() if own.mm_per_pixel is not None]
@@ -223,6 +225,23 @@ def _repeat_faults(uses: pl.DataFrame) -> list[Fault]:
             message = f"{path} is listed for {what} {value!r} here and for {first_value!r} in row {first_row}"
             faults.append(Fault(cause=cause, message=message, remedy=remedy, row=row, column=view))
     return faults
+
+
+def _scale_faults(uses: pl.DataFrame) -> list[Fault]:
+    """Millimetres per pixel that are far from those of the view's other images: another unit, most often."""
+    usual = pl.col("mm_per_pixel").median().over("view").alias("usual")
+    ratio = pl.col("mm_per_pixel") / pl.col("usual")
+    odd = uses.with_columns(usual).filter(~ratio.is_between(1 / ODD_SCALE, ODD_SCALE))
+    return [
+        Fault(
+            cause="odd-scale",
+            message=f"a pixel of {own:g} mm, and {usual:g} mm in the middle of this view's images",
+            remedy="Give millimetres of one pixel of the file as it is stored: not micrometres or centimetres.",
+            row=row,
+            column=f"{view}{SCALE_SUFFIX}",
+        )
+        for row, view, own, usual in odd.select("row", "view", "mm_per_pixel", "usual").unique().rows()
+    ]
 
 
 def _file_faults(

@@ -90,19 +90,16 @@ class Machine:
         if launcher == "SLURM" and n > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
             raise ConfigError(f"SLURM: give the tasks as --ntasks-per-node={self.devices}, not as --ntasks.")
 
-    def options(self, *, idle: bool) -> dict[str, Any]:
-        """What Lightning's Trainer needs to know.
-
-        Args:
-            idle: some parameters get no gradient in some steps.
-        """
+    def options(self) -> dict[str, Any]:
+        """What Lightning's Trainer needs to know."""
         # Lightning's own requeueing would keep half an epoch, under names that nothing else here knows.
         slurm = [SLURMEnvironment(auto_requeue=False)] if _launched()[0] == "SLURM" else None
         if self.processes == 1:
             return {"devices": 1, "plugins": slurm}
         # Buffers are shared by the module itself: DDP would do so at every forward pass, also in validation, where
-        # processes with one batch less would leave the others waiting.
-        strategy = DDPStrategy(broadcast_buffers=False, find_unused_parameters=idle, timeout=PATIENCE)
+        # processes with one batch less would leave the others waiting. Some parameters get no gradient in some steps:
+        # FRL's in steps without it, those of one view that look at others, in some encoders what no map is made of.
+        strategy = DDPStrategy(broadcast_buffers=False, find_unused_parameters=True, timeout=PATIENCE)
         return {"devices": self.devices, "num_nodes": self.nodes, "strategy": strategy, "plugins": slurm}
 
 

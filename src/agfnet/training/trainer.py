@@ -94,8 +94,7 @@ def make_trainer(
         logger=TensorBoardLogger(str(folder), name="tensorboard", version=""),
         callbacks=callbacks,
         profiler=profiler,
-        # What one view has to look at others with gets no gradient, nor does what FRL brings in steps without it.
-        **machine.options(idle=(frl.enabled and (frl.start > 0 or recipe.mixing > 0)) or len(config.data.views) == 1),
+        **machine.options(),
     )
 
 

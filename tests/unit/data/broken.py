@@ -250,6 +250,8 @@ BROKEN = [
     Broken("scale zero", "bad-mm-per-pixel", column("clinical_mm_per_pixel", {3: "0"}), row=3),
     Broken("scale in pixels per mm", "bad-mm-per-pixel", column("clinical_mm_per_pixel", {3: "25"}), row=3),
     Broken("scale not a number", "bad-mm-per-pixel", column("clinical_mm_per_pixel", {3: "nan"}), row=3),
+    Broken("one scale in another unit", "odd-scale",
+           column("clinical_mm_per_pixel", {2: "0.05", 3: "0.6", 4: "0.04", 5: "0.05"}), row=3),
     Broken("image twice in a case", "duplicate-image", cell(4, "c2.jpg", "c2.jpg;c2.jpg"), row=4),
     Broken("one image as two views", "duplicate-image", cell(3, "u1.png", "c1.jpg"), row=3),
     Broken("image of two patients", "image-of-two-patients", cell(4, "c2.jpg", "c1.jpg"), row=4),

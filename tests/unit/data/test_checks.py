@@ -76,8 +76,8 @@ def test_missing_labels_are_counted_and_a_fault_of_training_cases(tmp_path, agfn
     table.write_text("\n".join(["case_id,patient_id,label,clinical,split", *rows]))
     told = agfnet_command("check", table, "--quick").stdout
     assert told.count("the training case has no label") == 2  # of three: one has no part
-    assert "3 of 40 cases have no label" in told
-    assert "no label" not in agfnet_command("check", table, "--quick", "--predict").stdout
+    assert "cases without a label: 3 of 40" in told
+    assert "without a label" not in agfnet_command("check", table, "--quick", "--predict").stdout
     table.write_text("case_id,patient_id,clinical\n1,1,a.jpg")
     assert "no column label: fit for prediction only" in agfnet_command("check", table, "--quick").stdout
     assert "no column label" not in agfnet_command("check", tmp_path / "absent.csv").stdout
