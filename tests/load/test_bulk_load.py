@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -87,15 +88,19 @@ def test_a_second_worker(calibrated, drawn, tmp_path):
     settings = Settings(
         part_rows=100, batch=16, provider="cpu", prevalence=None, table_folder=str(drawn), data_root=None
     )
-    rates = []
-    for workers in (1, 2):
-        folder = tmp_path / str(workers)
-        work = plan_work(folder, drawn / "workers.parquet", predictor.specs, predictor.bundle.sha256, settings)
-        done = predicted_parts(folder, calibrated, parts_to_do(folder, work), threads=1, workers=workers, address=None)
-        moments = [time.monotonic() for _ in done][workers - 1 :]
-        rates.append(settings.part_rows * (len(moments) - 1) / (moments[-1] - moments[0]))
-    print(f"{rates[0]:.1f} and {rates[1]:.1f} rows/s: {rates[1] / rates[0]:.2f} times")
-    assert rates[1] >= 1.8 * rates[0]
+    ratios = []
+    for turn in range(3):  # what else the machine does in one of them does not count
+        rates = []
+        for workers in (1, 2):
+            folder = tmp_path / f"{turn}-{workers}"
+            work = plan_work(folder, drawn / "workers.parquet", predictor.specs, predictor.bundle.sha256, settings)
+            todo = parts_to_do(folder, work)
+            done = predicted_parts(folder, calibrated, todo, threads=1, workers=workers, address=None)
+            moments = [time.monotonic() for _ in done][workers - 1 :]
+            rates.append(settings.part_rows * (len(moments) - 1) / (moments[-1] - moments[0]))
+        ratios.append(rates[1] / rates[0])
+        print(f"{rates[0]:.1f} and {rates[1]:.1f} rows/s: {ratios[-1]:.2f} times")
+    assert statistics.median(ratios) >= 1.8
 
 
 STUBBED = """
@@ -103,12 +108,13 @@ import resource, sys
 from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
+from agfnet.data.preprocess import ViewSpec
 from agfnet.prediction import bulk
 from agfnet.prediction.predictor import Outcome
 from agfnet.types import Prediction
 
 class Stub:
-    specs, classes = {"clinical": None}, ("cyst", "naevus")
+    specs, classes, prevalence = {"clinical": ViewSpec("photo", (64, 64))}, ("cyst", "naevus"), None
     bundle = SimpleNamespace(sha256="stub", extra_classes={})
     told = Prediction(case_id="", probabilities=np.array([0.25, 0.75]), view_weights={"fused": 0.5, "clinical": 0.5},
                       view_probabilities={"clinical": np.array([0.5, 0.5])}, views_present=("clinical",))
