@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -88,19 +87,18 @@ def test_a_second_worker(calibrated, drawn, tmp_path):
     settings = Settings(
         part_rows=100, batch=16, provider="cpu", prevalence=None, table_folder=str(drawn), data_root=None
     )
-    ratios = []
-    for turn in range(3):  # what else the machine does in one of them does not count
-        rates = []
+    best = {1: 0.0, 2: 0.0}
+    for turn in range(3):  # what else the machine does only slows: the fastest of three
         for workers in (1, 2):
             folder = tmp_path / f"{turn}-{workers}"
             work = plan_work(folder, drawn / "workers.parquet", predictor.specs, predictor.bundle.sha256, settings)
             todo = parts_to_do(folder, work)
             done = predicted_parts(folder, calibrated, todo, threads=1, workers=workers, address=None)
             moments = [time.monotonic() for _ in done][workers - 1 :]
-            rates.append(settings.part_rows * (len(moments) - 1) / (moments[-1] - moments[0]))
-        ratios.append(rates[1] / rates[0])
-        print(f"{rates[0]:.1f} and {rates[1]:.1f} rows/s: {ratios[-1]:.2f} times")
-    assert statistics.median(ratios) >= 1.8
+            rate = settings.part_rows * (len(moments) - 1) / (moments[-1] - moments[0])
+            best[workers] = max(best[workers], rate)
+    print(f"{best[1]:.1f} and {best[2]:.1f} rows/s: {best[2] / best[1]:.2f} times")
+    assert best[2] >= 1.8 * best[1]
 
 
 STUBBED = """
