@@ -100,7 +100,8 @@ def explained(
 ) -> Explanation:
     """The explanation, from the answers to `questions`.
 
-    "No view" has the prevalence of the calibration cases, or else of the training cases.
+    "No view" has the prevalence that is stated, or else that of the calibration cases, or else that which the network
+    learnt (see `Bundle.prior`).
 
     Args:
         predictor: that was asked.
