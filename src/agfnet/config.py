@@ -193,7 +193,8 @@ class TrainingConfig(Section):
         weight_decay: AdamW's, not on biases, norms and depth-wise kernels.
         warmup: share of the steps over which the rate rises, before the cosine fall.
         ema: decay of the averaged weights, a step; 0 keeps the raw weights.
-        class_weights: "none", "sqrt" (inverse square root of class frequency) or "balanced" (inverse frequency).
+        class_weights: "none", "sqrt" (inverse square root of class frequency) or "balanced" (inverse frequency): what a
+            case counts in learning. Probabilities stay those of the training cases' own prevalence.
         label_smoothing: of the diagnosis and the extra labels.
         view_loss: weight of each view's own heads (deep supervision): of its maps, its pooled features and, times
             `extra_loss`, its further labels.

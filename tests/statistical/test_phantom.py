@@ -29,6 +29,7 @@ from agfnet.metrics.classification import balanced_accuracy
 from agfnet.metrics.statistics import bootstrap, paired_difference
 from agfnet.models.encoders import Encoder
 from agfnet.prediction.asking import cases_of, predict_cases
+from agfnet.prediction.calibration import reweighted
 from agfnet.prediction.predictor import Predictor
 
 CHANCE = 1 / len(PREVALENCE)
@@ -152,7 +153,8 @@ def test_networks_on_the_phantom_at_full_size(tmp_path):
                 continue
             outcomes = predict_cases(predictor, cases_of(table, predictor))
             y = np.array([predictor.classes.index(str(o.case.label)) for o in outcomes])
-            p = np.stack([o.prediction.probabilities for o in outcomes])
+            said = np.stack([o.prediction.probabilities for o in outcomes])
+            p = reweighted(said, predictor.prior, np.ones(len(predictor.classes)))  # as often in a balanced set
             patients[name] = [o.case.patient_id for o in outcomes]
             scores[views, name] = lambda w, y=y, p=p: {"balanced accuracy": balanced_accuracy(y, p, w)}
     both = ("clinical", "ultrasound")

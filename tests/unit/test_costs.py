@@ -51,5 +51,5 @@ def test_the_command_takes_what_a_configuration_says(agfnet_command, tmp_path):
     assert "clinical 64x96" in told
     assert "local_fusion" not in told
     small = AGFNet(2, ["clinical"], "test_efficientnet", fusion="concatenation")
-    heads = small.head, small.view_heads, small.opinion
+    heads = small.head, small.view_heads
     assert f"{sum(p.numel() for part in heads for p in part.parameters()):,} parameters" in click.unstyle(told)

@@ -26,7 +26,8 @@ class Output(NamedTuple):
         logits: (B, K) log-probabilities of the combined opinions: the diagnosis.
         fused_logits: (B, K) of the fused head, local evidence of all views included.
         view_logits: (B, M, K) of each view's own head; rows of absent views mean nothing.
-        weights: (B, 1 + M) share of the fused and of each view's opinion in `logits`; absent views have 0.
+        weights: (B, 1 + M) share of the fused and of each view's opinion in `logits`: the fused one half, the present
+            views the other half alike; absent views have 0.
         extra_logits: (B, sum of extra classes) of the further label columns, one after the other.
         view_extra_logits: (B, M, sum of extra classes).
         attention: per view, per scale, (B, 1, H, W) in (0, 1).
@@ -107,14 +108,12 @@ class AGFNet(nn.Module):
         self.head = nn.Linear(self.fusion.out_features, targets)
         view_heads = {m: nn.Linear(c[-1], targets) for m, c in self.channels.items()}
         self.view_heads = nn.ModuleDict(view_heads)
-        self.opinion = nn.Linear(self.fusion.out_features, 1 + len(self.modalities))
         width = self.fusion.local_features
         local_heads = {m: nn.Linear(width, num_classes) for m in modalities} if width else {}
         self.local_heads = nn.ModuleDict(local_heads)
-        for layer in (self.head, *view_heads.values(), *local_heads.values(), self.opinion):
+        for layer in (self.head, *view_heads.values(), *local_heads.values()):
             nn.init.trunc_normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)
-        nn.init.zeros_(self.opinion.weight)  # starts as the plain mean of the opinions
 
     def forward(self, images: Mapping[str, Images], present: Presence | None = None) -> Output:
         """Diagnose.
@@ -172,8 +171,9 @@ class AGFNet(nn.Module):
         views = torch.stack(
             [head(self.dropout(v)) for head, v in zip(self.view_heads.values(), pooled, strict=True)], dim=1
         )
-        seen = torch.cat([torch.ones_like(present[:, :1]), present], dim=1)
-        weights = self.opinion(fused.features).masked_fill(~seen, -1e4).softmax(-1)
+        seen = present.to(features.dtype)
+        # Fixed: learnt from training cases, weights favour the opinion that knows them by heart (docs/results.md).
+        weights = torch.cat([torch.ones_like(seen[:, :1]), seen / seen.sum(1, keepdim=True)], dim=1) / 2
         opinions = torch.cat([fused_logits[:, None], views[..., :K]], dim=1).float().log_softmax(-1)
         logits = (weights.float()[..., None] * opinions).sum(1).log_softmax(-1)
         return Output(

@@ -24,7 +24,7 @@ from agfnet.files import write_atomically
 from agfnet.kinds import KINDS
 from agfnet.types import BundleError
 
-FORMAT = 5
+FORMAT = 6
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 GRAPH = "model.onnx"
 PARTS = (GRAPH, "weights.safetensors", "config.yaml")
@@ -82,13 +82,9 @@ class Bundle:
 
     @property
     def prior(self) -> NDArray[np.float64]:
-        """(K,) the prevalence under which the network's probabilities are right, sum 1.
-
-        It is that of the training cases, each class counting as much as the loss weighted it.
-        """
+        """(K,) the prevalence under which the network's probabilities are right, sum 1: that of the training cases."""
         counts = self.facts["run"]["cases"]["train"]["classes"]
         shares = np.array([counts.get(name, 0) for name in self.classes], np.float64)
-        shares **= {"none": 1.0, "sqrt": 0.5, "balanced": 0.0}[self.config.training.class_weights]
         return np.asarray(shares / shares.sum())
 
     @property
@@ -208,7 +204,7 @@ def _facts(path: Path, manifest: bytes) -> dict[str, Any]:
     found = facts.get("format")
     if found != FORMAT:
         older = isinstance(found, int) and found < FORMAT
-        remedy = "Export its run again: `agfnet train --resume`" if older else "Update agfnet"
+        remedy = "Train its run again, or use the version that made it" if older else "Update agfnet"
         raise BundleError(f"{path}: has format {found}, this version reads {FORMAT}. {remedy}.")
     return facts
 

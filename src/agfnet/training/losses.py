@@ -1,4 +1,4 @@
-"""The diagnosis loss of one forward pass: the combined, the fused and each view's opinion, and the further labels."""
+"""The diagnosis loss of one forward pass: the fused and each view's opinion, and the further labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agfnet.models.network import Output
 
 
 class DiagnosisLoss(nn.Module):
-    """Cross-entropy of every opinion.
+    """Cross-entropy of every opinion, each by itself: their combination has nothing to learn.
 
     Args:
         extra_classes: number of classes of each further label column.
@@ -42,10 +42,9 @@ class DiagnosisLoss(nn.Module):
     def forward(self, output: Output, label: Tensor, extra: Tensor, present: Tensor) -> Tensor:
         """The loss, a scalar, from labels (B,), further labels (B, E) and presence (B, M).
 
-        Combined and fused opinions count half each; absent views and unknown labels do not count.
+        Absent views and unknown labels do not count.
         """
-        loss = 0.5 * (self._diagnosis(output.logits, label) + self._diagnosis(output.fused_logits, label))
-        loss = loss + self.extra_loss * self._further(output.extra_logits, extra)
+        loss = self._diagnosis(output.fused_logits, label) + self.extra_loss * self._further(output.extra_logits, extra)
         for i in range(present.shape[1]):
             seen = present[:, i]
             alone = self._diagnosis(output.view_logits[:, i], label.where(seen, UNKNOWN))
@@ -71,20 +70,22 @@ class DiagnosisLoss(nn.Module):
 def _cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None, smoothing: float) -> Tensor:
     """Mean over the known labels, each case weighted by its class; zero, with a gradient, where none is known.
 
+    Weighted cross-entropy alone is least where each class has its weight times its probability. So the logarithms of
+    the weights are added to the logits here, and what the network says are probabilities under the training cases' own
+    prevalence: rare classes count more in what is learnt, not in what is said (as in logit adjustment, 2007.07314).
+
     The weights have a mean of 1 over the cases, so they are not divided out again in each batch: in a small one, as of
-    one of several processes, a rare class would lose its weight. PyTorch's own also change where the smoothed mass
-    goes, which favours rare classes; these do not.
+    one of several processes, a rare class would lose its weight.
     """
-    each = F.cross_entropy(logits.float(), label, ignore_index=UNKNOWN, label_smoothing=smoothing, reduction="none")
-    known = (label != UNKNOWN).float()
-    share = known if weight is None else known * weight[label.clamp(min=0)]
-    return (each * share).sum() / known.sum().clamp(min=1.0)
+    shifted = logits.float() if weight is None else logits.float() + weight.log()
+    each = F.cross_entropy(shifted, label, weight, ignore_index=UNKNOWN, label_smoothing=smoothing, reduction="none")
+    return each.sum() / (label != UNKNOWN).sum().clamp(min=1)
 
 
 def class_weights(counts: Sequence[int], how: str) -> Tensor | None:
-    """Weights (K,) with a mean of 1 over the cases; `how` is none, sqrt or balanced. A class with no case has 0."""
+    """Weights (K,) with a mean of 1 over the cases, from positive counts (K,); `how` is none, sqrt or balanced."""
     if how == "none":
         return None
     n = torch.tensor(counts, dtype=torch.float32)
-    weight = torch.where(n > 0, 1.0 / (n.sqrt() if how == "sqrt" else n), 0.0)
+    weight = 1.0 / (n.sqrt() if how == "sqrt" else n)
     return weight * n.sum() / (weight * n).sum()

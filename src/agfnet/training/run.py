@@ -173,7 +173,7 @@ def load_run(folder: Path) -> tuple[Config, Task, AGFNet, dict[str, Any]]:
     """Configuration, classes, trained network (evaluation mode) and facts of a finished run.
 
     Raises:
-        BundleError: the folder holds no finished run.
+        BundleError: the folder holds no finished run, or one of another version's network.
     """
     if not (folder / WEIGHTS).is_file():
         raise BundleError(f"{folder}: holds no finished training run (no {WEIGHTS}). Train, or go on with --resume.")
@@ -181,7 +181,12 @@ def load_run(folder: Path) -> tuple[Config, Task, AGFNet, dict[str, Any]]:
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     task = Task(tuple(facts["classes"]), {k: tuple(v) for k, v in facts["extra_classes"].items()})
     network = build_network(config, task, pretrained=False)
-    network.load_state_dict(load_file(folder / WEIGHTS))
+    try:
+        network.load_state_dict(load_file(folder / WEIGHTS))
+    except RuntimeError as error:
+        raise BundleError(
+            f"{folder}: its weights do not fit the network of this version. Train it again, or use its own version."
+        ) from error
     return config, task, network.eval(), facts
 
 

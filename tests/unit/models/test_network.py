@@ -44,6 +44,7 @@ def test_logits_are_log_probabilities_pooled_by_the_weights(network):
     out = network(images)
     opinions = torch.cat([out.fused_logits[:, None], out.view_logits], 1).log_softmax(-1)
     assert torch.allclose(out.logits, (out.weights[..., None] * opinions).sum(1).log_softmax(-1), atol=1e-5)
+    assert torch.allclose(out.weights, torch.tensor([0.5, 0.25, 0.25]).expand(2, -1))
 
 
 def test_a_view_that_is_not_given_is_absent(network):
@@ -51,7 +52,7 @@ def test_a_view_that_is_not_given_is_absent(network):
     alone = network({"clinical": photo})
     masked = network({"clinical": photo, "ultrasound": torch.randn(2, 3, 64, 64)}, torch.tensor([[True, False]] * 2))
     assert torch.allclose(alone.logits, masked.logits, atol=1e-6)
-    assert (alone.weights[:, 2] == 0).all()
+    assert torch.equal(alone.weights, torch.tensor([[0.5, 0.5, 0.0]] * 2))
 
 
 def test_different_encoders_per_view():

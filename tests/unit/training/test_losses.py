@@ -38,10 +38,37 @@ def test_a_rare_class_keeps_its_weight_in_a_small_batch():
     assert loss._diagnosis(logits, label).item() == pytest.approx(alone.item())
 
 
-def test_class_weights_do_not_change_where_a_case_has_its_best_answer():
-    """With smoothing, a certain case of the common class is best answered by just that."""
-    loss = DiagnosisLoss([], class_weights=class_weights([500, 10, 0], "balanced"), label_smoothing=0.05)
-    label = torch.tensor([0])
-    losses = [loss._diagnosis(torch.tensor([[p, 1 - p, 1e-6]]).log(), label).item() for p in (0.6, 0.8, 0.9)]
-    assert losses[0] > losses[1] > losses[2]
-    assert class_weights([500, 10, 0], "balanced")[2] == 0
+@pytest.mark.parametrize("how", ["none", "sqrt", "balanced"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.05])
+def test_the_loss_is_least_at_the_probabilities_among_the_training_cases(how, smoothing):
+    """Whatever the weights: of 1,000 cases that look alike, 900 are common ones."""
+    counts = [900, 90, 10]
+    loss = DiagnosisLoss([], class_weights=class_weights(counts, how), label_smoothing=smoothing)
+    label = torch.arange(3).repeat_interleave(torch.tensor(counts))
+    logits = torch.zeros(3, requires_grad=True)
+    descent = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+
+    def step() -> torch.Tensor:
+        descent.zero_grad()
+        value = loss._diagnosis(logits.expand(len(label), -1), label)
+        value.backward()
+        return value
+
+    descent.step(step)
+    smoothed = torch.tensor([0.9, 0.09, 0.01]) * (1 - smoothing) + smoothing / 3
+    assert torch.allclose(logits.softmax(0), smoothed, atol=1e-4)
+
+
+def test_each_opinion_answers_for_itself():
+    """The combined opinion takes what the fused and the views' own say, and asks nothing of them."""
+    torch.manual_seed(0)
+    network = AGFNet(3, ["a", "b"], "test_efficientnet", fusion="concatenation").eval()
+    output = network({m: torch.randn(2, 3, 64, 64) for m in "ab"})
+    loss = DiagnosisLoss([], view_loss=0.5)
+    label, extra, present = (
+        torch.tensor([0, 2]),
+        torch.zeros(2, 0, dtype=torch.int64),
+        torch.ones(2, 2, dtype=torch.bool),
+    )
+    said = [torch.nn.functional.cross_entropy(x, label) for x in (output.fused_logits, *output.view_logits.unbind(1))]
+    assert loss(output, label, extra, present).item() == pytest.approx((said[0] + 0.5 * (said[1] + said[2])).item())

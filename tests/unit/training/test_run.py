@@ -13,6 +13,7 @@ import pytest
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.trainer.states import TrainerFn
+from safetensors.torch import save_file
 
 from agfnet.config import parse_config
 from agfnet.data.table import cases_sha256, own_cases
@@ -230,6 +231,13 @@ def test_an_unfinished_run_cannot_be_used(tmp_path):
         load_run(tmp_path)
     with pytest.raises(BundleError):
         read_bundle(tmp_path)
+
+
+def test_a_run_of_another_versions_network_is_told(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "run")
+    save_file({"opinion.weight": torch.zeros(3, 8)}, folder / WEIGHTS)
+    with pytest.raises(BundleError, match=r"do not fit the network of this version\. Train it again"):
+        load_run(folder)
 
 
 @pytest.mark.parametrize(
