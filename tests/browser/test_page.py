@@ -340,6 +340,9 @@ def test_each_sentence_stands_in_both_languages_with_the_same_places(shown: Any)
         return {key: sorted(re.findall(r"\{\w+\}", text)) for key, text in flat.items()}
 
     assert places(both["en"]) == places(both["zh"])
+    source = (Path(agfnet.serving.__path__[0]) / "page" / "i18n.js").read_text(encoding="utf-8")
+    keys = re.findall(r"^( +'?[\w-]+)'?: ", source, re.MULTILINE)
+    assert {key for key in keys if keys.count(key) != 2} == set()  # of two alike the second would win
 
 
 def test_the_notice_stays_in_view(shown: Any) -> None:

@@ -151,7 +151,7 @@ class FusionContract:
         images, present = self.batch(network)
         label, extra = torch.tensor([0, 1, 2]), torch.tensor([[0], [1], [2]])
         pyramids = network.encode(images, present)
-        loss = DiagnosisLoss([3])
+        loss = DiagnosisLoss([1] * network.num_classes, [3])
         first = network.fuse(pyramids, present)
         grids = [tuple(maps[-1].shape[2:]) for maps in pyramids]
         hidden = [

@@ -85,6 +85,8 @@ def test_another_prevalence_is_stated(copied, drawn):
     # Before any view is seen, the stated shares hold: they are no view's doing.
     told = explain(other, case[0])
     assert told.baseline == pytest.approx(log_odds(stated[other.classes[int(q.probabilities.argmax())]]))
+    rounded = Predictor(copied, threads=1, prevalence=dict.fromkeys(stated, 0.33))
+    assert rounded.prior.tolist() == pytest.approx([1 / 3] * 3)
     for wrong in ({"cyst": 1.0}, {"cyst": 0.5, "lipoma": 0.5, "naevus": 0.5}):
         with pytest.raises(ConfigError, match="prevalence needs a share"):
             Predictor(copied, prevalence=wrong)

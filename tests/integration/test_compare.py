@@ -12,6 +12,7 @@ import yaml
 from agfnet.evaluation.compare import Run, all_runs, compare, run_folder
 from agfnet.evaluation.comparison_table import comparison_notes, comparison_table
 from agfnet.evaluation.plan import ComparisonPlan, load_plan
+from agfnet.training.run import NETWORK
 from agfnet.types import ConfigError
 from drawn import small_config
 
@@ -252,10 +253,14 @@ def test_nor_are_they_of_the_same_patients(plan_file, tmp_path, drawn):
 def test_what_all_rows_share_may_not_change(plan_file, tmp_path, agfnet_command):
     folder = tmp_path / "compared"
     folder.mkdir()
-    (folder / "comparison.json").write_text("{}")
+    (folder / "comparison.json").write_text(json.dumps({"network": NETWORK}))
     done = agfnet_command("compare", "-c", plan_file, "-o", folder, "--minutes", 0)
     assert done.exit_code == 1
     assert "another base, table or other test cases" in done.stderr
+    (folder / "comparison.json").write_text("{}")
+    done = agfnet_command("compare", "-c", plan_file, "-o", folder, "--minutes", 0)
+    assert done.exit_code == 1
+    assert "with another network" in done.stderr.replace("\n", " ")
 
 
 def test_a_row_that_was_begun_may_not_change(plan_file, tmp_path, agfnet_command):

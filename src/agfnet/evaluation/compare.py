@@ -35,7 +35,7 @@ from agfnet.files import write_json
 from agfnet.places import place
 from agfnet.prediction.asking import predict_cases
 from agfnet.prediction.predictor import Change, Predictor
-from agfnet.training.run import parts, train_log
+from agfnet.training.run import NETWORK, parts, train_log
 from agfnet.types import AgfnetError, Case, ConfigError, Place
 
 log = logging.getLogger("agfnet")
@@ -78,7 +78,7 @@ def compare(
 
     Raises:
         ConfigError: a row is not known, test cases were trained on, or the folder holds a comparison with another base,
-            another table, other test cases or other settings of a row.
+            another table, other test cases, other settings of a row or another version's network.
         AgfnetError: a run failed; its log tells why, and the others are still done.
     """
     unknown = [row for row in rows if row not in plan.rows]
@@ -165,6 +165,10 @@ def _same_comparison(plan: ComparisonPlan, folder: Path) -> None:
     if begun.exists():
         before = json.loads(begun.read_text(encoding="utf-8"))
         known = before.pop("rows", {})
+        if before.pop("network", None) != NETWORK:
+            raise ConfigError(
+                f"{folder}: holds a comparison by a version of agfnet with another network; choose another folder."
+            )
         if before != shared:
             raise ConfigError(
                 f"{folder}: holds a comparison with another base, table or other test cases; choose another folder."
@@ -173,7 +177,7 @@ def _same_comparison(plan: ComparisonPlan, folder: Path) -> None:
         if changed:
             raise ConfigError(f"{folder}: row {changed[0]!r} was begun with other settings; give it another name.")
         rows = known | rows
-    write_json(begun, shared | {"rows": rows})
+    write_json(begun, shared | {"network": NETWORK, "rows": rows})
 
 
 def _one_run(tree: Mapping[str, Any], comparison: Path, plan: ComparisonPlan, run: Run, threads: int) -> None:

@@ -171,11 +171,11 @@ class AGFNet(nn.Module):
         views = torch.stack(
             [head(self.dropout(v)) for head, v in zip(self.view_heads.values(), pooled, strict=True)], dim=1
         )
-        seen = present.to(features.dtype)
         # Fixed: learnt from training cases, weights favour the opinion that knows them by heart (docs/results.md).
-        weights = torch.cat([torch.ones_like(seen[:, :1]), seen / seen.sum(1, keepdim=True)], dim=1) / 2
+        shares = present.float() / present.float().sum(1, keepdim=True).clamp(min=1) / 2
+        weights = torch.cat([1 - shares.sum(1, keepdim=True), shares], dim=1)
         opinions = torch.cat([fused_logits[:, None], views[..., :K]], dim=1).float().log_softmax(-1)
-        logits = (weights.float()[..., None] * opinions).sum(1).log_softmax(-1)
+        logits = (weights[..., None] * opinions).sum(1).log_softmax(-1)
         return Output(
             logits=logits,
             fused_logits=fused_logits,

@@ -100,8 +100,7 @@ def explained(
 ) -> Explanation:
     """The explanation, from the answers to `questions`.
 
-    "No view" has the prevalence that is stated, or else that of the calibration cases, or else that which the network
-    learnt (see `Bundle.prior`).
+    "No view" has the prevalence that is stated, or else that of the training cases (see `Bundle.prior`).
 
     Args:
         predictor: that was asked.

@@ -16,18 +16,23 @@ class DiagnosisLoss(nn.Module):
     """Cross-entropy of every opinion, each by itself: their combination has nothing to learn.
 
     Args:
+        counts: training cases of each class, K positive numbers.
         extra_classes: number of classes of each further label column.
-        class_weights: (K,) weight of each class, or None.
-        label_smoothing: 0 to 1.
+        class_weights: none, sqrt or balanced; see `agfnet.config.TrainingConfig`.
+        label_smoothing: share of each label, 0 to 1, that goes to all classes by their frequency.
         view_loss: weight of each view's own head, and of its local head where there is one.
         extra_loss: weight of the further labels.
     """
 
+    frequencies: Tensor
+    weights: Tensor
+
     def __init__(
         self,
-        extra_classes: Sequence[int],
+        counts: Sequence[int],
+        extra_classes: Sequence[int] = (),
         *,
-        class_weights: Tensor | None = None,
+        class_weights: str = "none",
         label_smoothing: float = 0.0,
         view_loss: float = 0.5,
         extra_loss: float = 0.5,
@@ -37,7 +42,10 @@ class DiagnosisLoss(nn.Module):
         self.label_smoothing = label_smoothing
         self.view_loss = view_loss
         self.extra_loss = extra_loss
-        self.register_buffer("class_weights", class_weights, persistent=False)
+        n = torch.tensor(counts, dtype=torch.float32)
+        weights = n ** {"none": 0.0, "sqrt": -0.5, "balanced": -1.0}[class_weights]
+        self.register_buffer("frequencies", n / n.sum(), persistent=False)
+        self.register_buffer("weights", weights * n.sum() / (weights * n).sum(), persistent=False)
 
     def forward(self, output: Output, label: Tensor, extra: Tensor, present: Tensor) -> Tensor:
         """The loss, a scalar, from labels (B,), further labels (B, E) and presence (B, M).
@@ -56,36 +64,31 @@ class DiagnosisLoss(nn.Module):
         return loss
 
     def _diagnosis(self, logits: Tensor, label: Tensor) -> Tensor:
-        weights = self.class_weights
-        return _cross_entropy(logits, label, weights if isinstance(weights, Tensor) else None, self.label_smoothing)
+        """Mean over the known labels, each case weighted by its class; zero, with a gradient, where none is known.
+
+        Weighted cross-entropy alone is least where each class has its weight times its probability. So the logarithms
+        of the weights are added to the logits here, and what the network says are probabilities among the training
+        cases: rare classes count more in what is learnt, not in what is said. Labels are smoothed by the frequency of
+        the classes, so that this also holds for a case that tells nothing.
+
+        The weights have a mean of 1 over the cases, so they are not divided out again in each batch: in a small one, as
+        of one of several processes, a rare class would lose its weight.
+        """
+        known = (label != UNKNOWN).float()
+        certain = F.one_hot(label.clamp(min=0), len(self.weights)).float()
+        target = torch.lerp(certain, self.frequencies.expand_as(certain), self.label_smoothing)
+        each = F.cross_entropy(logits.float() + self.weights.log(), target, self.weights, reduction="none")
+        return (each * known).sum() / known.sum().clamp(min=1.0)
 
     def _further(self, logits: Tensor, extra: Tensor) -> Tensor:
         if not self.extra_classes:
             return logits.new_zeros(())
-        parts = logits.split(self.extra_classes, dim=-1)
-        terms = [_cross_entropy(p, extra[:, i], None, self.label_smoothing) for i, p in enumerate(parts)]
-        return torch.stack(terms).mean()
+        parts = logits.float().split(self.extra_classes, dim=-1)
+        return torch.stack([self._column(part, extra[:, i]) for i, part in enumerate(parts)]).mean()
 
-
-def _cross_entropy(logits: Tensor, label: Tensor, weight: Tensor | None, smoothing: float) -> Tensor:
-    """Mean over the known labels, each case weighted by its class; zero, with a gradient, where none is known.
-
-    Weighted cross-entropy alone is least where each class has its weight times its probability. So the logarithms of
-    the weights are added to the logits here, and what the network says are probabilities under the training cases' own
-    prevalence: rare classes count more in what is learnt, not in what is said (as in logit adjustment, 2007.07314).
-
-    The weights have a mean of 1 over the cases, so they are not divided out again in each batch: in a small one, as of
-    one of several processes, a rare class would lose its weight.
-    """
-    shifted = logits.float() if weight is None else logits.float() + weight.log()
-    each = F.cross_entropy(shifted, label, weight, ignore_index=UNKNOWN, label_smoothing=smoothing, reduction="none")
-    return each.sum() / (label != UNKNOWN).sum().clamp(min=1)
-
-
-def class_weights(counts: Sequence[int], how: str) -> Tensor | None:
-    """Weights (K,) with a mean of 1 over the cases, from positive counts (K,); `how` is none, sqrt or balanced."""
-    if how == "none":
-        return None
-    n = torch.tensor(counts, dtype=torch.float32)
-    weight = 1.0 / (n.sqrt() if how == "sqrt" else n)
-    return weight * n.sum() / (weight * n).sum()
+    def _column(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Mean over the known labels of one column; zero, with a gradient, where none is known."""
+        each = F.cross_entropy(
+            logits, label, ignore_index=UNKNOWN, label_smoothing=self.label_smoothing, reduction="none"
+        )
+        return each.sum() / (label != UNKNOWN).sum().clamp(min=1)

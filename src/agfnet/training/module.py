@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytorch_lightning as pl
@@ -38,7 +38,7 @@ class LesionModule(pl.LightningModule):
         network: what is trained.
         training: the recipe.
         reconstruction: FRL's settings.
-        class_weights: (K,) or None.
+        counts: training cases of each class, (K,) positive; None: all classes alike often.
     """
 
     def __init__(
@@ -46,15 +46,16 @@ class LesionModule(pl.LightningModule):
         network: AGFNet,
         training: TrainingConfig,
         reconstruction: ReconstructionConfig,
-        class_weights: Tensor | None = None,
+        counts: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.recipe = training
         self.frl = reconstruction
         self.loss = DiagnosisLoss(
+            counts or [1] * network.num_classes,
             network.extra_classes,
-            class_weights=class_weights,
+            class_weights=training.class_weights,
             label_smoothing=training.label_smoothing,
             view_loss=training.view_loss,
             extra_loss=training.extra_loss,

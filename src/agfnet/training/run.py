@@ -26,7 +26,6 @@ from agfnet.files import write_atomically, write_json
 from agfnet.models.network import AGFNet
 from agfnet.training.build import CaseData, Task, build_network, task_of, view_specs
 from agfnet.training.callbacks import EpochHistory
-from agfnet.training.losses import class_weights
 from agfnet.training.module import LesionModule
 from agfnet.training.profile import StepProfiler, tell_profile
 from agfnet.training.ranks import ALONE, Machine, first_process, rank, started_together, together
@@ -43,6 +42,8 @@ CONFIG, FACTS, WEIGHTS, HISTORY, CHECKPOINTS = (
     "checkpoints",
 )
 BAD_CASES = "bad_cases.csv"
+NETWORK = 2
+"""The network's design, counted: the weights of another one do not fit, and figures of two do not compare."""
 PACKAGES = (
     "agfnet",
     "torch",
@@ -102,6 +103,7 @@ def train(
             or a machine that does not fit.
         TableError: cases that cannot be learnt from, or too few that can be read.
         RankError: another process of the training ended.
+        BundleError: `resume` of a run of another version's network.
     """
     if cases is None:
         cases = parts(config, own_cases(config.data))
@@ -141,9 +143,7 @@ def train(
         write_json(folder / FACTS, facts)
 
     counts = [sum(case.label == name for case in cases[0]) for name in task.classes]
-    module = LesionModule(
-        network, config.training, config.reconstruction, class_weights(counts, config.training.class_weights)
-    )
+    module = LesionModule(network, config.training, config.reconstruction, counts)
     module = module.to(memory_format=torch.channels_last)
     history = EpochHistory(folder / HISTORY, on_epoch)
     last = folder / CHECKPOINTS / "last.ckpt"
@@ -179,14 +179,10 @@ def load_run(folder: Path) -> tuple[Config, Task, AGFNet, dict[str, Any]]:
         raise BundleError(f"{folder}: holds no finished training run (no {WEIGHTS}). Train, or go on with --resume.")
     config = load_config(folder / CONFIG)
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    _check_network(folder, facts)
     task = Task(tuple(facts["classes"]), {k: tuple(v) for k, v in facts["extra_classes"].items()})
     network = build_network(config, task, pretrained=False)
-    try:
-        network.load_state_dict(load_file(folder / WEIGHTS))
-    except RuntimeError as error:
-        raise BundleError(
-            f"{folder}: its weights do not fit the network of this version. Train it again, or use its own version."
-        ) from error
+    network.load_state_dict(load_file(folder / WEIGHTS))
     return config, task, network.eval(), facts
 
 
@@ -200,6 +196,7 @@ def _begin(
         if not resume:
             raise ConfigError(f"{folder}: already holds a run. Go on with --resume, or choose another folder.")
         facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        _check_network(folder, facts)
         if others := different_keys(load_config(folder / CONFIG), config):
             raise ConfigError(
                 f"{folder}: the run was started with another configuration ({CONFIG}): {', '.join(others)}. Resume "
@@ -218,6 +215,7 @@ def _begin(
     save_config(config, folder / CONFIG)
     return {
         "notice": RESEARCH_USE,
+        "network": NETWORK,
         "table": str(config.data.table),
         "table_sha256": table_hash,
         "cases_sha256": case_hash,
@@ -226,6 +224,14 @@ def _begin(
         "command": sys.argv,
         **_known_again(cases[0]),
     }
+
+
+def _check_network(folder: Path, facts: Mapping[str, Any]) -> None:
+    if facts.get("network") != NETWORK:
+        raise BundleError(
+            f"{folder}: was trained by a version of agfnet with another network. Train it anew in another folder, or "
+            "use that version."
+        )
 
 
 def _known_again(cases: Sequence[Case]) -> dict[str, list[str]]:

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from agfnet.models.network import AGFNet
-from agfnet.training.losses import DiagnosisLoss, class_weights
+from agfnet.prediction.calibration import reweighted
+from agfnet.training.losses import DiagnosisLoss
 
 
 def test_class_weights():
-    assert class_weights([10, 30], "none") is None
+    assert torch.equal(DiagnosisLoss([10, 30]).weights, torch.ones(2))
     for how, ratio in (("balanced", 3.0), ("sqrt", 3.0**0.5)):
-        weight = class_weights([10, 30], how)
+        weight = DiagnosisLoss([10, 30], class_weights=how).weights
         assert weight[0] / weight[1] == pytest.approx(ratio)
         assert (10 * weight[0] + 30 * weight[1]) / 40 == pytest.approx(1.0)
 
@@ -18,7 +20,7 @@ def test_class_weights():
 def test_unknown_labels_and_absent_views_do_not_count():
     torch.manual_seed(0)
     network = AGFNet(3, ["a", "b"], "test_efficientnet", fusion_options={"width": 32}, extra_classes=[2]).eval()
-    loss = DiagnosisLoss([2], label_smoothing=0.1)
+    loss = DiagnosisLoss([5, 3, 1], [2], label_smoothing=0.1)
     images = {m: torch.randn(3, 3, 64, 64) for m in "ab"}
     present = torch.tensor([[True, True], [True, False], [True, True]])
     label, extra = torch.tensor([0, 1, -1]), torch.tensor([[1], [-1], [-1]])
@@ -32,21 +34,16 @@ def test_unknown_labels_and_absent_views_do_not_count():
 
 def test_a_rare_class_keeps_its_weight_in_a_small_batch():
     """As in the batches of several processes: the mean over them is the loss of all cases together."""
-    loss = DiagnosisLoss([], class_weights=class_weights([6, 2], "balanced"))
+    loss = DiagnosisLoss([6, 2], class_weights="balanced")
     logits, label = torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.5, 0.0], [0.0, 1.0]]), torch.tensor([0, 0, 0, 1])
     alone = torch.stack([loss._diagnosis(logits[i : i + 1], label[i : i + 1]) for i in range(4)]).mean()
     assert loss._diagnosis(logits, label).item() == pytest.approx(alone.item())
 
 
-@pytest.mark.parametrize("how", ["none", "sqrt", "balanced"])
-@pytest.mark.parametrize("smoothing", [0.0, 0.05])
-def test_the_loss_is_least_at_the_probabilities_among_the_training_cases(how, smoothing):
-    """Whatever the weights: of 1,000 cases that look alike, 900 are common ones."""
-    counts = [900, 90, 10]
-    loss = DiagnosisLoss([], class_weights=class_weights(counts, how), label_smoothing=smoothing)
-    label = torch.arange(3).repeat_interleave(torch.tensor(counts))
-    logits = torch.zeros(3, requires_grad=True)
-    descent = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+def best_answer(loss: DiagnosisLoss, label: torch.Tensor) -> torch.Tensor:
+    """The probabilities (K,) for which the loss of cases that look alike is least."""
+    logits = torch.zeros(len(loss.weights), requires_grad=True)
+    descent = torch.optim.LBFGS([logits], max_iter=500, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
 
     def step() -> torch.Tensor:
         descent.zero_grad()
@@ -55,8 +52,29 @@ def test_the_loss_is_least_at_the_probabilities_among_the_training_cases(how, sm
         return value
 
     descent.step(step)
-    smoothed = torch.tensor([0.9, 0.09, 0.01]) * (1 - smoothing) + smoothing / 3
-    assert torch.allclose(logits.softmax(0), smoothed, atol=1e-4)
+    return logits.detach().softmax(0)
+
+
+@pytest.mark.parametrize("how", ["none", "sqrt", "balanced"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.05])
+def test_the_loss_is_least_at_the_probabilities_among_the_training_cases(how, smoothing):
+    """Of 1,000 cases that look alike, whatever the weights and the smoothing."""
+    counts = [900, 90, 10]
+    loss = DiagnosisLoss(counts, class_weights=how, label_smoothing=smoothing)
+    label = torch.arange(3).repeat_interleave(torch.tensor(counts))
+    assert torch.allclose(best_answer(loss, label), torch.tensor([0.9, 0.09, 0.01]), atol=1e-4)
+
+
+@pytest.mark.parametrize("how", ["none", "sqrt", "balanced"])
+def test_a_certain_case_is_answered_as_what_it_is(how):
+    """Smoothing holds its probability down, but neither a rare class nor a common one is drowned, whoever is asked."""
+    counts = [970, 20, 10]
+    loss = DiagnosisLoss(counts, class_weights=how, label_smoothing=0.05)
+    for c in range(3):
+        said = best_answer(loss, torch.tensor([c])).double().numpy()
+        equal = reweighted(said, np.array(counts) / 1000, np.ones(3))
+        assert said[c] > 0.94
+        assert equal[c] > 0.9
 
 
 def test_each_opinion_answers_for_itself():
@@ -64,7 +82,7 @@ def test_each_opinion_answers_for_itself():
     torch.manual_seed(0)
     network = AGFNet(3, ["a", "b"], "test_efficientnet", fusion="concatenation").eval()
     output = network({m: torch.randn(2, 3, 64, 64) for m in "ab"})
-    loss = DiagnosisLoss([], view_loss=0.5)
+    loss = DiagnosisLoss([1, 1, 1], view_loss=0.5)
     label, extra, present = (
         torch.tensor([0, 2]),
         torch.zeros(2, 0, dtype=torch.int64),

@@ -13,9 +13,8 @@ import pytest
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.trainer.states import TrainerFn
-from safetensors.torch import save_file
 
-from agfnet.config import parse_config
+from agfnet.config import load_config, parse_config
 from agfnet.data.table import cases_sha256, own_cases
 from agfnet.evaluation.experiment import CHOSEN, run
 from agfnet.prediction.bundle import read_bundle
@@ -235,9 +234,13 @@ def test_an_unfinished_run_cannot_be_used(tmp_path):
 
 def test_a_run_of_another_versions_network_is_told(trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "run")
-    save_file({"opinion.weight": torch.zeros(3, 8)}, folder / WEIGHTS)
-    with pytest.raises(BundleError, match=r"do not fit the network of this version\. Train it again"):
+    facts = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(facts | {"network": 1}))
+    with pytest.raises(BundleError, match="another network"):
         load_run(folder)
+    config = load_config(folder / "config.yaml")
+    with pytest.raises(BundleError, match="another network"):
+        train(config, folder, resume=True)
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ function figure({ answer, kept, nameOf }, view, own) {
 
 /** A bar of 5 mm, or of what fits, over a frame of so many pixels; or the words that the scale is not known. */
 function scaleBar(mmPerPixel, pixels) {
-  if (!mmPerPixel) return make('span', { class: 'scale unknown', text: say('noScale') });
+  if (!mmPerPixel) return make('span', { class: 'scale unknown', text: say('scaleUnknown') });
   const share = (mm) => mm / mmPerPixel / pixels;
   const mm = BAR.find((length) => share(length) > 0.08 && share(length) < 0.7);
   if (!mm) return make('span', { class: 'scale unknown', text: '' });
