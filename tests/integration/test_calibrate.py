@@ -14,6 +14,7 @@ import pytest
 from agfnet.data.table import read_cases
 from agfnet.evaluation.answers import whole
 from agfnet.evaluation.calibrate import described
+from agfnet.evaluation.evaluate import evaluate
 from agfnet.prediction.calibration import reweighted
 from agfnet.prediction.explanation import explain, log_odds
 from agfnet.prediction.predictor import Predictor
@@ -90,6 +91,23 @@ def test_another_prevalence_is_stated(copied, drawn):
     for wrong in ({"cyst": 1.0}, {"cyst": 0.5, "lipoma": 0.5, "naevus": 0.5}):
         with pytest.raises(ConfigError, match="prevalence needs a share"):
             Predictor(copied, prevalence=wrong)
+
+
+def test_figures_under_another_prevalence(copied, drawn, tmp_path, agfnet_command):
+    """As a table says that is asked with it; what it costs shows in the figures, and is said."""
+    table, stated = drawn / "parts.csv", "cyst=0.01,lipoma=0.01,naevus=0.98"
+    done = agfnet_command(
+        "evaluate", copied, table, "--part", "validation", "-o", tmp_path, "--prevalence", stated, "--draws", 100
+    )
+    assert done.exit_code == 0, done.output
+    card = json.loads((tmp_path / "scorecard.json").read_text())
+    assert card["prevalence"] == stated
+    assert any(stated in note for note in card["notes"])
+    shown = pl.read_csv(tmp_path / "predictions.csv")
+    said = evaluate(copied, table, tmp_path / "own", part="validation", draws=100)
+    own = pl.read_csv(tmp_path / "own" / "predictions.csv")
+    assert said["prevalence"] is None
+    assert (shown["p_naevus"] > own["p_naevus"]).all()
 
 
 def test_what_another_prevalence_makes_sure_is_still_referred(copied, drawn):

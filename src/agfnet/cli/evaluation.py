@@ -14,6 +14,7 @@ from agfnet.cli.options import (
     BatchOpt,
     OwnTableArg,
     PartOpt,
+    PrevalenceOpt,
     ProviderOpt,
     RootOpt,
     SkipOpt,
@@ -57,13 +58,7 @@ def predict(
         bool,
         typer.Option("--retry", help="With --engine: ask again about images that could not be read."),
     ] = False,
-    prevalence: Annotated[
-        str | None,
-        typer.Option(
-            help="Shares of all classes among your patients, CLASS=SHARE by commas: re-weights the probabilities of a "
-            "calibrated bundle; diagnosis sets stay as calibrated, and answers outside them are referred."
-        ),
-    ] = None,
+    prevalence: PrevalenceOpt = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Exit code 0 although some cases could not be read; their rows stay.")
     ] = False,
@@ -129,6 +124,7 @@ def evaluate(
     subgroup: SubgroupOpt = None,
     skip_bad: SkipOpt = False,
     draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = 2000,
+    prevalence: PrevalenceOpt = None,
     threads: ThreadsOpt = 0,
     data_root: RootOpt = None,
 ) -> None:
@@ -142,7 +138,7 @@ def evaluate(
 
         card = evaluate_bundle(
             source, table, ready_folder(folder), part=part, include_test=include_test, skip_bad=skip_bad,
-            subgroups=subgroup or (), draws=draws, threads=threads, data_root=data_root,
+            subgroups=subgroup or (), draws=draws, threads=threads, data_root=data_root, prevalence=prevalence,
         )  # fmt: skip
         out.print(escape(summary_markdown(card)), highlight=False, soft_wrap=True)
         out.print(f"everything is in {folder}", highlight=False)

@@ -73,6 +73,13 @@ RootOpt = Annotated[
 ThreadsOpt = Annotated[int, typer.Option(min=0, help="Processor threads; 0 lets ONNX Runtime choose.")]
 ProviderOpt = Annotated[str, typer.Option(help="What computes: cpu, cuda or openvino (ONNX Runtime built for it).")]
 BatchOpt = Annotated[int, typer.Option("--batch", min=1, help="Looks that go through the network at once.")]
+PrevalenceOpt = Annotated[
+    str | None,
+    typer.Option(
+        help="Shares of all classes among your patients, CLASS=SHARE by commas: re-weights the probabilities of a "
+        "calibrated bundle; diagnosis sets stay as calibrated, and answers outside them are referred."
+    ),
+]
 SkipOpt = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out cases with unreadable images; count and list them.")
 ]

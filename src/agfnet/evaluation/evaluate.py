@@ -19,8 +19,8 @@ from agfnet.evaluation.pictures import confusion_picture, reliability_picture, r
 from agfnet.evaluation.scorecard import scorecard
 from agfnet.evaluation.summary import left_out_notes, summary_markdown
 from agfnet.files import write_json, write_text
-from agfnet.prediction.asking import cases_of, predict_cases
-from agfnet.prediction.output import outcome_table
+from agfnet.prediction.asking import cases_of, predict_cases, shares
+from agfnet.prediction.output import outcome_table, stated_prevalence
 from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.types import Case, ConfigError, ImageError, Place, TableError
 
@@ -249,12 +249,19 @@ def evaluate(
     draws: int = 2000,
     threads: int = 0,
     data_root: Place | None = None,
+    prevalence: str | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a run or bundle on a table; see `evaluate_outcomes` for what is written and raised."""
-    predictor = Predictor(source, threads=threads)
+    """Evaluate a run or bundle on a table; see `evaluate_outcomes` for what is written and raised.
+
+    `prevalence` re-weights a calibrated bundle's probabilities, see `Predictor`: CLASS=SHARE by commas.
+    """
+    predictor = Predictor(source, threads=threads, prevalence=shares(prevalence))
     cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
     check_subgroups(cases, subgroups, table)
-    facts = table_facts(table, cases, include_test=include_test)
+    stated = stated_prevalence(predictor)
+    facts = table_facts(table, cases, include_test=include_test) | {"prevalence": stated}
+    if stated is not None:
+        notes = [*notes, f"Answers as if diagnoses were so frequent: {stated}. Calibration holds for such patients."]
     _check_no_other_report(folder, {"bundle_sha256": predictor.bundle.sha256, **facts})
     outcomes = predict_cases(predictor, cases)
     return evaluate_outcomes(
@@ -267,8 +274,10 @@ def _check_no_other_report(folder: Path, asked: dict[str, Any]) -> None:
     if not (folder / REPORT).exists():
         return
     told = json.loads((folder / REPORT).read_text(encoding="utf-8"))["card"]
-    if any(told[key] != asked[key] for key in ("bundle_sha256", "table_sha256", "part")):
-        raise ConfigError(f"{folder}: holds a report on another network or on other cases; choose another folder.")
+    if any(told.get(key) != asked[key] for key in ("bundle_sha256", "table_sha256", "part", "prevalence")):
+        raise ConfigError(
+            f"{folder}: holds a report on another network, other cases or another prevalence; choose another folder."
+        )
 
 
 def check_subgroups(cases: Sequence[Case], subgroups: Sequence[str], table: Place) -> None:

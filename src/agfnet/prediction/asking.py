@@ -68,9 +68,7 @@ def asked_cases(
     """
     if (table is None) == (not views):
         raise ConfigError("give either a TABLE or --view MODALITY=FILE, once for each view.")
-    predictor = Predictor(
-        source, threads=threads, provider=provider, prevalence=None if prevalence is None else shares(prevalence)
-    )
+    predictor = Predictor(source, threads=threads, provider=provider, prevalence=shares(prevalence))
     if table is not None:
         return predictor, cases_of(table, predictor, data_root=data_root)
     files: dict[str, tuple[Place, ...]] = {}
@@ -88,12 +86,14 @@ def asked_cases(
     return predictor, [case]
 
 
-def shares(text: str) -> dict[str, float]:
-    """Class -> share from CLASS=SHARE by commas.
+def shares(text: str | None) -> dict[str, float] | None:
+    """Class -> share from CLASS=SHARE by commas; None of None.
 
     Raises:
         ConfigError: it is not of that form.
     """
+    if text is None:
+        return None
     try:
         parts = [(name.strip(), float(share)) for name, _, share in (part.rpartition("=") for part in text.split(","))]
     except ValueError as error:

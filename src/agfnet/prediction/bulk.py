@@ -105,13 +105,13 @@ def predict_bulk(
         source,
         threads=threads,
         provider="cpu" if ray else provider,  # a cluster's machines may have what this one has not
-        prevalence=None if prevalence is None else shares(prevalence),
+        prevalence=shares(prevalence),
     )
     settings = Settings(
         part_rows=part_rows or PART_ROWS,
         batch=batch_size,
         provider=provider,
-        prevalence=None if prevalence is None else shares(prevalence),
+        prevalence=shares(prevalence),
         table_folder=str((table if isinstance(table, Path) and table.is_dir() else table.parent).resolve()),
         data_root=None if data_root is None else str(data_root.resolve()),
     )

@@ -20,9 +20,8 @@ def outcome_table(outcomes: Iterable[Outcome], predictor: Predictor) -> pl.DataF
     is stated); bundle_sha256; notice.
     """
     classes, views, extra_classes = predictor.classes, tuple(predictor.specs), predictor.bundle.extra_classes
-    stated = predictor.prevalence
     origin = {
-        "prevalence": None if stated is None else ",".join(f"{c}={s:g}" for c, s in zip(classes, stated, strict=True)),
+        "prevalence": stated_prevalence(predictor),
         "bundle_sha256": predictor.bundle.sha256,
         "notice": RESEARCH_USE,
     }
@@ -48,6 +47,12 @@ def outcome_table(outcomes: Iterable[Outcome], predictor: Predictor) -> pl.DataF
         for o in outcomes
     ]
     return pl.DataFrame(rows, schema=schema)
+
+
+def stated_prevalence(predictor: Predictor) -> str | None:
+    """CLASS=SHARE by commas, where one is stated."""
+    stated = predictor.prevalence
+    return None if stated is None else ",".join(f"{c}={s:g}" for c, s in zip(predictor.classes, stated, strict=True))
 
 
 def _values(
