@@ -195,7 +195,7 @@ class TrainingConfig(Section):
         ema: decay of the averaged weights, a step; 0 keeps the raw weights.
         class_weights: "none", "sqrt" (inverse square root of class frequency) or "balanced" (inverse frequency): what a
             case counts in learning. Probabilities stay those of the training cases' own prevalence.
-        label_smoothing: of the diagnosis and the extra labels.
+        label_smoothing: of the diagnosis, by the frequency of the classes, and of the extra labels, evenly.
         view_loss: weight of each view's own heads (deep supervision): of its maps, its pooled features and, times
             `extra_loss`, its further labels.
         extra_loss: weight of the further labels.
