@@ -189,6 +189,22 @@ def test_figures_beside_a_page_are_those_of_the_page(reported, trained, calibrat
     assert "Probabilities are calibrated" in (reported / "summary.md").read_text()
 
 
+def test_a_report_for_another_prevalence_has_the_figures_of_an_evaluation_for_it(
+    facts, calibrated, drawn, tmp_path, agfnet_command
+):
+    asked = calibrated, drawn / "parts.csv", "--part", "train", "--draws", 100, "--threads", 1
+    stated = "cyst=0.4,lipoma=0.3,naevus=0.3"
+    for command in ("evaluate", "report"):
+        done = agfnet_command(command, *asked, "-o", tmp_path / command, "--prevalence", stated)
+        assert done.exit_code == 0, done.stderr
+    told = json.loads((tmp_path / "report" / "report.json").read_text())["card"]
+    alone = json.loads((tmp_path / "evaluate" / "scorecard.json").read_text())
+    assert told["metrics"] == alone["metrics"] != facts["card"]["metrics"]
+    assert told["prevalence"] == stated
+    for page in ("report.html", "model_card.md"):
+        assert f"diagnoses were so frequent: {stated}." in (tmp_path / "report" / page).read_text()
+
+
 def test_errors_are_the_most_confident_ones(facts):
     sure = [case["probability"] for case in facts["shown"]["errors"]]
     assert sure == sorted(sure, reverse=True)

@@ -238,6 +238,7 @@ def report(
     robustness: Annotated[Path | None, typer.Option(help="Folder that `agfnet robustness` has written.")] = None,
     skip_bad: SkipOpt = False,
     draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = 2000,
+    prevalence: PrevalenceOpt = None,
     threads: ThreadsOpt = 0,
     data_root: RootOpt = None,
 ) -> None:
@@ -256,6 +257,7 @@ def report(
         facts, explained = report_facts(
             source, cases, ready_folder(folder), part=part, include_test=include_test, subgroups=subgroup or (),
             robustness=robustness, skip_bad=skip_bad, draws=draws, threads=threads, data_root=root,
+            prevalence=prevalence,
         )  # fmt: skip
         page = write_report(facts, explained, folder)
         out.print(f"{page}: open it in a browser; it needs nothing else", highlight=False, soft_wrap=True)

@@ -107,6 +107,8 @@ def chosen_cases(
     ):
         if found:
             notes.append(f"{len(found)} of these {len(cases)} cases {said}.")
+    if (stated := stated_prevalence(predictor)) is not None:
+        notes.append(f"Answers as if diagnoses were so frequent: {stated}. Calibration holds for such patients.")
     return Chosen(cases, notes)
 
 
@@ -159,10 +161,15 @@ def own_data(source: Path, remedy: str) -> tuple[Place, Place | None]:
     return data.table, data.data_root
 
 
-def table_facts(table: Place, cases: Sequence[Case], *, include_test: bool) -> dict[str, Any]:
-    """What a scorecard says of the cases that it is of."""
-    part = ", ".join(sorted({case.split for case in cases if case.split is not None})) or None
-    return {"table": str(table), "table_sha256": table_sha256(table), "part": part, "include_test": include_test}
+def table_facts(table: Place, cases: Sequence[Case], predictor: Predictor, *, include_test: bool) -> dict[str, Any]:
+    """What a scorecard says of the cases that it is of, and of the prevalence that was stated for them."""
+    return {
+        "table": str(table),
+        "table_sha256": table_sha256(table),
+        "part": ", ".join(sorted({case.split for case in cases if case.split is not None})) or None,
+        "include_test": include_test,
+        "prevalence": stated_prevalence(predictor),
+    }
 
 
 def evaluate_outcomes(
@@ -258,10 +265,7 @@ def evaluate(
     predictor = Predictor(source, threads=threads, prevalence=shares(prevalence))
     cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
     check_subgroups(cases, subgroups, table)
-    stated = stated_prevalence(predictor)
-    facts = table_facts(table, cases, include_test=include_test) | {"prevalence": stated}
-    if stated is not None:
-        notes = [*notes, f"Answers as if diagnoses were so frequent: {stated}. Calibration holds for such patients."]
+    facts = table_facts(table, cases, predictor, include_test=include_test)
     _check_no_other_report(folder, {"bundle_sha256": predictor.bundle.sha256, **facts})
     outcomes = predict_cases(predictor, cases)
     return evaluate_outcomes(

@@ -22,7 +22,7 @@ from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.ranking import macro_auc, net_benefit, precision_recall_curve
 from agfnet.metrics.statistics import MetricSet, bootstrap
 from agfnet.metrics.weighting import FloatArray, weighted_mean
-from agfnet.prediction.asking import predict_cases
+from agfnet.prediction.asking import predict_cases, shares
 from agfnet.prediction.explanation import Explanation, explain
 from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.types import RESEARCH_USE, Case, ConfigError, Place
@@ -48,6 +48,7 @@ def report_facts(
     draws: int = 2000,
     threads: int = 0,
     data_root: Place | None = None,
+    prevalence: str | None = None,
 ) -> tuple[dict[str, Any], dict[str, Explanation]]:
     """Ask a network about a table's cases and gather everything that a report shows.
 
@@ -63,6 +64,7 @@ def report_facts(
         draws: of the bootstraps.
         threads: of ONNX Runtime.
         data_root: the folder that every image must lie in.
+        prevalence: re-weights a calibrated bundle's probabilities, see `shares` and `Predictor`.
 
     Returns:
         The facts (JSON), and an explanation of each case that is shown, by its id.
@@ -71,13 +73,13 @@ def report_facts(
         ConfigError: no robustness was measured in the folder named, or another network's.
         TableError: a column of subgroups has no values; see also `chosen_cases`.
     """
-    predictor = Predictor(source, threads=threads)
+    predictor = Predictor(source, threads=threads, prevalence=shares(prevalence))
     holds = None if robustness is None else _robustness(robustness, predictor)
     cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
     check_subgroups(cases, subgroups, table)
     outcomes = predict_cases(predictor, cases)
     columns = list(dict.fromkeys([*own_subgroups(cases), *subgroups]))
-    facts = table_facts(table, cases, include_test=include_test)
+    facts = table_facts(table, cases, predictor, include_test=include_test)
     card = evaluate_outcomes(
         outcomes, predictor, folder, skip_bad=skip_bad, subgroups=columns, draws=draws, facts=facts, notes=notes
     )
