@@ -194,7 +194,7 @@ class TrainingConfig(Section):
         warmup: share of the steps over which the rate rises, before the cosine fall.
         ema: decay of the averaged weights, a step; 0 keeps the raw weights.
         class_weights: "none", "sqrt" (inverse square root of class frequency) or "balanced" (inverse frequency): what a
-            case counts in learning. Probabilities stay those of the training cases' own prevalence.
+            case counts in learning. It does not shift the probabilities, see `PredictionConfig.prevalence`.
         label_smoothing: of the diagnosis, by the frequency of the classes, and of the extra labels, evenly.
         view_loss: weight of each view's own heads (deep supervision): of its maps, its pooled features and, times
             `extra_loss`, its further labels.
@@ -241,10 +241,14 @@ class PredictionConfig(Section):
         flips: average over left-right flips (photos also upside down).
         zoom: average also over the middle of each photo, of this share of its sides; 1: the whole image alone. Scans
             are never cut: the skin line would go, and the scale would change.
+        prevalence: the patients that predictions are for where nobody states it (`--prevalence`): as "training", or by
+            the square root of a diagnosis's share there ("sqrt"), or each alike often ("equal"). The flatter it is,
+            the fewer cases of rare diagnoses are missed, and the more of common ones are called rare.
     """
 
     flips: bool = True
     zoom: Annotated[float, Field(ge=0.5, le=1.0)] = 1.0
+    prevalence: Literal["training", "sqrt", "equal"] = "training"
 
 
 class Config(Section):

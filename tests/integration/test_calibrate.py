@@ -124,9 +124,12 @@ def test_what_another_prevalence_makes_sure_is_still_referred(copied, drawn):
         )
 
 
-def test_a_prevalence_needs_calibration(trained):
-    with pytest.raises(ConfigError, match="agfnet calibrate"):
-        Predictor(trained, prevalence={"cyst": 1.0, "lipoma": 0.0, "naevus": 0.0})
+def test_a_prevalence_is_stated_without_a_calibration(trained, drawn):
+    case, stated = read_cases(drawn / "parts.csv")[:1], {"cyst": 0.8, "lipoma": 0.1, "naevus": 0.1}
+    plain, other = Predictor(trained, threads=1), Predictor(trained, threads=1, prevalence=stated)
+    p, q = (next(x.predict(case)).prediction for x in (plain, other))
+    assert np.allclose(q.probabilities, reweighted(p.probabilities, plain.prior, np.array(list(stated.values()))))
+    assert q.referred is None
 
 
 @pytest.mark.parametrize(

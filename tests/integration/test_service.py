@@ -107,6 +107,7 @@ def test_the_model_tells_what_it_is(client, predictor):
     assert told["classes"] == list(predictor.classes)
     assert told["sha256"] == predictor.bundle.sha256
     assert told["views"]["ultrasound"]["kind"] == "ultrasound"
+    assert told["prevalence"] == pytest.approx(dict(zip(predictor.classes, predictor.prior, strict=True)))
     assert told["calibrated"] is True
     assert told["signature"] == "none"
 

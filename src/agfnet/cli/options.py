@@ -76,8 +76,8 @@ BatchOpt = Annotated[int, typer.Option("--batch", min=1, help="Looks that go thr
 PrevalenceOpt = Annotated[
     str | None,
     typer.Option(
-        help="Shares of all classes among your patients, CLASS=SHARE by commas: re-weights the probabilities of a "
-        "calibrated bundle; diagnosis sets stay as calibrated, and answers outside them are referred."
+        help="Shares of all classes among your patients, CLASS=SHARE by commas: re-weights the probabilities. "
+        "Diagnosis sets stay as calibrated, and answers outside them are referred."
     ),
 ]
 SkipOpt = Annotated[

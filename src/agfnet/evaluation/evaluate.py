@@ -107,8 +107,6 @@ def chosen_cases(
     ):
         if found:
             notes.append(f"{len(found)} of these {len(cases)} cases {said}.")
-    if (stated := stated_prevalence(predictor)) is not None:
-        notes.append(f"Answers as if diagnoses were so frequent: {stated}. Calibration holds for such patients.")
     return Chosen(cases, notes)
 
 
@@ -161,15 +159,10 @@ def own_data(source: Path, remedy: str) -> tuple[Place, Place | None]:
     return data.table, data.data_root
 
 
-def table_facts(table: Place, cases: Sequence[Case], predictor: Predictor, *, include_test: bool) -> dict[str, Any]:
-    """What a scorecard says of the cases that it is of, and of the prevalence that was stated for them."""
-    return {
-        "table": str(table),
-        "table_sha256": table_sha256(table),
-        "part": ", ".join(sorted({case.split for case in cases if case.split is not None})) or None,
-        "include_test": include_test,
-        "prevalence": stated_prevalence(predictor),
-    }
+def table_facts(table: Place, cases: Sequence[Case], *, include_test: bool) -> dict[str, Any]:
+    """What a scorecard says of the cases that it is of."""
+    part = ", ".join(sorted({case.split for case in cases if case.split is not None})) or None
+    return {"table": str(table), "table_sha256": table_sha256(table), "part": part, "include_test": include_test}
 
 
 def evaluate_outcomes(
@@ -226,10 +219,13 @@ def evaluate_outcomes(
     first = synthetic_note(o.case for o in kept)
     left_out = {"unreadable": len(bad), "unlabelled": len(outcomes) - len(bad) - len(kept)}
     left = left_out_notes(left_out, len(outcomes))
-    card["notes"] = list(dict.fromkeys([*first, *notes, *left, *card["notes"], *fitted]))
+    stated = stated_prevalence(predictor)
+    asked = [] if stated is None else [f"Answers as if diagnoses were so frequent: {stated}."]
+    card["notes"] = list(dict.fromkeys([*first, *notes, *asked, *left, *card["notes"], *fitted]))
     card |= {
         "bundle_sha256": predictor.bundle.sha256,
         "calibrated": predictor.decision is not None,
+        "prevalence": stated,
         "left_out": left_out,
         "views_present": counts([";".join(o.prediction.views_present) for o in kept if o.prediction is not None]),
         **(facts or {}),
@@ -260,13 +256,15 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a run or bundle on a table; see `evaluate_outcomes` for what is written and raised.
 
-    `prevalence` re-weights a calibrated bundle's probabilities, see `Predictor`: CLASS=SHARE by commas.
+    `prevalence` re-weights the probabilities, see `Predictor`: CLASS=SHARE by commas.
     """
     predictor = Predictor(source, threads=threads, prevalence=shares(prevalence))
     cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
     check_subgroups(cases, subgroups, table)
-    facts = table_facts(table, cases, predictor, include_test=include_test)
-    _check_no_other_report(folder, {"bundle_sha256": predictor.bundle.sha256, **facts})
+    facts = table_facts(table, cases, include_test=include_test)
+    _check_no_other_report(
+        folder, facts | {"bundle_sha256": predictor.bundle.sha256, "prevalence": stated_prevalence(predictor)}
+    )
     outcomes = predict_cases(predictor, cases)
     return evaluate_outcomes(
         outcomes, predictor, folder, skip_bad=skip_bad, subgroups=subgroups, draws=draws, facts=facts, notes=notes

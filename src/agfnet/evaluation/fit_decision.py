@@ -19,7 +19,7 @@ from agfnet.evaluation.fitting import (
     fit_usual,
     one_case_each,
 )
-from agfnet.prediction.calibration import tempered
+from agfnet.prediction.calibration import reweighted, tempered
 from agfnet.prediction.decision import Decision
 from agfnet.prediction.refer import ReferRule, disagreement
 from agfnet.types import AgfnetWarning, Case, Prediction, TableError
@@ -35,6 +35,7 @@ def fit_decision(
     prior: NDArray[np.float64],
     facts: Mapping[str, Any],
     *,
+    prevalence: NDArray[np.float64] | None = None,
     coverage: float = 0.9,
     risk: float = 0.1,
     false_refers: float = 0.01,
@@ -48,6 +49,7 @@ def fit_decision(
         classes: the diagnoses.
         prior: (K,) prevalence that the network learnt.
         facts: about the cases; what a reader must know of the fit is added to its notes.
+        prevalence: (K,) that predictions will be for, where it is another: what is usual in use depends on it.
         coverage: chosen coverage of the diagnosis sets.
         risk: wanted share of errors among the answered cases.
         false_refers: share of ordinary cases that each of the checks for strange images and disagreement may refer.
@@ -86,7 +88,7 @@ def fit_decision(
         tuple(prior.tolist()),
         conformal,
         rule,
-        fit_usual(calibrated, distances),
+        fit_usual(calibrated if prevalence is None else reweighted(calibrated, prior, prevalence), distances),
         {**facts, "notes": notes},
     )
 

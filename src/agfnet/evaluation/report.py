@@ -64,7 +64,7 @@ def report_facts(
         draws: of the bootstraps.
         threads: of ONNX Runtime.
         data_root: the folder that every image must lie in.
-        prevalence: re-weights a calibrated bundle's probabilities, see `shares` and `Predictor`.
+        prevalence: re-weights the probabilities, see `shares` and `Predictor`.
 
     Returns:
         The facts (JSON), and an explanation of each case that is shown, by its id.
@@ -79,7 +79,7 @@ def report_facts(
     check_subgroups(cases, subgroups, table)
     outcomes = predict_cases(predictor, cases)
     columns = list(dict.fromkeys([*own_subgroups(cases), *subgroups]))
-    facts = table_facts(table, cases, predictor, include_test=include_test)
+    facts = table_facts(table, cases, include_test=include_test)
     card = evaluate_outcomes(
         outcomes, predictor, folder, skip_bad=skip_bad, subgroups=columns, draws=draws, facts=facts, notes=notes
     )
@@ -240,7 +240,7 @@ def _robustness(folder: Path, predictor: Predictor) -> dict[str, Any]:
         raise ConfigError(
             f"{file}: is of another network, or from before a calibration. Run `agfnet robustness` again."
         )
-    return {key: made[key] for key in ("clean", "groups", "cases", "notes")}
+    return {key: made[key] for key in ("clean", "groups", "cases", "notes", "prevalence")}
 
 
 def shown_cases(kept: Sequence[Outcome], answers: Answers, classes: Sequence[str]) -> dict[str, list[dict[str, Any]]]:

@@ -22,6 +22,7 @@ from agfnet.metrics.calibration import brier, ece, nll
 from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.statistics import MetricSet, bootstrap, paired_difference
 from agfnet.metrics.weighting import FloatArray
+from agfnet.prediction.output import stated_prevalence
 from agfnet.prediction.predictor import Change, Predictor
 from agfnet.types import Case, ConfigError, Place
 
@@ -173,7 +174,8 @@ def robustness(
             progress(i + 1, len(settings))
     made = robustness_table(answers, draws=draws)
     made["notes"] = [*notes, *made["notes"]]
-    return made | {"bundle_sha256": predictor.bundle.sha256, "table": str(table), "seed": seed}
+    stated = {"bundle_sha256": predictor.bundle.sha256, "prevalence": stated_prevalence(predictor)}
+    return made | stated | {"table": str(table), "seed": seed}
 
 
 def robustness_table(answers: Mapping[Setting, Answers], *, draws: int = 1000) -> dict[str, Any]:

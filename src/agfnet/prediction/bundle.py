@@ -88,6 +88,13 @@ class Bundle:
         return np.asarray(shares / shares.sum())
 
     @property
+    def prevalence(self) -> NDArray[np.float64] | None:
+        """(K,) what predictions are for where nobody states it, sum 1; None: the `prior`."""
+        power = {"training": 1.0, "sqrt": 0.5, "equal": 0.0}[self.config.prediction.prevalence]
+        shares = self.prior**power
+        return None if power == 1.0 else np.asarray(shares / shares.sum())
+
+    @property
     def extra_classes(self) -> dict[str, tuple[str, ...]]:
         """Further label column -> its values."""
         return {k: tuple(v) for k, v in self.facts["extra_classes"].items()}

@@ -18,6 +18,7 @@ from agfnet.data.preprocess import Framed, middle, normalise, read_frame
 from agfnet.data.said import check_one_patient
 from agfnet.kinds import KINDS
 from agfnet.prediction.bundle import Bundle, read_bundle
+from agfnet.prediction.calibration import reweighted
 from agfnet.prediction.decision import read_decision
 from agfnet.types import BundleError, Case, ConfigError, ImageError, Prediction
 
@@ -80,14 +81,16 @@ class Predictor:
         source: a run folder, a bundle file, or a bundle that was read.
         threads: processor threads; 0 lets ONNX Runtime choose. With 1 there is one at a time, also to read images.
         provider: what computes; one of `PROVIDERS`.
-        calibrated: use what was fitted on calibration cases, where the bundle has it; else the bare network.
-        prevalence: class -> share among the patients that are asked about; probabilities are re-weighted to it
-            from the prevalence that the network learnt (see `Bundle.prior`). Diagnosis sets stay as they were fitted,
-            and what they or the rule that refers would not let pass at either prevalence is referred as unsure.
+        calibrated: use what was fitted on calibration cases, where the bundle has it, and the prevalence that it was
+            configured for; else the bare network.
+        prevalence: class -> share among the patients that are asked about, in the place of the configured one;
+            probabilities are re-weighted to it from the prevalence that the network learnt (see `Bundle.prior`).
+            Diagnosis sets stay as they were fitted, and what they or the rule that refers would not let pass at either
+            prevalence is referred as unsure.
 
     Raises:
         BundleError: the source cannot be used.
-        ConfigError: a prevalence that does not fit the classes, or of a bundle that is not calibrated.
+        ConfigError: a prevalence that does not fit the classes.
     """
 
     def __init__(
@@ -103,19 +106,14 @@ class Predictor:
         self.specs = self.bundle.specs
         self.classes = self.bundle.classes
         self.decision = read_decision(self.bundle) if calibrated else None
-        self.prevalence = None if prevalence is None else self._stated(prevalence)
-        self.prior = self._known_prior() if self.prevalence is None else self.prevalence
+        configured = self.bundle.prevalence if calibrated else None
+        self.prevalence = configured if prevalence is None else self._stated(prevalence)
+        self.prior = self.bundle.prior if self.prevalence is None else self.prevalence
         self.threads = threads
         self.session = open_session(self.bundle.graph, threads=threads, provider=provider)
         self.outputs = [output.name for output in self.session.get_outputs()]
 
-    def _known_prior(self) -> NDArray[np.float64]:
-        """(K,) the prevalence under which the probabilities are right."""
-        return self.bundle.prior if self.decision is None else np.array(self.decision.prevalence)
-
     def _stated(self, prevalence: Mapping[str, float]) -> NDArray[np.float64]:
-        if self.decision is None:
-            raise ConfigError("a prevalence can be stated for a calibrated bundle only: `agfnet calibrate RUN` first.")
         stated = np.array([prevalence.get(name, -1.0) for name in self.classes])
         if set(prevalence) != set(self.classes) or not (stated >= 0.0).all() or abs(stated.sum() - 1.0) > 0.02:
             raise ConfigError(f"a prevalence needs a share for each of {', '.join(self.classes)}, 1 in all.")
@@ -269,6 +267,8 @@ class Predictor:
         said: dict[str, Any] = {"probabilities": probabilities}
         if self.decision is not None:
             said = self.decision.decide(probabilities, opinions, statistics, self.prevalence)._asdict()
+        elif self.prevalence is not None:
+            said = {"probabilities": reweighted(probabilities, self.bundle.prior, self.prevalence)}
         return Prediction(
             case_id=case_id,
             view_probabilities=opinions,

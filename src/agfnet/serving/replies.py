@@ -195,6 +195,7 @@ def model_facts(predictor: Predictor, limits: ImageLimits) -> ModelFacts:
         signature=bundle.signed,
         classes=list(bundle.classes),
         malignant=list(bundle.facts["malignant"]),
+        prevalence=dict(zip(predictor.classes, predictor.prior.tolist(), strict=True)),
         views={
             view: ViewFacts(
                 kind=spec.kind, depth=KINDS[spec.kind].depth, size=spec.size, mm_per_pixel=spec.mm_per_pixel

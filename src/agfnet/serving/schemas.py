@@ -108,6 +108,9 @@ class ModelFacts(Record):
     )
     classes: list[str]
     malignant: list[str]
+    prevalence: dict[str, float] = Field(
+        description="Share of each diagnosis among the patients that the probabilities are for, 1 in all."
+    )
     views: dict[str, ViewFacts]
     calibrated: bool
     coverage: float | None

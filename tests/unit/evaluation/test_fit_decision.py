@@ -128,3 +128,16 @@ def test_more_ordinary_cases_may_be_handed_back_where_that_is_wanted():
     strict, loose = made
     assert loose.disagreement < strict.disagreement
     assert all(loose.references[view].limit < strict.references[view].limit for view in strict.references)
+
+
+def test_what_is_usual_in_use_is_for_the_patients_that_predictions_are_for():
+    rng = np.random.default_rng(3)
+    asked, images = asked_about([f"P{i}" for i in range(300)], rng), learnt(rng)
+    mix = np.array([0.9, 0.05, 0.05])
+    plain = fit_decision(asked, images, CLASSES, PRIOR, {})
+    other = fit_decision(asked, images, CLASSES, PRIOR, {}, prevalence=mix)
+    assert (other.temperature, other.conformal) == (plain.temperature, plain.conformal)
+    decided = [other.decide(p.probabilities, p.view_probabilities, p.statistics, mix) for _, p in asked]
+    said = np.bincount([made.probabilities.argmax() for made in decided], minlength=3)
+    assert other.usual.predicted == pytest.approx((said + 0.5) / (said + 0.5).sum())
+    assert other.usual.predicted[0] > plain.usual.predicted[0]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from dicom_files import dicom, save, smooth
 from PIL import Image
 
@@ -16,6 +18,7 @@ from agfnet.data.preprocess import fit, normalise
 from agfnet.data.table import read_cases
 from agfnet.export.onnx import example
 from agfnet.prediction.asking import cases_of
+from agfnet.prediction.bundle import read_bundle
 from agfnet.prediction.output import outcome_table
 from agfnet.prediction.predictor import Predictor, averaged
 from agfnet.training.run import load_run
@@ -51,6 +54,29 @@ def test_the_graph_gives_pytorchs_figures_on_real_files(trained, predictor, case
         found = only(predictor, case).prediction
         assert found is not None
         assert np.abs(found.probabilities - averaged(np.stack(looks))).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("configured", "mix"), [("training", [16, 1, 8]), ("sqrt", [4, 1, 8**0.5]), ("equal", [1, 1, 1])]
+)
+@pytest.mark.parametrize("state", ["trained", "calibrated"])
+def test_answers_are_for_the_mix_of_patients_that_was_configured(request, cases, state, configured, mix):
+    bundle = read_bundle(request.getfixturevalue(state))
+    learnt = {"run": {"cases": {"train": {"classes": {"naevus": 8, "cyst": 16, "lipoma": 1}}}}}
+    config = yaml.safe_load(bundle.parts["config.yaml"])
+    config["prediction"]["prevalence"] = configured
+    parts = {**bundle.parts, "config.yaml": yaml.safe_dump(config).encode()}
+    if state == "calibrated":
+        shares = {"prevalence": [0.64, 0.04, 0.32]}
+        parts["decision.json"] = json.dumps(json.loads(parts["decision.json"]) | shares).encode()
+    asked = Predictor(replace(bundle, facts={**bundle.facts, **learnt}, parts=parts), threads=1)
+    assert asked.prior == pytest.approx(np.array(mix) / np.sum(mix))
+    plain, found = (only(one, cases[0]).prediction for one in (Predictor(bundle, threads=1), asked))
+    expected = plain.probabilities * mix / [16, 1, 8]
+    assert found.probabilities == pytest.approx(expected / expected.sum())
+    bare = Predictor(asked.bundle, threads=1, calibrated=False)  # says what the network learnt
+    assert bare.prior == pytest.approx([0.64, 0.04, 0.32])
+    assert bare.prevalence is None
 
 
 def test_a_missing_view_is_flagged_and_given_no_opinion(predictor, cases):
