@@ -131,6 +131,21 @@ def test_two_views_say_more_than_one_to_a_frozen_encoder(tmp_path):
     assert min(single.values()) > 2 * CHANCE
 
 
+def asked(predictors, table):
+    """Balanced accuracy as a figure of weights over patients, mean of several networks; and each case's patient."""
+    told = []
+    for predictor in predictors:
+        outcomes = predict_cases(predictor, cases_of(table, predictor))
+        y = np.array([predictor.classes.index(str(o.case.label)) for o in outcomes])
+        said = np.stack([o.prediction.probabilities for o in outcomes])
+        alike = np.ones(len(predictor.classes))  # each class is as often as the others in a balanced set
+        told.append((y, reweighted(said, predictor.prior, alike)))
+    return (
+        lambda w: {"balanced accuracy": np.mean([balanced_accuracy(y, p, w) for y, p in told], axis=0)},
+        [o.case.patient_id for o in outcomes],
+    )
+
+
 @pytest.mark.full
 def test_networks_on_the_phantom_at_full_size(tmp_path):
     """Properties 1 and 3, and no cue from marks: networks of both views and of each, trained alike."""
@@ -141,23 +156,21 @@ def test_networks_on_the_phantom_at_full_size(tmp_path):
     test = {
         "bare": phantom(tmp_path / "bare", cases=1350, seed=32, balanced=True, marks="none"),
         "marked": phantom(tmp_path / "marked", cases=1350, seed=32, balanced=True, marks="all"),
-        "external": phantom(tmp_path / "external", cases=900, seed=32, balanced=True, site="external", marks="none"),
+        "external": phantom(tmp_path / "external", cases=2700, seed=32, balanced=True, site="external", marks="none"),
     }
-    scores, patients = {}, {}
-    for views in (("clinical", "ultrasound"), ("clinical",), ("ultrasound",)):
-        folder = tmp_path / "-".join(views)
-        run(demo_config(parts, views, tmp_path / "cache", 8), folder)
-        predictor = Predictor(folder)
-        for name, table in test.items():
-            if len(views) == 1 and name != "bare":
-                continue
-            outcomes = predict_cases(predictor, cases_of(table, predictor))
-            y = np.array([predictor.classes.index(str(o.case.label)) for o in outcomes])
-            said = np.stack([o.prediction.probabilities for o in outcomes])
-            p = reweighted(said, predictor.prior, np.ones(len(predictor.classes)))  # as often in a balanced set
-            patients[name] = [o.case.patient_id for o in outcomes]
-            scores[views, name] = lambda w, y=y, p=p: {"balanced accuracy": balanced_accuracy(y, p, w)}
     both = ("clinical", "ultrasound")
+    scores, patients = {}, {}
+    # Two trainings of both views: one is up to a point more disturbed by marks, or by another site, than the next.
+    for views, seeds in ((both, (0, 1)), (("clinical",), (0,)), (("ultrasound",), (0,))):
+        predictors = []
+        for seed in seeds:
+            config = demo_config(parts, views, tmp_path / "cache", 8)
+            folder = tmp_path / f"{'-'.join(views)}-{seed}"
+            run(config.model_copy(update={"training": config.training.model_copy(update={"seed": seed})}), folder)
+            predictors.append(Predictor(folder))
+        for name, table in test.items():
+            if views == both or name == "bare":
+                scores[views, name], patients[name] = asked(predictors, table)
 
     def value(views, name):
         return bootstrap(scores[views, name], patients[name])["balanced accuracy"]

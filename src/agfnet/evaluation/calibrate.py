@@ -159,8 +159,7 @@ def _fared(
 ) -> dict[str, Any]:
     """What was fitted, and how the cases that it was fitted on fare before and after; see `calibrate`."""
     answers, temperature, rule = answers_of(asked, predictor.classes), decision.temperature, decision.refer
-    mix = predictor.bundle.prevalence
-    decided = [decision.decide(p.probabilities, p.view_probabilities, p.statistics, mix) for _, p in asked]
+    decided = [decision.decide(p.probabilities, p.view_probabilities, p.statistics) for _, p in asked]
     calibrated = np.stack([one.probabilities for one in decided])
     reasons = [one.referred for one in decided]
     right = (calibrated.argmax(1) == answers.labels).tolist()

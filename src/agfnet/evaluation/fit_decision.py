@@ -47,9 +47,9 @@ def fit_decision(
         asked: calibration cases, each with its label.
         learnt: modality -> (n, D) statistics of training images.
         classes: the diagnoses.
-        prior: (K,) prevalence that the network learnt.
+        prior: (K,) prevalence that the network learnt; the temperature is fitted there.
         facts: about the cases; what a reader must know of the fit is added to its notes.
-        prevalence: (K,) that predictions will be for, where it is another: what is usual in use depends on it.
+        prevalence: (K,) that predictions are to be for; None: the `prior`.
         coverage: chosen coverage of the diagnosis sets.
         risk: wanted share of errors among the answered cases.
         false_refers: share of ordinary cases that each of the checks for strange images and disagreement may refer.
@@ -60,7 +60,8 @@ def fit_decision(
     """
     answers = answers_of(asked, classes)
     temperature = choose_temperature(answers.labels, answers.probabilities, answers.patients, seed=seed)
-    calibrated = tempered(answers.probabilities, temperature)
+    mix = prior if prevalence is None else prevalence
+    calibrated = reweighted(tempered(answers.probabilities, temperature), prior, mix)
     each = [asked[i] for i in one_case_each(answers.patients, seed)]
     references = {
         view: fit_reference(own, statistics_of(view, each), false_refers=false_refers) for view, own in learnt.items()
@@ -86,9 +87,10 @@ def fit_decision(
     return Decision(
         temperature,
         tuple(prior.tolist()),
+        tuple(mix.tolist()),
         conformal,
         rule,
-        fit_usual(calibrated if prevalence is None else reweighted(calibrated, prior, prevalence), distances),
+        fit_usual(calibrated, distances),
         {**facts, "notes": notes},
     )
 

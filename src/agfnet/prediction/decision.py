@@ -34,7 +34,8 @@ class Decision:
 
     Attributes:
         temperature: one number, or one for each class.
-        prevalence: (K,) under which the probabilities are right; see `Bundle.prior`. A temperature does not change it.
+        prior: (K,) prevalence under which the network's probabilities are right; a temperature does not change it.
+        prevalence: (K,) that the diagnosis sets and the rule that refers were fitted for.
         conformal: thresholds of the diagnosis sets.
         refer: when a case is handed back.
         usual: what calibration cases look like, the reference of drift.
@@ -42,6 +43,7 @@ class Decision:
     """
 
     temperature: tuple[float, ...]
+    prior: tuple[float, ...]
     prevalence: tuple[float, ...]
     conformal: Conformal
     refer: ReferRule
@@ -49,8 +51,8 @@ class Decision:
     facts: Mapping[str, Any]
 
     def calibrated(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Calibrated probabilities (..., K)."""
-        return tempered(probabilities, self.temperature)
+        """Calibrated probabilities (..., K), for the patients that this was fitted for."""
+        return reweighted(tempered(probabilities, self.temperature), np.array(self.prior), np.array(self.prevalence))
 
     def decide(
         self,
@@ -65,8 +67,7 @@ class Decision:
             probabilities: (K,), the network's own.
             opinions: modality -> (K,) that the view alone says.
             statistics: modality -> (I, D) of its images.
-            prevalence: (K,) among the patients that are asked about, where it is not that which the network
-                learnt.
+            prevalence: (K,) among the patients that are asked about, where it is not what this was fitted for.
         """
         said = self.calibrated(probabilities)
         inside, certainty = self.conformal.sets(said), float(said.max())
@@ -122,6 +123,7 @@ def read_decision(bundle: Bundle) -> Decision | None:
     per_class = conformal["per_class"]
     return Decision(
         tuple(told["temperature"]),
+        tuple(bundle.prior.tolist()),
         tuple(told["prevalence"]),
         Conformal(
             conformal["coverage"],

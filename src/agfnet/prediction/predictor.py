@@ -84,9 +84,8 @@ class Predictor:
         calibrated: use what was fitted on calibration cases, where the bundle has it, and the prevalence that it was
             configured for; else the bare network.
         prevalence: class -> share among the patients that are asked about, in the place of the configured one;
-            probabilities are re-weighted to it from the prevalence that the network learnt (see `Bundle.prior`).
-            Diagnosis sets stay as they were fitted, and what they or the rule that refers would not let pass at either
-            prevalence is referred as unsure.
+            probabilities are re-weighted to it. Diagnosis sets stay as they were fitted, and what they or the rule
+            that refers would not let pass at either prevalence is referred as unsure.
 
     Raises:
         BundleError: the source cannot be used.

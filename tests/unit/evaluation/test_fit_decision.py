@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agfnet.evaluation.fit_decision import fit_decision
-from agfnet.prediction.calibration import tempered
+from agfnet.prediction.calibration import reweighted, tempered
 from agfnet.types import Case, Prediction, Reason, TableError
 
 CLASSES = ("cyst", "lipoma", "naevus")
@@ -130,14 +130,22 @@ def test_more_ordinary_cases_may_be_handed_back_where_that_is_wanted():
     assert all(loose.references[view].limit < strict.references[view].limit for view in strict.references)
 
 
-def test_what_is_usual_in_use_is_for_the_patients_that_predictions_are_for():
+def test_everything_after_the_temperature_is_fitted_for_the_patients_that_predictions_are_for():
     rng = np.random.default_rng(3)
     asked, images = asked_about([f"P{i}" for i in range(300)], rng), learnt(rng)
     mix = np.array([0.9, 0.05, 0.05])
     plain = fit_decision(asked, images, CLASSES, PRIOR, {})
     other = fit_decision(asked, images, CLASSES, PRIOR, {}, prevalence=mix)
-    assert (other.temperature, other.conformal) == (plain.temperature, plain.conformal)
-    decided = [other.decide(p.probabilities, p.view_probabilities, p.statistics, mix) for _, p in asked]
-    said = np.bincount([made.probabilities.argmax() for made in decided], minlength=3)
-    assert other.usual.predicted == pytest.approx((said + 0.5) / (said + 0.5).sum())
-    assert other.usual.predicted[0] > plain.usual.predicted[0]
+    assert other.temperature == plain.temperature
+    assert other.prevalence == pytest.approx(tuple(mix))
+    decided = [other.decide(p.probabilities, p.view_probabilities, p.statistics) for _, p in asked]
+    said = np.stack([made.probabilities for made in decided])
+    calibrated = tempered(np.stack([p.probabilities for _, p in asked]), plain.temperature)
+    assert said == pytest.approx(reweighted(calibrated, PRIOR, mix))
+    predicted = np.bincount(said.argmax(1), minlength=3) + 0.5
+    assert other.usual.predicted == pytest.approx(predicted / predicted.sum())
+    inside = [CLASSES.index(case.label) in made.diagnosis_set for made, (case, _) in zip(decided, asked, strict=True)]
+    assert 0.87 < np.mean(inside) < 0.96  # the likeliest is always in its set
+    # Stated again it changes nothing: no answer is asked to be sure twice.
+    again = [other.decide(p.probabilities, p.view_probabilities, p.statistics, mix).referred for _, p in asked]
+    assert again == [made.referred for made in decided]

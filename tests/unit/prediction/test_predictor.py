@@ -67,7 +67,7 @@ def test_answers_are_for_the_mix_of_patients_that_was_configured(request, cases,
     config["prediction"]["prevalence"] = configured
     parts = {**bundle.parts, "config.yaml": yaml.safe_dump(config).encode()}
     if state == "calibrated":
-        shares = {"prevalence": [0.64, 0.04, 0.32]}
+        shares = {"prevalence": (np.array(mix) / np.sum(mix)).tolist()}
         parts["decision.json"] = json.dumps(json.loads(parts["decision.json"]) | shares).encode()
     asked = Predictor(replace(bundle, facts={**bundle.facts, **learnt}, parts=parts), threads=1)
     assert asked.prior == pytest.approx(np.array(mix) / np.sum(mix))
