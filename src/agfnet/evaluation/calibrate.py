@@ -76,7 +76,9 @@ def calibrate(
     if not (run / BUNDLE).is_file():
         raise ConfigError(f"{run}: holds no exported run. Train first; then calibrate.")
     config = load_config(run / "config.yaml")
-    predictor = Predictor(run, threads=threads, calibrated=False)
+    bundle = read_bundle(run)
+    learnt_mix = dict(zip(bundle.classes, bundle.prior, strict=True))  # where the temperature is fitted
+    predictor = Predictor(bundle, threads=threads, calibrated=False, prevalence=learnt_mix)
     own_table, _ = own_data(
         run,
         "Call from the folder that the run was trained in, also with a TABLE: the run's own tells which cases it was "

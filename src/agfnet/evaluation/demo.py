@@ -89,6 +89,7 @@ def demo_config(table: Path, views: Sequence[str], cache: Path, epochs: int) -> 
             "cache": str(cache),
         },
         "training": {"epochs": epochs, "class_weights": "sqrt", "validate_every": max(1, epochs // 2)},
+        "prediction": {"prevalence": "sqrt"},  # else of melanomas, which are rare and like naevi, too many are missed
     }
     return parse_config(tree, "the demo")
 

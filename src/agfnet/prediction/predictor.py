@@ -81,8 +81,7 @@ class Predictor:
         source: a run folder, a bundle file, or a bundle that was read.
         threads: processor threads; 0 lets ONNX Runtime choose. With 1 there is one at a time, also to read images.
         provider: what computes; one of `PROVIDERS`.
-        calibrated: use what was fitted on calibration cases, where the bundle has it, and the prevalence that it was
-            configured for; else the bare network.
+        calibrated: use what was fitted on calibration cases, where the bundle has it; else the bare network.
         prevalence: class -> share among the patients that are asked about, in the place of the configured one;
             probabilities are re-weighted to it. Diagnosis sets stay as they were fitted, and what they or the rule
             that refers would not let pass at either prevalence is referred as unsure.
@@ -105,8 +104,7 @@ class Predictor:
         self.specs = self.bundle.specs
         self.classes = self.bundle.classes
         self.decision = read_decision(self.bundle) if calibrated else None
-        configured = self.bundle.prevalence if calibrated else None
-        self.prevalence = configured if prevalence is None else self._stated(prevalence)
+        self.prevalence = self.bundle.prevalence if prevalence is None else self._stated(prevalence)
         self.prior = self.bundle.prior if self.prevalence is None else self.prevalence
         self.threads = threads
         self.session = open_session(self.bundle.graph, threads=threads, provider=provider)
