@@ -9,7 +9,9 @@ import polars as pl
 import pytest
 import yaml
 
-from agfnet.evaluation.compare import Run, all_runs, compare, run_folder
+from agfnet.config import parse_config
+from agfnet.data.table import own_cases
+from agfnet.evaluation.compare import Run, _fitted_on, all_runs, compare, run_folder
 from agfnet.evaluation.comparison_table import comparison_notes, comparison_table
 from agfnet.evaluation.plan import ComparisonPlan, load_plan
 from agfnet.training.run import NETWORK
@@ -191,6 +193,10 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(plan_file, tmp_path, 
         ({"folds": 1}, "greater than or equal to 2"),
         ({"rows": {"full": {}, "a b": {}, "a-b": {}}}, "folders of their own"),
         ({"claims": [{"says": "a", "row": "mean", "than": "scan", "cases": "corrupted"}]}, "known on test cases alone"),
+        (
+            {"rows": {"full": {}, "x": {"change": ["prediction.prevalence=sqrt"]}}},
+            "prediction.prevalence=sqrt; methods",
+        ),
     ],
 )
 def test_plans_that_do_not_fit(plan_file, tmp_path, change, said):
@@ -248,6 +254,16 @@ def test_nor_are_they_of_the_same_patients(plan_file, tmp_path, drawn):
     assert not compare(
         ComparisonPlan.model_validate(tree | {"external": str(drawn / "other.csv")}), tmp_path, minutes=-1
     )
+
+
+def test_a_temperature_is_not_fitted_on_what_was_learnt(drawn):
+    cases = own_cases(parse_config(small_config(drawn / "parts.csv"), "test").data)
+    calibration = [case.case_id for case in cases if case.split == "calibration"]
+    held = [case for case in cases if case.split == "validation"]
+    for trained, fitted in ((["train"], calibration), (["train", "calibration"], [case.case_id for case in held])):
+        tree = small_config(drawn / "parts.csv")
+        tree["data"]["train"] = trained
+        assert [case.case_id for case in _fitted_on(parse_config(tree, "test"), held)] == fitted
 
 
 def test_what_all_rows_share_may_not_change(plan_file, tmp_path, agfnet_command):

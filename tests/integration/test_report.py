@@ -49,6 +49,18 @@ def test_robustness_of_another_network_is_refused(calibrated, drawn, tmp_path, a
     assert not list(out.iterdir())  # nothing was asked before
 
 
+def test_robustness_of_other_cases_says_so(calibrated, drawn, tmp_path, agfnet_command):
+    asked = [calibrated, drawn / "parts.csv", "--draws", 100, "--threads", 1]
+    assert agfnet_command("robustness", *asked, "-o", tmp_path).exit_code == 0
+    made = json.loads((tmp_path / "robustness.json").read_text())
+    for part, other in (("validation", False), ("train", True)):
+        (tmp_path / "robustness.json").write_text(json.dumps(made | {"part": part}))
+        done = agfnet_command("report", *asked, "-o", tmp_path / part, "--robustness", tmp_path)
+        assert done.exit_code == 0, done.stderr
+        page = (tmp_path / part / "report.html").read_text()
+        assert ("not the cases of the rest of this page" in page) == other
+
+
 def test_figures_on_cases_that_were_learnt_from_say_so(facts, calibrated, drawn, tmp_path, agfnet_command):
     assert facts["card"]["notes"][0].endswith("were trained on: these figures say how well they were learnt.")
     assert "trained_on" not in facts["run"]

@@ -298,7 +298,12 @@ def _check_unseen(plan: ComparisonPlan, source: str) -> None:
 
 
 def _fitted_on(config: Config, held: Sequence[Case]) -> list[Case]:
-    """The labelled cases that a temperature is fitted on: those of the calibration part, else those held out."""
+    """The labelled cases that a temperature is fitted on: those of the calibration part, else those held out.
+
+    A calibration part that the networks are trained or validated on is none.
+    """
+    if "calibration" in (*config.data.train, *config.data.validation):
+        return list(held)
     calibration = [case for case in own_cases(config.data) if case.label is not None and case.split == "calibration"]
     return calibration or list(held)
 

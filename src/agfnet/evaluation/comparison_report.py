@@ -91,7 +91,7 @@ def comparison_markdown(table: Mapping[str, Any]) -> str:
     for name, row in rows:
         figures, apart = row["figures"], row.get("difference")
         difference = _percent(apart["balanced_accuracy"], sign=True) if apart else "reference"
-        p = f"{row['holm_p']:.3f}" if apart else ""
+        p = f"{row['holm_p']:.3f}" if "holm_p" in row else ""
         lines.append(
             f"| {name} | {row['seeds']} | {_percent(figures['balanced_accuracy'])} | {difference} | {p} "
             f"| {_percent(figures['macro_auc'])} | {figures['nll']['value']:.3f} | {row['parameters'] / 1e6:.2f} "
@@ -126,7 +126,7 @@ def claims_markdown(table: Mapping[str, Any]) -> list[str]:
         percent = _in_percent(claim)
         unit = " %" if claim["relative"] else ""
         gain = figure_text(claim["gain"], "+.1f" if percent else "+.3f", times=100 if percent else 1, unit=unit)
-        p = "" if claim["p"] is None else f"{claim['holm_p']:.3f}"
+        p = f"{claim['holm_p']:.3f}" if "holm_p" in claim else ""
         lines.append(
             f"| {claim['says']} | {figure} | {first}: {values[0]} | {second}: {values[1]} | {gain} | {_wanted(claim)} "
             f"| {'yes' if claim['holds'] else '**no**'} | {p} |"

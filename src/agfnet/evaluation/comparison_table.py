@@ -154,17 +154,11 @@ def comparison_table(plan: ComparisonPlan, folder: Path, *, draws: int = 2000) -
         }
         if row != plan.reference:
             apart = paired_difference(sets[row], sets[plan.reference], first.patients, draws=draws)
-            rows[row]["difference"] = {n: apart[n].as_json() | {"p": float(apart[n].p)} for n in FIGURES}
-    others = [row for row in rows if row != plan.reference]
-    if others:
-        adjusted = holm([rows[row]["difference"]["balanced_accuracy"]["p"] for row in others])
-        for row, p in zip(others, adjusted, strict=True):
-            rows[row]["holm_p"] = float(p)
+            rows[row]["difference"] = {n: apart[n].as_json() | {"p": _known(apart[n].p)} for n in FIGURES}
+    others = [own for row, own in rows.items() if row != plan.reference]
+    _adjust([(own, own["difference"]["balanced_accuracy"]["p"]) for own in others])
     claims = [_judged(claim, results, draws) for claim in plan.claims]
-    told = [claim for claim in claims if claim.get("p") is not None]
-    if told:
-        for claim, p in zip(told, holm([claim["p"] for claim in told]), strict=True):
-            claim["holm_p"] = float(p)
+    _adjust([(claim, claim["p"]) for claim in claims if "p" in claim])
     return {
         "reference": plan.reference,
         "cases": len(first),
@@ -220,10 +214,18 @@ def _judged(claim: Claim, results: Mapping[str, Sequence[Result]], draws: int) -
         "values": [_known(v) for v in values],
         "by_seed": [[_known(v) for v in side] for side in by_seed],
         "gain": apart.as_json(),
-        "p": None if claim.bound is None or not math.isfinite(apart.p) else float(apart.p),
+        "p": None if claim.bound is None else _known(apart.p),
         "seeds": seeds,
         "holds": reached and sure,
     }
+
+
+def _adjust(family: Sequence[tuple[dict[str, Any], float | None]]) -> None:
+    """Enter Holm's `holm_p` for those of a family of tests that have a p."""
+    known = [(entry, p) for entry, p in family if p is not None]
+    if known:
+        for (entry, _), adjusted in zip(known, holm([p for _, p in known]), strict=True):
+            entry["holm_p"] = float(adjusted)
 
 
 def _known(value: float | FloatArray) -> float | None:

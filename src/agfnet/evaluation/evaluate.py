@@ -28,6 +28,7 @@ log = logging.getLogger("agfnet")
 BAD = "bad_cases.csv"
 REPORT = "report.json"
 """What `agfnet report` writes beside a scorecard."""
+CHOSEN = "The epoch was chosen on these very cases (early stopping): the figures are optimistic."
 
 
 def chosen_part(cases: Sequence[Case], part: str | None, *, include_test: bool, table: Place) -> list[Case]:
@@ -98,6 +99,9 @@ def chosen_cases(
             "whose figures on cases held out are in `pooled`. Restore the table, or give cases that it has not seen; "
             "leave a view's field empty where its image only stands for a missing one."
         )
+    training, validation = predictor.bundle.config.training, predictor.bundle.config.data.validation
+    if training.early_stopping is not None and any(case.split in validation for case in cases):
+        notes.append(CHOSEN)
     learnt, patients = {case.case_id for case in trained}, _trained_patients(source)
     new = [case for case in cases if case.case_id not in learnt and patient_fingerprint(case.patient_id) in patients]
     for found, said in (

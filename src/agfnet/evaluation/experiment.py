@@ -11,7 +11,7 @@ from typing import Any
 from agfnet.config import Config
 from agfnet.data.split import patient_folds
 from agfnet.data.table import own_cases
-from agfnet.evaluation.evaluate import evaluate_outcomes
+from agfnet.evaluation.evaluate import CHOSEN, evaluate_outcomes
 from agfnet.evaluation.pictures import training_curves
 from agfnet.export.onnx import export_run
 from agfnet.prediction.asking import predict_cases
@@ -23,8 +23,6 @@ from agfnet.training.run import parts, train
 from agfnet.types import BundleError, Case
 
 log = logging.getLogger("agfnet")
-
-CHOSEN = "The epoch was chosen on these very cases (early stopping): the figures are optimistic."
 
 
 def run(config: Config, folder: Path, *, resume: bool = False, machine: Machine = ALONE) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 The maps are those that the exported graph gives: attention, and class evidence of the predicted class (its positive
 part, relative to the mean over the classes). The controls: a map that is brightest in the middle; the mean of all
 cases' masks, where evidence usually lies, whatever the image shows; and the same graph with the entries of every weight
-tensor shuffled (randomised weights, Adebayo et al. 2018, 1810.03292).
+tensor shuffled (randomised weights, Adebayo et al. 2018, 1810.03292), on the mean of `SHUFFLES`: they differ much.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ from agfnet.types import RESEARCH_USE, Case, ImageError, Place, Prediction, Tabl
 
 MAPS = ("attention", "class_evidence")
 CONTROLS = ("centre", "usual_place", "random_attention", "random_class_evidence")
+SHUFFLES = 3
+_CONSTANT = "lifted_tensor"
+"""In the name that the exporter gives to what is no parameter."""
 
 
 def mask_files(table: Place, views: Sequence[str]) -> dict[str, dict[str, Place]]:
@@ -102,12 +105,15 @@ def class_evidence(prediction: Prediction, view: str) -> NDArray[np.float32]:
 
 
 def randomised(bundle: Bundle, seed: int) -> Bundle:
-    """The bundle with the entries of every weight tensor of its graph shuffled; one-element tensors stay."""
+    """The bundle with the entries of every weight tensor of its graph shuffled.
+
+    One-element tensors stay, and the constants of the layout (positions, windows): they are not learnt.
+    """
     model = onnx.load_model_from_string(bundle.graph)
     rng = np.random.default_rng(seed)
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
-        if values.dtype == np.float32 and values.size > 1:
+        if values.dtype == np.float32 and values.size > 1 and _CONSTANT not in tensor.name:
             mixed = rng.permutation(values.reshape(-1)).reshape(values.shape)
             tensor.CopyFrom(numpy_helper.from_array(mixed, tensor.name))
     return replace(bundle, parts={**bundle.parts, GRAPH: model.SerializeToString()})
@@ -131,13 +137,13 @@ def focus_of(
     Raises:
         ImageError: a case or a mask cannot be read.
     """
-    random = Predictor(randomised(predictor.bundle, seed), threads=predictor.threads)
+    random = [Predictor(randomised(predictor.bundle, seed + i), threads=predictor.threads) for i in range(SHUFFLES)]
     insides: dict[str, list[NDArray[np.float32] | None]] = {view: [] for view in predictor.specs}
     found: dict[str, dict[str, list[float | None]]] = {
         view: {name: [] for name in (*MAPS, *CONTROLS)} for view in predictor.specs
     }
-    asked = (whole(network.predict(cases, maps=True)) for network in (predictor, random))
-    for (case, own), (_, other) in zip(*asked, strict=True):
+    asked = (whole(network.predict(cases, maps=True)) for network in (predictor, *random))
+    for (case, own), *others in zip(*asked, strict=True):
         for view, spec in predictor.specs.items():
             file = masks.get(case.case_id, {}).get(view)
             inside = None
@@ -151,13 +157,11 @@ def focus_of(
                     values.append(None)
                 continue
             insides[view].append(inside)
-            for name, told in (("", own), ("random_", other)):
-                found[view][f"{name}attention"].append(
-                    energy_inside(told.attention[view], inside) if view in told.attention else None
-                )
-                found[view][f"{name}class_evidence"].append(
-                    energy_inside(_on(class_evidence(told, view), inside.shape), inside)
-                )
+            for name, told in (("", [own]), ("random_", [other for _, other in others])):
+                attention = [energy_inside(p.attention[view], inside) for p in told if view in p.attention]
+                evidence = [energy_inside(_on(class_evidence(p, view), inside.shape), inside) for p in told]
+                found[view][f"{name}attention"].append(float(np.mean(attention)) if attention else None)
+                found[view][f"{name}class_evidence"].append(float(np.mean(evidence)))
             found[view]["centre"].append(energy_inside(centre_prior(inside.shape), inside))
     for view, own_insides in insides.items():
         known = [inside for inside in own_insides if inside is not None]

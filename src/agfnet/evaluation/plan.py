@@ -160,7 +160,8 @@ class ComparisonPlan(Section):
         """The configuration of one run.
 
         Raises:
-            ConfigError: an override does not fit, or a view is not known.
+            ConfigError: an override does not fit, a view is not known, or answers are for another prevalence than the
+                training cases' own: a temperature would be fitted to the shift.
         """
         own = self.rows[row]
         tree = apply_overrides(self.base, [*own.change, f"training.seed={seed}"])
@@ -170,7 +171,13 @@ class ComparisonPlan(Section):
             if missing:
                 raise ConfigError(f"{source}: row {row!r} names the views {missing}; the base has {list(views)}.")
             tree["data"]["views"] = {v: views[v] for v in own.views}
-        return parse_config(tree, f"{source}, row {row!r}")
+        config = parse_config(tree, f"{source}, row {row!r}")
+        if config.prediction.prevalence != "training":
+            raise ConfigError(
+                f"{source}: row {row!r} has prediction.prevalence={config.prediction.prevalence}; methods are compared "
+                "by their answers for the training cases' prevalence. Leave it out."
+            )
+        return config
 
 
 def load_plan(path: Path, overrides: Sequence[str] = ()) -> ComparisonPlan:

@@ -231,16 +231,19 @@ def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {name: fact for name, fact in facts.items() if name not in ("trained_on", "fitted_on")}
 
 
+_OF_ROBUSTNESS = {"clean", "groups", "cases", "notes", "prevalence", "table", "table_sha256", "part"}
+
+
 def _robustness(folder: Path, predictor: Predictor) -> dict[str, Any]:
     file = folder / "robustness.json"
     if not file.is_file():
         raise ConfigError(f"{file}: is not there. Name a folder that `agfnet robustness` has written.")
     made: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    if made["bundle_sha256"] != predictor.bundle.sha256:
+    if made["bundle_sha256"] != predictor.bundle.sha256 or not made.keys() >= _OF_ROBUSTNESS:
         raise ConfigError(
-            f"{file}: is of another network, or from before a calibration. Run `agfnet robustness` again."
+            f"{file}: is of another network, or from before a calibration or an update. Run `agfnet robustness` again."
         )
-    return {key: made[key] for key in ("clean", "groups", "cases", "notes", "prevalence")}
+    return {key: made[key] for key in _OF_ROBUSTNESS}
 
 
 def shown_cases(kept: Sequence[Outcome], answers: Answers, classes: Sequence[str]) -> dict[str, list[dict[str, Any]]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from agfnet.data.table import table_sha256
 from agfnet.evaluation.answers import Answers, answers_from_json, labels_of, whole
 from agfnet.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from agfnet.evaluation.evaluate import chosen_cases, drawn_cases
+from agfnet.evaluation.evaluate import chosen_cases, drawn_cases, table_facts
 from agfnet.files import write_json
 from agfnet.metrics.calibration import brier, ece, nll
 from agfnet.metrics.classification import accuracy, balanced_accuracy
@@ -28,7 +28,7 @@ from agfnet.types import Case, ConfigError, Place
 
 log = logging.getLogger("agfnet")
 MIXED = "any"
-"""In place of a corruption's name: one drawn for each image."""
+"""In place of a corruption's name: one drawn for each view of a case."""
 SCORES: Mapping[str, Callable[..., FloatArray]] = {
     "balanced_accuracy": balanced_accuracy,
     "accuracy": accuracy,
@@ -44,8 +44,8 @@ class Setting:
     Attributes:
         views: the views that it acts on; none for the images as they are.
         corruption: its name, or `MIXED`.
-        severity: 1 to 5; or 0: for each case some of the views (at least one) and for each image a severity are drawn,
-            so that one pass over many cases gives the mean over all of them.
+        severity: 1 to 5; or 0: for each case some of the views (at least one) and for each of them a severity are
+            drawn, so that one pass over many cases gives the mean over all of them.
     """
 
     views: tuple[str, ...] = ()
@@ -174,8 +174,8 @@ def robustness(
             progress(i + 1, len(settings))
     made = robustness_table(answers, draws=draws)
     made["notes"] = [*notes, *made["notes"]]
-    stated = {"bundle_sha256": predictor.bundle.sha256, "prevalence": stated_prevalence(predictor)}
-    return made | stated | {"table": str(table), "seed": seed}
+    stated = {"bundle_sha256": predictor.bundle.sha256, "prevalence": stated_prevalence(predictor), "seed": seed}
+    return made | stated | table_facts(table, cases, include_test=include_test)
 
 
 def robustness_table(answers: Mapping[Setting, Answers], *, draws: int = 1000) -> dict[str, Any]:

@@ -215,7 +215,7 @@ def _summary(
         p = _two_sided_p(drawn - null)
     # One patient drawn again and again would look perfectly sure.
     known = np.isfinite(value) & (len(set(patients)) > 1)
-    low, high = (np.where(known, end, np.nan) for end in (low, high))
+    low, high, p = (np.where(known, number, np.nan) for number in (low, high, p))
     return {"value": value, "low": low, "high": high, "defined": np.isfinite(drawn).mean(axis=0)}, p
 
 

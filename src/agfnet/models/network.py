@@ -145,15 +145,17 @@ class AGFNet(nn.Module):
 
     def _encode_view(self, modality: str, images: Tensor, present: Tensor) -> Pyramid:
         encoder = self.encoders[modality]
-        if not self.training or bool(present.all()):
+        if not self.training:
             return encoder(images)
         rows = present.nonzero()[:, 0]
-        if len(rows):  # batch statistics come from the views that are there; one image alone makes none
-            with _frozen_statistics(encoder) if len(rows) == 1 else nullcontext():
+        # Batch statistics come from the views that are there; one image alone makes none.
+        with _frozen_statistics(encoder) if len(rows) < 2 else nullcontext():
+            if len(rows) == len(images):
+                return encoder(images)
+            if len(rows):
                 maps = encoder(images[rows])
-            return [m.new_zeros(len(images), *m.shape[1:]).index_copy(0, rows, m) for m in maps]
-        # Keeps every parameter in the graph, with zero gradient: distributed training waits for all of them.
-        with _frozen_statistics(encoder):
+                return [m.new_zeros(len(images), *m.shape[1:]).index_copy(0, rows, m) for m in maps]
+            # Keeps every parameter in the graph, with zero gradient: distributed training waits for all of them.
             return [m * 0.0 for m in encoder(images)]
 
     def fuse(self, pyramids: Sequence[Pyramid], present: Presence) -> Output:

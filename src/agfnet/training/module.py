@@ -197,7 +197,8 @@ class LesionModule(pl.LightningModule):
 def decays(parameter: nn.Parameter) -> bool:
     """Whether weight decay shrinks a parameter.
 
-    Yes: matrices, kernels over channels, and learned codes and queries of several rows. No: biases, norms, depth-wise
-    kernels, and whatever has one row or column, such as the layer that gives an attention map.
+    Yes: matrices, kernels over channels, and learned codes of several rows. No: biases, norms, depth-wise kernels,
+    learned queries and tokens (1, N, D), and whatever has one row or column, such as the layer that gives an attention
+    map.
     """
     return parameter.ndim >= 2 and 1 not in parameter.shape[:2]

@@ -99,9 +99,9 @@ def train(
         The weights file.
 
     Raises:
-        ConfigError: the folder holds another run, `resume` with another configuration, table or other readable images,
-            or a machine that does not fit.
-        TableError: cases that cannot be learnt from, or too few that can be read.
+        ConfigError: the folder holds another run, `resume` with another configuration, table or other images, or a
+            machine that does not fit.
+        TableError: cases that cannot be learnt from, too few that can be read, or one image in both parts.
         RankError: another process of the training ended.
         BundleError: `resume` of a run of another version's network.
     """
@@ -206,11 +206,16 @@ def _begin(
             raise ConfigError(f"{config.data.table}: has changed since the run was started; restore it or start anew.")
         if facts["cases_sha256"] != case_hash:
             raise ConfigError(f"{folder}: the run was started on other cases (another number of folds?); start anew.")
-        facts |= _known_again(cases[0])  # a run of an earlier version may lack it
-        write_json(folder / FACTS, facts)
+        unfinished = not (folder / WEIGHTS).exists()
+        if unfinished and facts["trained_on"] != _known_again(cases[0])["trained_on"]:
+            raise ConfigError(
+                f"{folder}: training images have changed since the run was started; restore them or start anew."
+            )
         return facts
     if resume:
         log.info("%s: holds no finished epoch; starting from the beginning", folder)
+    known = _known_again(cases[0])
+    _check_apart(config, cases[1], known["trained_on"])
     folder.mkdir(parents=True, exist_ok=True)
     save_config(config, folder / CONFIG)
     return {
@@ -222,7 +227,7 @@ def _begin(
         "seed": config.training.seed,
         "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "command": sys.argv,
-        **_known_again(cases[0]),
+        **known,
     }
 
 
@@ -240,6 +245,19 @@ def _known_again(cases: Sequence[Case]) -> dict[str, list[str]]:
         "trained_on": sorted(set().union(*image_fingerprints(cases).values())),
         "trained_patients": sorted({patient_fingerprint(case.patient_id) for case in cases}),
     }
+
+
+def _check_apart(config: Config, validation: Sequence[Case], trained_on: Sequence[str]) -> None:
+    """No validation case shows an image that is trained on, whatever file it lies in."""
+    prints = image_fingerprints(validation)
+    shared = [case for case in validation if not prints[case.case_id].isdisjoint(trained_on)]
+    if shared:
+        raise TableError(
+            f"{config.data.table}: row {shared[0].row}, case {shared[0].case_id}: an image of this validation case is "
+            f"also one of a training case ({len(shared)} such cases). `agfnet check {config.data.table} --deep` lists "
+            "them; give both the same patient_id, split anew, and leave a view's field empty where its image only "
+            "stands for a missing one."
+        )
 
 
 def _try_out(network: AGFNet, sizes: Mapping[str, tuple[int, int]]) -> None:

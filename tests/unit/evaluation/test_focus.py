@@ -4,8 +4,10 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from dicom_files import dicom, region, save, smooth, with_regions
+from onnx import numpy_helper
 from PIL import Image
 
 from agfnet.data.preprocess import ViewSpec
@@ -83,6 +85,14 @@ def test_randomised_weights_keep_their_values_but_not_what_they_say(trained, dra
     bundle = Predictor(trained, threads=1).bundle
     mixed = randomised(bundle, seed=0)
     assert randomised(bundle, seed=0).graph == mixed.graph
+    before, after = (
+        {t.name: numpy_helper.to_array(t) for t in onnx.load_model_from_string(b.graph).graph.initializer}
+        for b in (bundle, mixed)
+    )
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(np.sort(before[name], None), np.sort(after[name], None)) for name in before)
+    same = [values for name, values in before.items() if values.ndim == 2 and np.array_equal(values, after[name])]
+    assert any(np.allclose(values.sum(1), 1.0) for values in same)  # the mean over a map's positions is still one
     case = read_cases(drawn / "parts.csv")[:1]
     told = [next(Predictor(b, threads=1).predict(case, maps=True)).prediction for b in (bundle, mixed)]
     assert np.isfinite(told[1].probabilities).all()

@@ -96,6 +96,9 @@ def test_one_patient_gives_no_interval():
     assert interval.value == pytest.approx(2 / 3)
     assert np.isnan(interval.low)
     assert np.isnan(interval.high)
+    for seeds in (1, 2):
+        apart = paired_difference([mean_of([1, 1, 1])] * seeds, [mean_of([0, 1, 0])] * seeds, ["a"] * 3, draws=50)
+        assert np.isnan(apart["mean"].p)
 
 
 def test_identical_models_do_not_differ():

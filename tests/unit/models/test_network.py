@@ -101,6 +101,13 @@ def test_one_image_of_a_view_in_a_batch_makes_no_batch_statistics():
     assert all(m.training for m in network.modules())
 
 
+def test_nor_does_a_batch_of_one():
+    network = AGFNet(3, ["a", "b"], "test_efficientnet", fusion="concatenation")
+    before = {k: v.clone() for k, v in network.encoders.named_buffers()}
+    network({m: torch.randn(1, 3, 32, 32) for m in "ab"})
+    assert all(torch.equal(v, before[k]) for k, v in network.encoders.named_buffers())
+
+
 def test_the_weights_package_gives_timms_features():
     weights = package_weights("tf_efficientnet_lite0")
     assert weights is not None

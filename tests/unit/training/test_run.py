@@ -16,7 +16,8 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from agfnet.config import load_config, parse_config
 from agfnet.data.table import cases_sha256, own_cases
-from agfnet.evaluation.experiment import CHOSEN, run
+from agfnet.evaluation.evaluate import CHOSEN, evaluate
+from agfnet.evaluation.experiment import run
 from agfnet.prediction.bundle import read_bundle
 from agfnet.training.build import MOST_VALUES, CaseData, task_of
 from agfnet.training.callbacks import EpochHistory, RampedAverage
@@ -191,7 +192,7 @@ def test_what_is_left_without_the_unreadable_is_checked_again(drawn, tmp_path, m
 
 
 def test_a_repaired_image_is_not_resumed(drawn, tmp_path):
-    first = (PART == "train") & (pl.int_range(pl.len()).over("split") == 0)
+    first = (PART == "validation") & (pl.int_range(pl.len()).over("split") == 0)
     config = skipping(drawn, tmp_path, first, epochs=1)
     train(config, tmp_path / "run")
     left_out = json.loads((tmp_path / "run" / "run.json").read_text())["left_out"]
@@ -200,6 +201,39 @@ def test_a_repaired_image_is_not_resumed(drawn, tmp_path):
     shutil.copy(next((drawn / "photos").iterdir()), tmp_path / "broken.jpg")
     with pytest.raises(ConfigError, match=rf"cannot be read now: \['{left_out[0]}'\]"):
         train(config, tmp_path / "run", resume=True)
+
+
+def moved(drawn, folder):
+    """A copy of the table and its images, and the first photos of the training and of the validation part."""
+    for name in ("photos", "scans"):
+        shutil.copytree(drawn / name, folder / name)
+    shutil.copy(drawn / "parts.csv", folder / "parts.csv")
+    frame = pl.read_csv(folder / "parts.csv").filter(pl.col("clinical").is_not_null())
+    return [folder / frame.filter(pl.col("split") == part)["clinical"][0] for part in ("train", "validation")]
+
+
+def test_what_a_run_was_trained_on_stays_as_it_was(drawn, tmp_path):
+    """Other images are not gone on with; of a finished run nothing is told anew, also where its images are gone."""
+    photo, _ = moved(drawn, tmp_path)
+    config = config_of(tmp_path, epochs=1)
+    train(config, tmp_path / "run")
+    facts = (tmp_path / "run" / "run.json").read_text()
+    photo.write_bytes(photo.read_bytes() + b"other")
+    train(config, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "run.json").read_text() == facts
+    (tmp_path / "run" / WEIGHTS).unlink()
+    with pytest.raises(ConfigError, match="training images have changed since the run was started"):
+        train(config, tmp_path / "run", resume=True)
+
+
+def test_one_image_in_both_parts_is_refused(drawn, tmp_path):
+    trained, held = moved(drawn, tmp_path)
+    shutil.copy(trained, held)
+    with pytest.raises(
+        TableError, match=rf"case {held.stem}: an image of this validation case is also one of a training"
+    ):
+        train(config_of(tmp_path, epochs=1), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_processes_that_read_other_cases_are_told(drawn, tmp_path):
@@ -362,6 +396,9 @@ def test_sizes_that_an_encoder_does_not_take_are_said_first(drawn, tmp_path):
 def test_figures_of_a_chosen_epoch_say_so(drawn, tmp_path):
     config = config_of(drawn, epochs=1, early_stopping=3)
     assert CHOSEN in run(config, tmp_path / "run")["notes"]
+    for part, chosen in (("validation", True), ("train", False)):
+        told = evaluate(tmp_path / "run", drawn / "parts.csv", tmp_path / part, part=part, draws=100, threads=1)
+        assert (CHOSEN in told["notes"]) == chosen
 
 
 def test_a_finished_run_without_its_checkpoints_is_still_that_run(drawn, tmp_path):
