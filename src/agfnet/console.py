@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from agfnet.types import AgfnetError
 
@@ -19,8 +20,8 @@ _EXTRAS = {
     **dict.fromkeys(("pyarrow", "ray"), "scale"),
 }
 """Missing package -> the extra that brings it; any other comes with [train]."""
-out = Console()
-err = Console(stderr=True)
+out, err = (Console(stderr=stderr, markup=False, highlight=False, soft_wrap=True) for stderr in (False, True))
+"""What is printed is text as it is: names of files, columns and classes may hold brackets."""
 
 
 @contextmanager
@@ -29,20 +30,17 @@ def errors_said() -> Iterator[None]:
     try:
         yield
     except AgfnetError as error:
-        err.print(f"[bold red]error[/]: {escape(str(error))}", soft_wrap=True, highlight=False)
+        _say_error(str(error))
         raise typer.Exit(1) from error
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("agfnet"):
             raise
         remedy = f"pip install 'agfnet[{_EXTRAS.get(error.name or '', 'train')}]'"
-        err.print(
-            f"[bold red]error[/]: this command needs {error.name}: {escape(remedy)}",
-            soft_wrap=True,
-        )
+        _say_error(f"this command needs {error.name}: {remedy}")
         raise typer.Exit(1) from error
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        err.print(f"[bold red]error[/]: {escape(where + (error.strerror or str(error)))}", soft_wrap=True)
+        _say_error(where + (error.strerror or str(error)))
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
         err.print(
@@ -52,9 +50,8 @@ def errors_said() -> Iterator[None]:
         raise typer.Exit(130) from error
 
 
-def escape(text: str) -> str:
-    """Text that Rich prints as it is."""
-    return text.replace("[", r"\[")
+def _say_error(text: str) -> None:
+    err.print(Text.assemble(("error", "bold red"), f": {text}"))
 
 
 @contextmanager
@@ -71,4 +68,4 @@ def show_table(title: str | None, columns: Sequence[str], rows: Sequence[Sequenc
     table = Table(*columns, title=title)
     for row in rows:
         table.add_row(*row)
-    out.print(table)
+    out.print(table, soft_wrap=False)

@@ -57,3 +57,25 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON value
     """Write strict JSON (no NaN), indented."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, *keys: str) -> Any:  # noqa: ANN401 - any JSON value
+    """What `write_json` wrote.
+
+    Args:
+        path: the file.
+        keys: that its object must have.
+
+    Raises:
+        ConfigError: it is no JSON, or lacks a key: it is another program's, or another version's.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: is no JSON of agfnet ({error}). Choose another folder, or move it away.") from error
+    if keys and not (isinstance(value, dict) and value.keys() >= set(keys)):
+        raise ConfigError(
+            f"{path}: was not written by this version of agfnet (no {', '.join(keys)}). Choose another folder, or move "
+            "it away."
+        )
+    return value

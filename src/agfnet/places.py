@@ -268,11 +268,22 @@ def _store(url: Url) -> Iterator[Any]:
     except AgfnetError:
         raise
     except FileNotFoundError as error:
+        cause = error.__cause__  # a web server's other answers, and its absence, come as this error too
+        away = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+        if cause is not None and (away or getattr(cause, "status", None) not in _NOT_THERE):
+            raise OSError(errno.EIO, f"{_reason(cause)}; {_ENVIRONMENT}", str(url)) from error
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(url)) from error
     except Exception as error:
         code = getattr(error, "errno", None) or errno.EIO
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0].rstrip(".") or type(error).__name__
-        raise OSError(code, f"{reason}; {_ENVIRONMENT}", str(url)) from error
+        raise OSError(code, f"{_reason(error)}; {_ENVIRONMENT}", str(url)) from error
+
+
+_NOT_THERE = (None, 404, 410)
+"""What a web server answers, None being no answer of one."""
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0].rstrip(".") or type(error).__name__
 
 
 def _file_system(protocol: str) -> Any:  # noqa: ANN401 - fsspec has no types

@@ -76,7 +76,10 @@ def test_after_sigkill_the_audit_log_is_whole(calibrated, files, tmp_path):
         callers.join()
     before = verify(service.audit)
     assert before.entries >= len(callers.answered) > 0  # what was answered was written first
-    with serving(calibrated, tmp_path, "--threads", 1, token=TOKEN) as again:
+    stated = "cyst=0.1,lipoma=0.1,naevus=0.8"
+    with serving(calibrated, tmp_path, "--threads", 1, "--prevalence", stated, token=TOKEN) as again:
+        told = httpx2.get(f"{again.url}/v1/model", headers=bearer(TOKEN)).json()
+        assert told["prevalence"] == {"cyst": 0.1, "lipoma": 0.1, "naevus": 0.8}
         assert httpx2.post(f"{again.url}/v1/predict", files=files, headers=bearer(TOKEN)).status_code == 200
     assert verify(service.audit).entries == before.entries + 1
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import click
+import polars as pl
 import pytest
 import typer
 from broken import BROKEN
 
+import agfnet
 from agfnet.cli import app
 from agfnet.console import errors_said
 from agfnet.types import RESEARCH_USE
@@ -75,6 +77,11 @@ def test_broken_tables_and_images_are_named(agfnet_command, broken, tmp_path):
             "has no test cases",
         ),
         (["predict", "{trained}", "{drawn}/parts.csv", "-o", "x.xlsx"], "written as .csv or .parquet"),
+        (["predict", "{trained}", "{drawn}/parts.csv", "-o", "{drawn}/cases.csv/x.csv"], "cannot be written there"),
+        (["predict", "{trained}", "{drawn}/parts.csv", "--mm-per-pixel", "clinical=0.1"], "has the columns <view>_mm"),
+        (["predict", "{trained}", "--view", "clinical=a.jpg", "--mm-per-pixel", "clinical=9"], "0.0005 to 2.0"),
+        (["predict", "{trained}", "--view", "clinical=/a.jpg", "--data-root", "{drawn}"], "leaves the data folder"),
+        (["predict", "{trained}", "{drawn}/cases.csv", "--prevalence", "cyst=0.5,lipoma"], "is not of the form"),
         (["explain", "{trained}", "{drawn}/parts.csv", "-o", "{drawn}/parts.csv"], "cannot be the folder"),
         (["bundle", "{trained}", "-o", "{drawn}"], "is a folder; name a file"),
         (["bundle", "{trained}", "-o", "x.agf", "--card", "{trained}/model.agf"], "is no text"),
@@ -123,3 +130,60 @@ def test_a_missing_library_names_the_extra_to_install(capsys, module, extra):
     with pytest.raises(typer.Exit), errors_said():
         raise ModuleNotFoundError(name=module)
     assert f"pip install 'agfnet[{extra}]'" in click.unstyle(capsys.readouterr().err)
+
+
+def test_texts_with_brackets_are_said_as_they_are(agfnet_command, trained, drawn, tmp_path):
+    folder = tmp_path / "a [bold]x[" / "b]"
+    result = agfnet_command("evaluate", trained, drawn / "parts.csv", "-o", folder, "--draws", 100)
+    assert result.exit_code == 0, said(result)
+    assert f"everything is in {folder}" in said(result)
+    for name in ("explanations.json", "report.json"):
+        (folder / name).write_text("{}")
+    for command in ("evaluate", "explain"):
+        again = agfnet_command(command, trained, drawn / "parts.csv", "-o", folder)
+        assert again.exit_code == 1
+        assert f"{folder}/{'report' if command == 'evaluate' else 'explanations'}.json: was not written" in said(again)
+
+
+def test_the_version(agfnet_command):
+    assert agfnet_command("--version").stdout == f"agfnet {agfnet.__version__}\n"
+
+
+def test_a_view_under_another_name_is_said_and_one_in_other_capitals_refused(agfnet_command, trained, drawn, tmp_path):
+    """Half of the evidence would be left out of every answer."""
+    table = drawn / "renamed.csv"
+    frame = pl.read_csv(drawn / "parts.csv")
+    for name, code, told in (
+        ("Clinical", 1, "there is no column clinical, but Clinical. Rename it to clinical."),
+        ("picture", 0, "these views are absent in every case; if picture is one of them, rename it"),
+    ):
+        frame.rename({"clinical": name}).write_csv(table)
+        for i, more in enumerate([["-o", tmp_path / f"{name}.csv"], ["--engine", "local", "-o", tmp_path / name]]):
+            result = agfnet_command("predict", trained, table, *more, "--skip-bad")
+            assert result.exit_code == code, (i, said(result))
+            assert told in " ".join(said(result).split())
+
+
+def test_what_is_not_calibrated_says_so(agfnet_command, trained, calibrated, drawn, tmp_path):
+    for source, told in ((trained, True), (calibrated, False)):
+        out = tmp_path / source.name
+        done = agfnet_command("predict", source, drawn / "parts.csv", "-o", out.with_suffix(".csv"))
+        assert ("is not calibrated" in said(done)) == told
+        reasons = pl.read_csv(out.with_suffix(".csv"))["refer_reasons"]
+        assert (set(reasons) == {"not calibrated"}) == told
+        for command in (["bundle", source, "-o", out.with_suffix(".agf")], ["verify", out.with_suffix(".agf")]):
+            assert ("NOT CALIBRATED" in said(agfnet_command(*command))) == told
+
+
+def test_one_case_with_its_scale_is_that_of_the_table(agfnet_command, calibrated, drawn, tmp_path, monkeypatch):
+    row = pl.read_csv(drawn / "parts.csv").drop_nulls(["clinical", "ultrasound"]).head(1)
+    row.with_columns(ultrasound_mm_per_pixel=pl.lit(0.07)).write_csv(drawn / "one.csv")
+    monkeypatch.chdir(drawn)
+    views = [a for view in ("clinical", "ultrasound") for a in ("--view", f"{view}={row[0, view]}")]
+    asked = [["one.csv"], [*views, "--mm-per-pixel", "ultrasound=0,07", "--data-root", drawn]]
+    made = []
+    for i, arguments in enumerate(asked):
+        file = tmp_path / f"{i}.csv"
+        assert agfnet_command("predict", calibrated, *arguments, "-o", file).exit_code == 0
+        made.append(pl.read_csv(file).drop("case_id"))
+    assert made[0].equals(made[1])

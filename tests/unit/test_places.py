@@ -4,7 +4,7 @@ import pickle
 import stat
 from datetime import UTC, datetime
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
@@ -248,4 +248,29 @@ def test_a_web_server_is_read(tmp_path):
             with pytest.raises(FileNotFoundError):
                 (url.parent / "none.bin").stat()
         finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize("status", [403, 503, None])
+def test_a_web_server_that_refuses_or_is_away_does_not_say_that_a_file_is_not_there(status):
+    """Who believed it would leave the cell of the view empty."""
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(status)
+
+        def do_HEAD(self):
+            self.send_error(status)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        url = place(f"http://127.0.0.1:{server.server_port}/a.jpg")
+        if status is not None:
+            Thread(target=server.serve_forever, daemon=True).start()
+        else:
+            server.server_close()
+        for ask in (url.stat, url.read_bytes):
+            with pytest.raises(OSError, match=str(status or "onnect")) as said:
+                ask()
+            assert not isinstance(said.value, FileNotFoundError)
+        if status is not None:
             server.shutdown()

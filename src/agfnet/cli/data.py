@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from agfnet.cli.options import RootOpt, TableArg, ViewsOpt, app, here, names
-from agfnet.console import bar, errors_said, escape, out
+from agfnet.console import bar, errors_said, out
 from agfnet.types import SYNTHETIC
 
 
@@ -58,30 +58,26 @@ def check(
                 need_labels=need_labels,
             )
         for line in map(str, report.faults) if every else report.lines():
-            out.print(escape(line), soft_wrap=True, highlight=False)
+            out.print(line)
         images = ", ".join(f"{n} {view}" for view, n in report.images.items())
-        out.print(
-            f"{report.cases} cases, {report.patients} patients; images: {images or 'none'}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        out.print(f"{report.cases} cases, {report.patients} patients; images: {images or 'none'}")
         if any(report.scaled.values()):
             known = ", ".join(f"{report.scaled[view]} of {n} {view}" for view, n in report.images.items())
-            out.print(f"millimetres per pixel known: {known}", highlight=False, soft_wrap=True)
+            out.print(f"millimetres per pixel known: {known}")
         for title, counts in (("classes", report.classes), ("parts", report.parts)):
             if counts:
                 told = ", ".join(f"{n} {name}" for name, n in counts.items())
                 left = report.cases - sum(counts.values())
                 told += f", {left} without a part (neither trained on nor scored)" if title == "parts" and left else ""
-                out.print(escape(f"{title}: {told}"), highlight=False, soft_wrap=True)
+                out.print(f"{title}: {told}")
         if report.cases and not predict and report.unlabelled is None:
             out.print("no column label: fit for prediction only")
         elif report.unlabelled and not predict:
-            out.print(f"cases without a label: {report.unlabelled} of {report.cases}", highlight=False)
+            out.print(f"cases without a label: {report.unlabelled} of {report.cases}")
         if not report.ok:
-            out.print(f"[bold red]{len(report.faults)} faults[/]")
+            out.print(f"{len(report.faults)} faults", style="bold red")
             raise typer.Exit(1)
-        out.print(f"[bold green]no fault found[/] ({level} check)")
+        out.print(f"no fault found ({level} check)", style="bold green")
 
 
 @app.command()
@@ -113,7 +109,7 @@ def split(
         counts = split_to_file(
             table, output, fractions={p: f for p, f in zip(PARTS, shares, strict=True) if f}, seed=seed
         )
-        out.print(f"{output}: " + ", ".join(f"{n} {part}" for part, n in counts.items()), highlight=False)
+        out.print(f"{output}: " + ", ".join(f"{n} {part}" for part, n in counts.items()))
 
 
 @app.command()
@@ -148,8 +144,8 @@ def phantom(
                 output, cases=cases, seed=seed, site=site, size=size, doppler=doppler, balanced=balanced, marks=marks,
                 workers=workers, progress=progress,
             )  # fmt: skip
-        out.print(f"{table}: {cases} cases; look at {output / 'sheets'}", highlight=False, soft_wrap=True)
-        out.print(f"note: {SYNTHETIC}", highlight=False, soft_wrap=True)
+        out.print(f"{table}: {cases} cases; look at {output / 'sheets'}")
+        out.print(f"note: {SYNTHETIC}")
 
 
 @app.command()
@@ -171,9 +167,9 @@ def derm7pt(
         from agfnet.data.derm7pt import derm7pt_table
 
         made = derm7pt_table(release, output, include_test=include_test)
-        out.print(f"{output}: {made.frame.height} cases", highlight=False)
+        out.print(f"{output}: {made.frame.height} cases")
         for note in made.notes:
-            out.print(f"note: {note}", highlight=False)
+            out.print(f"note: {note}")
 
 
 @app.command()
@@ -198,11 +194,9 @@ def dicom(
         with bar("reading DICOM files") as progress:
             made = dicom_table(folder, output, key=read_key(key), progress=progress)
         for name, reason in made.skipped:
-            out.print(escape(f"left out: {name}: {reason}"), highlight=False, soft_wrap=True)
+            out.print(f"left out: {name}: {reason}")
         patients = made.frame["patient_id"].n_unique()
         left = f"{len(made.skipped)} DICOM files left out, {made.foreign} other files"
-        out.print(
-            escape(f"{output}: {made.frame.height} cases, {patients} patients; {left}"), highlight=False, soft_wrap=True
-        )
+        out.print(f"{output}: {made.frame.height} cases, {patients} patients; {left}")
         for note in made.notes:
-            out.print(escape(f"note: {note}"), highlight=False, soft_wrap=True)
+            out.print(f"note: {note}")

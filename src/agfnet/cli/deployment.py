@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from agfnet.cli.options import BatchOpt, ProviderOpt, SourceArg, ThreadsOpt, app, here
+from agfnet.cli.options import BatchOpt, PrevalenceOpt, ProviderOpt, SourceArg, ThreadsOpt, app, here
 from agfnet.console import errors_said, out
 
+_CALIBRATED = {True: "calibrated", False: "NOT CALIBRATED: nothing is referred (`agfnet calibrate RUN`)"}
 KeyOpt = Annotated[
     Path | None, typer.Option("--public-key", help="Refuse a bundle that is not signed with this key (PEM).")
 ]
@@ -33,7 +34,7 @@ def bundle(
         from agfnet.prediction.deploy import deploy
 
         made = deploy(source, output, card=card, key=sign)
-        out.print(f"{output}: SHA-256 {made.sha256}", highlight=False, soft_wrap=True)
+        out.print(f"{output}: SHA-256 {made.sha256}, {_CALIBRATED[made.calibrated]}")
 
 
 @app.command()
@@ -55,11 +56,11 @@ def verify(source: SourceArg, *, public_key: KeyOpt = None) -> None:
             "not checked": "signed, but by whom was not checked: give --public-key",
             "none": "not signed",
         }
-        said = f"{source}: whole, format {found.facts['format']}, {state[found.signed]}"
-        out.print(said, highlight=False, soft_wrap=True)
-        out.print(f"SHA-256 {found.sha256}", highlight=False, soft_wrap=True)
+        told = f"format {found.facts['format']}, {_CALIBRATED[found.calibrated]}, {state[found.signed]}"
+        out.print(f"{source}: whole, {told}")
+        out.print(f"SHA-256 {found.sha256}")
         for name, content in found.parts.items():
-            out.print(f"  {name}: {len(content):,} bytes", highlight=False)
+            out.print(f"  {name}: {len(content):,} bytes")
 
 
 @app.command()
@@ -73,7 +74,8 @@ def serve(
     ] = None,
     audit: Annotated[Path, typer.Option(help="The audit log's file.")] = Path("audit.sqlite"),
     queue: Annotated[int, typer.Option(min=1, help="Requests accepted and not yet answered; more get 503.")] = 32,
-    timeout: Annotated[float, typer.Option(min=1.0, help="Seconds from request to answer.")] = 30.0,
+    timeout: Annotated[float, typer.Option(min=1.0, max=3600.0, help="Seconds from request to answer.")] = 30.0,
+    prevalence: PrevalenceOpt = None,
     threads: ThreadsOpt = 0,
     batch: BatchOpt = 8,
     provider: ProviderOpt = "cpu",
@@ -86,6 +88,7 @@ def serve(
     agfnet serve model.agf --public-key public.pem --tokens tokens.txt --audit /var/lib/agfnet/audit.sqlite
     """
     with errors_said():
+        from agfnet.prediction.asking import say_uncalibrated, shares
         from agfnet.prediction.bundle import read_bundle
         from agfnet.prediction.predictor import Predictor
         from agfnet.serving.run import serve as run
@@ -99,7 +102,9 @@ def serve(
             from agfnet.prediction.signature import check_signature
 
             found = check_signature(found, public_key)
-        run(Predictor(found, threads=threads, provider=provider), settings)
+        predictor = Predictor(found, threads=threads, provider=provider, prevalence=shares(prevalence))
+        say_uncalibrated(predictor)
+        run(predictor, settings)
 
 
 @app.command()
@@ -122,5 +127,5 @@ def audit(
         from agfnet.serving.audit import verify as check
 
         state = check(log, noted=START if noted is None else noted)
-        out.print(f"{log}: {state.entries} entries, the chain is whole", highlight=False, soft_wrap=True)
-        out.print(f"last hash {state.last}", highlight=False, soft_wrap=True)
+        out.print(f"{log}: {state.entries} entries, the chain is whole")
+        out.print(f"last hash {state.last}")

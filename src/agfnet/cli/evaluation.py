@@ -17,6 +17,7 @@ from agfnet.cli.options import (
     PrevalenceOpt,
     ProviderOpt,
     RootOpt,
+    ScaleOpt,
     SkipOpt,
     SourceArg,
     SubgroupOpt,
@@ -27,7 +28,7 @@ from agfnet.cli.options import (
     app,
     here,
 )
-from agfnet.console import bar, err, errors_said, escape, out
+from agfnet.console import bar, err, errors_said, out
 from agfnet.files import ready_folder
 from agfnet.places import place
 from agfnet.types import Place
@@ -39,6 +40,7 @@ def predict(
     table: AskedTableArg = None,
     *,
     view: ViewOpt = None,
+    mm_per_pixel: ScaleOpt = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -73,7 +75,7 @@ def predict(
 
     Examples:  agfnet predict runs/first cases.csv -o predictions.csv
 
-    agfnet predict model.agf --view clinical=photo.jpg --view ultrasound=scan.png
+    agfnet predict model.agf --view clinical=photo.jpg --view ultrasound=scan.png --mm-per-pixel ultrasound=0.05
 
     With --engine: into a folder of Parquet files, with a quarantine of bad cases; a stopped run goes on when called
     again. TABLE may then be a folder of Parquet files, too.
@@ -93,21 +95,21 @@ def predict(
                 prevalence=prevalence, provider=provider, data_root=data_root, threads=threads, workers=workers,
                 address=address, retry=retry,
             )  # fmt: skip
-            out.print(tally.said(), highlight=False, soft_wrap=True)
+            out.print(tally.said())
             raise typer.Exit(1 if tally.quarantined and not skip_bad else 0)
         refuse_without_engine(part_rows=part_rows, workers=workers, address=address, retry=retry or None)
         if output is not None:
             writable_table(output, source=table)
 
         predictor, cases = asked_cases(
-            source, table, view or [], threads=threads, provider=provider, data_root=data_root, prevalence=prevalence
-        )
+            source, table, view or [], threads=threads, provider=provider, data_root=data_root, prevalence=prevalence,
+            scales=mm_per_pixel or [],
+        )  # fmt: skip
         outcomes = predict_cases(predictor, cases, batch_size=batch)
         bad = show(predictor, outcomes, output, sys.stdout)
         if bad:
             err.print(
                 f"{bad} of {len(outcomes)} cases could not be predicted; see the column `error`",
-                highlight=False,
             )
             if not skip_bad:
                 raise typer.Exit(1)
@@ -140,8 +142,8 @@ def evaluate(
             source, table, ready_folder(folder), part=part, include_test=include_test, skip_bad=skip_bad,
             subgroups=subgroup or (), draws=draws, threads=threads, data_root=data_root, prevalence=prevalence,
         )  # fmt: skip
-        out.print(escape(summary_markdown(card)), highlight=False, soft_wrap=True)
-        out.print(f"everything is in {folder}", highlight=False)
+        out.print(summary_markdown(card))
+        out.print(f"everything is in {folder}")
 
 
 @app.command()
@@ -178,8 +180,8 @@ def calibrate(
             run, table=table, data_root=data_root, part=part, coverage=coverage, risk=risk, false_refers=false_refers,
             seed=seed, threads=threads,
         )  # fmt: skip
-        out.print(escape(calibration_markdown(made, read_bundle(run).classes)), highlight=False, soft_wrap=True)
-        out.print(f"the bundle in {run} is calibrated; pictures are in {run / 'calibration'}", highlight=False)
+        out.print(calibration_markdown(made, read_bundle(run).classes))
+        out.print(f"the bundle in {run} is calibrated; pictures are in {run / 'calibration'}")
 
 
 @app.command()
@@ -188,6 +190,7 @@ def explain(
     table: AskedTableArg = None,
     *,
     view: ViewOpt = None,
+    mm_per_pixel: ScaleOpt = None,
     folder: Annotated[
         Path, typer.Option("--out", "-o", parser=here, help="Folder for one picture and one line a case.")
     ],
@@ -196,6 +199,7 @@ def explain(
         bool,
         typer.Option("--dicom", help="Of cases from DICOM files, also a report and the picture as DICOM."),
     ] = False,
+    prevalence: PrevalenceOpt = None,
     skip_bad: SkipOpt = False,
     threads: ThreadsOpt = 0,
     data_root: RootOpt = None,
@@ -211,7 +215,10 @@ def explain(
         from agfnet.prediction.explanation import explain_cases
 
         ready_folder(folder)
-        predictor, asked = asked_cases(source, table, view or [], threads=threads, data_root=data_root)
+        predictor, asked = asked_cases(
+            source, table, view or [], threads=threads, data_root=data_root, prevalence=prevalence,
+            scales=mm_per_pixel or [],
+        )  # fmt: skip
         also = None
         if dicom:
             from agfnet.prediction.dicom_report import write_dicom
@@ -219,9 +226,9 @@ def explain(
             also = partial(write_dicom, classes=predictor.classes, bundle_sha256=predictor.bundle.sha256)
         written = explain_cases(predictor, asked[:cases], folder, also=also, skip_bad=skip_bad)
         for path in written:
-            out.print(str(path), highlight=False, soft_wrap=True)
+            out.print(str(path))
         if len(asked) > cases:
-            err.print(f"the first {cases} of {len(asked)} cases are explained; --cases takes more", highlight=False)
+            err.print(f"the first {cases} of {len(asked)} cases are explained; --cases takes more")
 
 
 @app.command()
@@ -260,7 +267,7 @@ def report(
             prevalence=prevalence,
         )  # fmt: skip
         page = write_report(facts, explained, folder)
-        out.print(f"{page}: open it in a browser; it needs nothing else", highlight=False, soft_wrap=True)
+        out.print(f"{page}: open it in a browser; it needs nothing else")
 
 
 @app.command()
@@ -295,8 +302,8 @@ def robustness(
                 seed=seed, draws=draws, threads=threads, data_root=root, progress=progress,
             )  # fmt: skip
         write_robustness(made, folder)
-        out.print(escape(robustness_markdown(made)), highlight=False, soft_wrap=True)
-        out.print(f"everything is in {folder}", highlight=False)
+        out.print(robustness_markdown(made))
+        out.print(f"everything is in {folder}")
 
 
 @app.command()
@@ -336,8 +343,8 @@ def focus(
             data_root=root,
         )  # fmt: skip
         write_focus(made, folder)
-        out.print(escape(focus_markdown(made)), highlight=False, soft_wrap=True)
-        out.print(f"everything is in {folder}", highlight=False)
+        out.print(focus_markdown(made))
+        out.print(f"everything is in {folder}")
 
 
 @app.command()
@@ -371,5 +378,5 @@ def faithfulness(
             data_root=root,
         )  # fmt: skip
         write_faithfulness(made, folder)
-        out.print(escape(faithfulness_markdown(made)), highlight=False, soft_wrap=True)
-        out.print(f"everything is in {folder}", highlight=False)
+        out.print(faithfulness_markdown(made))
+        out.print(f"everything is in {folder}")

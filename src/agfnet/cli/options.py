@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 from rich.logging import RichHandler
 
-from agfnet.console import err
+import agfnet
+from agfnet.console import err, out
 from agfnet.places import local, place
 from agfnet.types import RESEARCH_USE, Place
 
@@ -64,15 +65,21 @@ SubgroupOpt = Annotated[
 ViewOpt = Annotated[
     list[str] | None, typer.Option(metavar="MODALITY=FILE", help="One case from files; may be repeated.")
 ]
+ScaleOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--mm-per-pixel", metavar="MODALITY=MM", help="With --view: scale of its images; may be repeated for others."
+    ),
+]
 ViewsOpt = Annotated[
     str | None, typer.Option("--views", help="View columns, by commas; otherwise they are recognised.")
 ]
 RootOpt = Annotated[
     Place | None, typer.Option(metavar="FOLDER", parser=place, help="Folder or URL that every image must lie in.")
 ]
-ThreadsOpt = Annotated[int, typer.Option(min=0, help="Processor threads; 0 lets ONNX Runtime choose.")]
+ThreadsOpt = Annotated[int, typer.Option(min=0, max=1024, help="Processor threads; 0 lets ONNX Runtime choose.")]
 ProviderOpt = Annotated[str, typer.Option(help="What computes: cpu, cuda or openvino (ONNX Runtime built for it).")]
-BatchOpt = Annotated[int, typer.Option("--batch", min=1, help="Looks that go through the network at once.")]
+BatchOpt = Annotated[int, typer.Option("--batch", min=1, max=4096, help="Looks that go through the network at once.")]
 PrevalenceOpt = Annotated[
     str | None,
     typer.Option(
@@ -90,9 +97,19 @@ def names(value: str | None) -> tuple[str, ...] | None:
     return None if value is None else tuple(part.strip() for part in value.split(",") if part.strip())
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        out.print(f"agfnet {agfnet.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def main(
-    *, quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors only.")] = False
+    *,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors only.")] = False,
+    version: Annotated[  # noqa: ARG001 - its callback answers
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """Set up what is said, and let a polite kill stop a command as Ctrl-C does."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)

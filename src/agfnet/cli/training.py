@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from agfnet.cli.options import app, here
-from agfnet.console import bar, errors_said, escape, out, show_table
+from agfnet.console import bar, errors_said, out, show_table
 
 
 @app.command()
@@ -58,8 +58,8 @@ def train(
             card = run_folds(settings, folder, folds, resume=resume, machine=machine)
         if not first_process():
             return
-        out.print(escape(summary_markdown(card)), highlight=False, soft_wrap=True)
-        out.print(f"everything is in {folder}", highlight=False)
+        out.print(summary_markdown(card))
+        out.print(f"everything is in {folder}")
 
 
 @app.command()
@@ -99,8 +99,8 @@ def compare(
         table = comparison_table(plan, folder, draws=draws)
         write_comparison(table, folder, comparison_notes(plan, complete=done))
         told = "\n".join([comparison_markdown(table), *claims_markdown(table)])
-        out.print(escape(told), highlight=False, soft_wrap=True)
-        out.print(f"{'complete' if done else 'not complete yet'}; everything is in {folder}", highlight=False)
+        out.print(told)
+        out.print(f"{'complete' if done else 'not complete yet'}; everything is in {folder}")
 
 
 @app.command()
@@ -122,18 +122,14 @@ def demo(
         from agfnet.evaluation.demo import demo_markdown, demo_paths
 
         result = show_all(folder, cases=cases, epochs=epochs, seed=seed, bar=bar)
-        out.print(f"\n{demo_markdown(result)}", highlight=False, markup=False, soft_wrap=True)
-        out.print(f"Done in {result.minutes:.1f} minutes. Open:", highlight=False)
+        out.print(f"\n{demo_markdown(result)}")
+        out.print(f"Done in {result.minutes:.1f} minutes. Open:")
         for path, what in demo_paths(result):
-            out.print(f"  {path}  ({what})", highlight=False, markup=False, soft_wrap=True)
-        views = " ".join(f"--view {view}={file}" for view, file in result.example.items())
-        out.print(
-            f"Try next:\n  agfnet predict {folder / 'both-views'} {views}\n  agfnet serve {folder / 'both-views'}   "
-            "(then open http://127.0.0.1:8000)",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+            out.print(f"  {path}  ({what})")
+        views = " ".join(f"--view {view}={files[0]}" for view, files in result.example.views.items())
+        scales = " ".join(f"--mm-per-pixel {view}={mm:g}" for view, mm in result.example.mm_per_pixel.items())
+        out.print(f"Try next:\n  agfnet predict {folder / 'both-views'} {views} {scales}")
+        out.print(f"  agfnet serve {folder / 'both-views'}   (then open http://127.0.0.1:8000)")
 
 
 @app.command()
@@ -170,9 +166,7 @@ def summary(
         title = ", ".join(f"{m} {h}x{w}" for m, (h, w) in views.items())
         parts = [(row.name, f"{row.parameters:,}", f"{row.gflops:.3f}") for row in rows]
         show_table(title, ("part", "parameters", "GFLOPs a case"), parts)
-        out.print(
-            f"fusion and heads: {fusion_parameters(rows):,} parameters (budget {PARAMETER_BUDGET:,})", highlight=False
-        )
+        out.print(f"fusion and heads: {fusion_parameters(rows):,} parameters (budget {PARAMETER_BUDGET:,})")
         if not timing:
             return
         times = [

@@ -21,6 +21,7 @@ from agfnet.data.dicom import PATIENT, DicomFacts, decode_dicom, dicom_values, i
 from agfnet.data.dicom_header import Values
 from agfnet.data.imagefile import DEFAULT_LIMITS, CodedImageError, ImageLimits, opened
 from agfnet.data.table import SCALE_SUFFIX, write_table
+from agfnet.data.tablefile import writable_table
 from agfnet.kinds import KINDS
 from agfnet.types import ConfigError, TableError
 
@@ -111,6 +112,7 @@ def dicom_table(
     """
     if Path(out).exists():
         raise TableError(f"{out}: is there already, perhaps with diagnoses filled in. Name a new file, or delete it.")
+    writable_table(out)
     root = Path(folder).resolve()
     if not root.is_dir():
         raise TableError(f"{folder}: there is no such folder. Name the folder of the DICOM files.")
@@ -240,6 +242,21 @@ def _notes(found: Sequence[_Found]) -> Iterator[str]:
     captured = sum(image.captured and image.view == "clinical" for image in found)
     if captured:
         yield f"{captured} secondary captures are taken as photos: look that none is a document or a screenshot."
+    cases: dict[str, set[str]] = {}
+    patients: dict[str, set[str]] = {}
+    for image in found:
+        cases.setdefault(image.case_id, set()).add(image.view)
+        patients.setdefault(image.patient_id, set()).add(image.view)
+    both = sum(len(views) > 1 for views in cases.values())
+    apart = sum(len(views) > 1 for views in patients.values()) - len(
+        {image.patient_id for image in found if len(cases[image.case_id]) > 1}
+    )
+    yield f"{both} of {len(cases)} cases have images of several views."
+    if apart:
+        yield (
+            f"{apart} patients have images of several views, but never in one accession: where they show one lesion, "
+            "join their rows, or each view is answered alone."
+        )
     clips = sum(image.frames > 1 for image in found)
     if clips:
         yield f"{clips} images have several frames: the middle one is used."

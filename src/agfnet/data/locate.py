@@ -13,7 +13,7 @@ import polars as pl
 
 from agfnet.data.tablefile import Fault, RawTable
 from agfnet.places import Url, joined, place
-from agfnet.types import Place
+from agfnet.types import ConfigError, Place
 
 
 def locate_images(
@@ -72,6 +72,20 @@ def locate_images(
         message, remedy = f"{path} is listed twice in this case", "List each image once, under its own view."
         faults.append(Fault(cause="duplicate-image", message=message, remedy=remedy, row=row, column=view))
     return images, faults
+
+
+def inside(value: str, data_root: Place) -> Place:
+    """The place of an image that is named by hand, which must lie in a folder.
+
+    Raises:
+        ConfigError: it does not, or is a URL that is not read.
+    """
+    resolve = _Resolver(Path(), data_root)
+    found = resolve(value)
+    if found.refusal is not None or not found.inside:
+        fault = _fault(value, found, resolve.root, row=1, view="")
+        raise ConfigError(f"{fault.message}. {fault.remedy}")
+    return place(found.path)
 
 
 def nearly_named(paths: Iterable[str]) -> dict[str, str]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -125,7 +127,8 @@ def writable_table(path: str | Path, *, source: Place | None = None) -> Path:
         source: the table that is read.
 
     Raises:
-        TableError: the suffix is neither .csv nor .parquet, it is a folder, it is not local, or it is the source.
+        TableError: the suffix is neither .csv nor .parquet, it is a folder, it is not local, it is the source, or its
+            folder may not be written to.
     """
     try:
         path = local(path)
@@ -138,6 +141,9 @@ def writable_table(path: str | Path, *, source: Place | None = None) -> Path:
         raise TableError(f"{path}: is a folder. Choose the name of a file.")
     if isinstance(source, Path) and path.exists() and source.exists() and path.samefile(source):
         raise TableError(f"{path}: is the table that is read. Choose another name for what is written.")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not os.access(folder, os.W_OK | os.X_OK) or not folder.is_dir():
+        raise TableError(f"{path}: the table cannot be written there. Choose a folder that may be written to.")
     return path
 
 
@@ -199,7 +205,8 @@ def csv_records(again: Callable[[], IO[bytes]]) -> Iterator[list[str]]:
     """The records of a CSV file, its header first.
 
     Columns are separated by commas, semicolons or tabs: by what parts the header into most of them, since spreadsheets
-    write semicolons where the comma is a decimal one.
+    write semicolons where the comma is a decimal one; or as a first line `sep=;` says, which is no row, as spreadsheets
+    do not show it.
 
     Args:
         again: opens the file at its start, each time that it is called.
@@ -210,8 +217,11 @@ def csv_records(again: Callable[[], IO[bytes]]) -> Iterator[list[str]]:
     with again() as file:
         if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
             raise _encoded("the table is written in UTF-16, not UTF-8")
-        separator = max(SEPARATORS, key=lambda one: _columns(again, one))
         file.seek(0)
+        said = _SAID_SEPARATOR.fullmatch(file.readline())
+        if said is None:
+            file.seek(0)
+        separator = said[1].decode() if said else max(SEPARATORS, key=lambda one: _columns(again, one))
         row = 1
         try:
             text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
@@ -226,6 +236,9 @@ def csv_records(again: Callable[[], IO[bytes]]) -> Iterator[list[str]]:
             raise MalformedError(fault) from error
         except UnicodeDecodeError as error:
             raise _undecodable(again) or _encoded("its end is not UTF-8") from error
+
+
+_SAID_SEPARATOR = re.compile(rb'(?:\xef\xbb\xbf)?"?sep=([,;\t|])"?[\s,;]*', re.IGNORECASE)
 
 
 def _columns(again: Callable[[], IO[bytes]], separator: str) -> int:

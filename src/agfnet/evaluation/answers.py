@@ -91,15 +91,15 @@ def labels_of(cases: Iterable[Case], classes: Sequence[str]) -> list[int]:
     Raises:
         TableError: a label is none of them.
     """
-    labels = []
-    for case in cases:
-        if case.label not in classes:
-            raise TableError(
-                f"row {case.row}, case {case.case_id}: label {case.label!r} is none of the network's classes "
-                f"{list(classes)}."
-            )
-        labels.append(classes.index(case.label))
-    return labels
+    cases, places = list(cases), {name: i for i, name in enumerate(classes)}
+    unknown = [case for case in cases if case.label not in places]
+    if unknown:
+        first = unknown[0]
+        raise TableError(
+            f"row {first.row}, case {first.case_id}: label {first.label!r} is none of the network's classes, "
+            f"{', '.join(classes)} ({len(unknown)} such cases). Correct it, or leave the cell empty."
+        )
+    return [places[str(case.label)] for case in cases]
 
 
 def answers_of(predicted: Iterable[tuple[Case, Prediction | None]], classes: Sequence[str]) -> Answers:

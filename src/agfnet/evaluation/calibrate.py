@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from agfnet.config import Config, load_config
 from agfnet.data.fingerprints import image_fingerprints
 from agfnet.data.table import cases_sha256, own_cases, read_cases, table_sha256
-from agfnet.evaluation.answers import Answers, answers_of, synthetic_note, whole
+from agfnet.evaluation.answers import Answers, answers_of, labels_of, synthetic_note, whole
 from agfnet.evaluation.calibration_page import calibration_markdown
 from agfnet.evaluation.evaluate import own_data
 from agfnet.evaluation.fit_decision import Asked, fit_decision, statistics_of
@@ -23,7 +22,7 @@ from agfnet.evaluation.fitting import cross_fitted, fit_class_temperatures, fit_
 from agfnet.evaluation.missed import missed_malignant
 from agfnet.evaluation.pictures import reliability_picture
 from agfnet.evaluation.scorecard import scorecard
-from agfnet.files import write_json, write_text
+from agfnet.files import read_json, write_json, write_text
 from agfnet.metrics.weighting import IntArray
 from agfnet.prediction.asking import predict_cases
 from agfnet.prediction.bundle import BUNDLE, PARTS, read_bundle, write_bundle
@@ -98,6 +97,7 @@ def calibrate(
             f"{table}: no calibration case is {', '.join(absent)}: the network would become sure of what it was never "
             "tried on. Calibrate on cases of every class."
         )
+    labels_of(cases, predictor.classes)
     log.info("asking about %d calibration cases", len(cases))
     asked = list(whole(predict_cases(predictor, cases), skip_bad=config.data.skip_bad))
     log.info("asking about %d training cases, for what their images look like", len(trained))
@@ -191,7 +191,7 @@ def _fared(
 
 def _trained(run: Path, config: Config, cases: Sequence[Case]) -> list[Case]:
     """The training cases, if the table still says what it did when the run was trained."""
-    facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    facts = read_json(run / "run.json")
     trained, validation = ([c for c in cases if c.split in of] for of in (config.data.train, config.data.validation))
     if cases_sha256(trained, validation) != facts["cases_sha256"]:
         raise ConfigError(

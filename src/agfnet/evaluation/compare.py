@@ -31,7 +31,7 @@ from agfnet.evaluation.focus import focus_of, mask_files
 from agfnet.evaluation.plan import CORRUPTED, EXTERNAL, ONLY, ComparisonPlan, folder_name
 from agfnet.evaluation.robustness import Setting, changer
 from agfnet.export.costs import forward_time, parameter_count
-from agfnet.files import write_json
+from agfnet.files import read_json, write_json
 from agfnet.places import place
 from agfnet.prediction.asking import predict_cases
 from agfnet.prediction.predictor import Change, Predictor
@@ -148,7 +148,7 @@ def _done(folder: Path, run: Run, plan: ComparisonPlan) -> bool:
     result = run_folder(folder, run) / RESULT
     if not result.exists():
         return False
-    told = json.loads(result.read_text(encoding="utf-8"))
+    told = read_json(result)
     sets, focus = plan.needed(run.row)
     return {*sets} <= told["sets"].keys() and (not focus or told["focus"] is not None)
 
@@ -163,7 +163,7 @@ def _same_comparison(plan: ComparisonPlan, folder: Path) -> None:
     rows = {name: row.model_dump(mode="json", exclude={"seeds"}) for name, row in plan.rows.items()}
     begun = folder / "comparison.json"
     if begun.exists():
-        before = json.loads(begun.read_text(encoding="utf-8"))
+        before = read_json(begun)
         known = before.pop("rows", {})
         if before.pop("network", None) != NETWORK:
             raise ConfigError(
@@ -207,7 +207,7 @@ def _tested(
 ) -> dict[str, Any]:
     """Everything that the plan asks of a row's exported file; `held` are the cases that it was validated on."""
     predictor = Predictor(folder, threads=threads)
-    facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    facts = read_json(folder / "run.json")
     sets, focus = plan.needed(row)
     cases = _test_cases(plan, config, held)
     fitted = _asked(predictor, _fitted_on(config, held))

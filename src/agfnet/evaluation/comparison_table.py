@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from agfnet.evaluation.answers import Answers, answers_from_json, synthetic_note
 from agfnet.evaluation.compare import RESULT, Run, answerable, folds_of, labelled_cases, run_folder
 from agfnet.evaluation.fitting import fit_temperature
 from agfnet.evaluation.plan import FIGURES, LOWER_IS_BETTER, TEST, Claim, ComparisonPlan
+from agfnet.files import read_json
 from agfnet.metrics.calibration import brier, nll
 from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.ranking import macro_auc
@@ -53,7 +53,7 @@ class Result:
 
 def read_result(file: Path) -> Result:
     """The result that a run wrote."""
-    told = json.loads(file.read_text(encoding="utf-8"))
+    told = read_json(file)
     sets = {on: answers_from_json(own) for on, own in told["sets"].items()}
     focus = told["focus"] or {"patients": [], "energy": {}}
     costs = {cost: told[cost] for cost in COSTS}

@@ -34,7 +34,7 @@ from agfnet.prediction.bundle import BUNDLE, read_bundle
 from agfnet.prediction.decision import read_decision
 from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.training.run import CONFIG
-from agfnet.types import RESEARCH_USE, SYNTHETIC, ConfigError, Place, TableError
+from agfnet.types import RESEARCH_USE, SYNTHETIC, Case, ConfigError, TableError
 
 log = logging.getLogger("agfnet")
 Progress = Callable[[int, int], None]
@@ -66,7 +66,7 @@ class DemoResult:
         better: the better single view's network.
         cases, patients: of the test part.
         minutes: that this call took.
-        example: view -> image of a case of the test part.
+        example: a case of the test part.
     """
 
     folder: Path
@@ -76,7 +76,7 @@ class DemoResult:
     cases: int
     patients: int
     minutes: float
-    example: Mapping[str, Place]
+    example: Case
 
 
 def demo_config(table: Path, views: Sequence[str], cache: Path, epochs: int) -> Config:
@@ -179,7 +179,7 @@ def _compared(folder: Path, outcomes: Mapping[str, Sequence[Outcome]], minutes: 
         cases=len(first),
         patients=len(set(patients)),
         minutes=minutes,
-        example={view: files[0] for view, files in first[0].case.views.items()},
+        example=first[0].case,
     )
     showcase_picture(outcomes, classes, folder / "showcase.png")
     write_json(folder / "demo.json", _as_json(result))

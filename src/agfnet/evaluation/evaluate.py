@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +13,11 @@ import polars as pl
 from agfnet.config import load_config
 from agfnet.data.fingerprints import image_fingerprints, patient_fingerprint
 from agfnet.data.table import table_sha256, write_table
-from agfnet.evaluation.answers import answers_of, synthetic_note
+from agfnet.evaluation.answers import answers_of, labels_of, synthetic_note
 from agfnet.evaluation.pictures import confusion_picture, reliability_picture, roc_picture
 from agfnet.evaluation.scorecard import scorecard
 from agfnet.evaluation.summary import left_out_notes, summary_markdown
-from agfnet.files import write_json, write_text
+from agfnet.files import read_json, write_json, write_text
 from agfnet.prediction.asking import cases_of, predict_cases, shares
 from agfnet.prediction.output import outcome_table, stated_prevalence
 from agfnet.prediction.predictor import Outcome, Predictor
@@ -125,7 +124,7 @@ def drawn_cases(cases: Sequence[Case], limit: int | None, notes: list[str], *, s
 def _trained_patients(source: Path) -> set[str]:
     """Fingerprints of the patients that a run folder was trained on; no bundle has them."""
     facts = source / "run.json"
-    return set(json.loads(facts.read_text(encoding="utf-8"))["trained_patients"]) if facts.is_file() else set()
+    return set(read_json(facts)["trained_patients"]) if facts.is_file() else set()
 
 
 def data_of(source: Path, table: Place | None, data_root: Place | None) -> tuple[Place, Place | None]:
@@ -158,7 +157,7 @@ def own_data(source: Path, remedy: str) -> tuple[Place, Place | None]:
         raise ConfigError(
             f"{config}: names the table {data.table}, which is not there as seen from {Path.cwd()}. {remedy}"
         )
-    if table_sha256(data.table) != json.loads((source / "run.json").read_text(encoding="utf-8"))["table_sha256"]:
+    if table_sha256(data.table) != read_json(source / "run.json")["table_sha256"]:
         log.warning("%s: is not as it was when %s was trained; its parts may be others", data.table, source)
     return data.table, data.data_root
 
@@ -265,6 +264,7 @@ def evaluate(
     predictor = Predictor(source, threads=threads, prevalence=shares(prevalence))
     cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
     check_subgroups(cases, subgroups, table)
+    labels_of([case for case in cases if case.label is not None], predictor.classes)
     facts = table_facts(table, cases, include_test=include_test)
     _check_no_other_report(
         folder, facts | {"bundle_sha256": predictor.bundle.sha256, "prevalence": stated_prevalence(predictor)}
@@ -279,7 +279,7 @@ def _check_no_other_report(folder: Path, asked: dict[str, Any]) -> None:
     """Figures beside a report's page are those of the page."""
     if not (folder / REPORT).exists():
         return
-    told = json.loads((folder / REPORT).read_text(encoding="utf-8"))["card"]
+    told = read_json(folder / REPORT, "card")["card"]
     if any(told.get(key) != asked[key] for key in ("bundle_sha256", "table_sha256", "part", "prevalence")):
         raise ConfigError(
             f"{folder}: holds a report on another network, other cases or another prevalence; choose another folder."

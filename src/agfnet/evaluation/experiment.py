@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from agfnet.data.table import own_cases
 from agfnet.evaluation.evaluate import CHOSEN, evaluate_outcomes
 from agfnet.evaluation.pictures import training_curves
 from agfnet.export.onnx import export_run
+from agfnet.files import read_json
 from agfnet.prediction.asking import predict_cases
 from agfnet.prediction.bundle import BUNDLE, read_bundle
 from agfnet.prediction.predictor import Outcome, Predictor
@@ -137,7 +137,7 @@ def _run(
 
 def _scored(outcomes: list[Outcome], runs: Sequence[Path], out: Path, config: Config, part: str) -> dict[str, Any]:
     """The scorecard of what one run, or several folds' runs, said of cases that were held out."""
-    told = json.loads((runs[0] / "run.json").read_text(encoding="utf-8"))
+    told = read_json(runs[0] / "run.json")
     facts: dict[str, Any] = {"table": told["table"], "table_sha256": told["table_sha256"], "part": part}
     if len(runs) > 1:
         facts["bundle_sha256"] = [read_bundle(run / BUNDLE).sha256 for run in runs]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agfnet.evaluation.answers import Answers, answers_of, whole
+from agfnet.evaluation.answers import Answers, answers_of, labels_of, whole
 from agfnet.evaluation.evaluate import check_subgroups, chosen_cases, counts, evaluate_outcomes, table_facts
 from agfnet.evaluation.missed import missed_malignant
 from agfnet.evaluation.scorecard import thinned
+from agfnet.files import read_json
 from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.ranking import macro_auc, net_benefit, precision_recall_curve
 from agfnet.metrics.statistics import MetricSet, bootstrap
@@ -77,6 +77,7 @@ def report_facts(
     holds = None if robustness is None else _robustness(robustness, predictor)
     cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
     check_subgroups(cases, subgroups, table)
+    labels_of([case for case in cases if case.label is not None], predictor.classes)
     outcomes = predict_cases(predictor, cases)
     columns = list(dict.fromkeys([*own_subgroups(cases), *subgroups]))
     facts = table_facts(table, cases, include_test=include_test)
@@ -238,7 +239,7 @@ def _robustness(folder: Path, predictor: Predictor) -> dict[str, Any]:
     file = folder / "robustness.json"
     if not file.is_file():
         raise ConfigError(f"{file}: is not there. Name a folder that `agfnet robustness` has written.")
-    made: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    made: dict[str, Any] = read_json(file, "bundle_sha256")
     if made["bundle_sha256"] != predictor.bundle.sha256 or not made.keys() >= _OF_ROBUSTNESS:
         raise ConfigError(
             f"{file}: is of another network, or from before a calibration or an update. Run `agfnet robustness` again."

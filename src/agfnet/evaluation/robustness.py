@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from agfnet.data.table import table_sha256
 from agfnet.evaluation.answers import Answers, answers_from_json, labels_of, whole
 from agfnet.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from agfnet.evaluation.evaluate import chosen_cases, drawn_cases, table_facts
-from agfnet.files import write_json
+from agfnet.files import read_json, write_json
 from agfnet.metrics.calibration import brier, ece, nll
 from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.statistics import MetricSet, bootstrap, paired_difference
@@ -151,7 +150,7 @@ def robustness(
         "seed": seed,
     }
     begun = folder / "asked.json"
-    if begun.exists() and json.loads(begun.read_text(encoding="utf-8")) != asked:
+    if begun.exists() and read_json(begun) != asked:
         raise ConfigError(f"{folder}: holds answers of another network, other cases or seed; choose another folder.")
     write_json(begun, asked)
     settings = settings_of(kinds)
@@ -161,7 +160,7 @@ def robustness(
         if not file.exists():
             asked_again = predictor.predict(cases, change=changer(setting, kinds, seed))
             write_json(file, {"probabilities": [p.probabilities.tolist() for _, p in whole(asked_again)]})
-        told = json.loads(file.read_text(encoding="utf-8"))
+        told = read_json(file)
         answers[setting] = answers_from_json(
             {
                 "cases": [case.case_id for case in cases],

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import logging
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from agfnet.data.table import read_cases, say_scales, write_table
+import polars as pl
+
+from agfnet.data.imagefile import MM_PER_PIXEL_RANGE
+from agfnet.data.locate import inside
+from agfnet.data.table import infer_views, read_cases, say_scales, write_table
 from agfnet.data.tablefile import load_table
 from agfnet.places import place
 from agfnet.prediction.output import outcome_table
 from agfnet.prediction.predictor import Change, Outcome, Predictor
-from agfnet.types import Case, ConfigError, Place
+from agfnet.types import Case, ConfigError, Place, TableError
 
 log = logging.getLogger("agfnet")
+UNCALIBRATED = (
+    "the bundle is not calibrated: probabilities are raw, images unlike the training images are not noticed, and "
+    "nothing is referred. `agfnet calibrate` fits all of it."
+)
 
 
 def cases_of(table: Place, predictor: Predictor, *, data_root: Place | None = None) -> list[Case]:
@@ -23,14 +33,41 @@ def cases_of(table: Place, predictor: Predictor, *, data_root: Place | None = No
     What a reader must know of them is in the log.
     """
     raw, _ = load_table(table)
-    known = list(predictor.specs)
-    views = known if raw is None else [m for m in known if m in raw.frame.columns] or known
-    absent = [m for m in known if m not in views]
-    if absent:
-        log.warning("%s: no column %s; these views are absent in every case", table, ", ".join(absent))
+    views = list(predictor.specs) if raw is None else views_there(raw.frame, list(predictor.specs), table)
     cases = read_cases(table, views=views, data_root=data_root)
     say_scales(cases, predictor.specs)
     return cases
+
+
+def views_there(frame: pl.DataFrame, known: Sequence[str], table: Place) -> list[str]:
+    """Those views of a network that a table has a column for; all of them where it has none.
+
+    What is absent is in the log, with the columns of images that may be meant.
+
+    Raises:
+        TableError: a column differs from an absent view in capitals or signs alone.
+    """
+    views = [m for m in known if m in frame.columns] or list(known)
+    absent = [m for m in known if m not in views]
+    others = [column for column in frame.columns if column not in known]
+    for view in absent:
+        if meant := [column for column in others if _letters(column) == _letters(view)]:
+            raise TableError(f"{table}: there is no column {view}, but {meant[0]}. Rename it to {view}.")
+    if absent:
+        images = [column for column in infer_views(frame) if column in others]
+        hint = f"; if {' or '.join(images)} is one of them, rename it" if images else ""
+        log.warning("%s: no column %s; these views are absent in every case%s", table, ", ".join(absent), hint)
+    return views
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.casefold()))
+
+
+def say_uncalibrated(predictor: Predictor) -> None:
+    """Warn where nothing was fitted on calibration cases."""
+    if predictor.decision is None:
+        log.warning("%s", UNCALIBRATED)
 
 
 def predict_cases(
@@ -59,45 +96,85 @@ def asked_cases(
     provider: str = "cpu",
     data_root: Place | None = None,
     prevalence: str | None = None,
+    scales: Sequence[str] = (),
 ) -> tuple[Predictor, list[Case]]:
     """The predictor, and the cases of a table, or the one of `modality=file` arguments (a modality may come again).
 
+    Args:
+        source: a run folder or a bundle.
+        table: the cases.
+        views: in its place, the images of one case.
+        threads: processor threads.
+        provider: what computes.
+        data_root: the folder that every image must lie in.
+        prevalence: see `shares`.
+        scales: `modality=mm` per pixel of the images of `views`.
+
     Raises:
-        ConfigError: not exactly one of table and views, an argument of another form, an unknown modality, or a file
-            given twice.
+        ConfigError: not exactly one of table and views, an argument of another form, an unknown modality, a file that
+            is given twice or lies outside the data root, or a scale with a table or out of range.
     """
     if (table is None) == (not views):
         raise ConfigError("give either a TABLE or --view MODALITY=FILE, once for each view.")
+    if table is not None and scales:
+        raise ConfigError("--mm-per-pixel is for --view. A TABLE has the columns <view>_mm_per_pixel.")
     predictor = Predictor(source, threads=threads, provider=provider, prevalence=shares(prevalence))
+    say_uncalibrated(predictor)
     if table is not None:
         return predictor, cases_of(table, predictor, data_root=data_root)
     files: dict[str, tuple[Place, ...]] = {}
     for argument in views:
-        modality, sign, file = argument.partition("=")
-        if not sign or not file:
-            raise ConfigError(f"--view {argument!r} is not of the form modality=file, such as clinical=photo.jpg.")
-        if modality not in predictor.specs:
-            raise ConfigError(f"--view {argument!r}: the network knows {', '.join(predictor.specs)}, not {modality!r}.")
-        if any(place(file) in own for own in files.values()):
+        modality, file = _of_modality("--view", argument, "clinical=photo.jpg", predictor)
+        where = place(file) if data_root is None else inside(file, data_root)
+        if any(where in own for own in files.values()):
             raise ConfigError(f"--view {argument!r}: this file was given already. Give each image once.")
-        files[modality] = (*files.get(modality, ()), place(file))
-    case = Case(case_id="1", patient_id="1", row=1, views=files)
+        files[modality] = (*files.get(modality, ()), where)
+    case = Case(case_id="1", patient_id="1", row=1, views=files, mm_per_pixel=_scales(scales, predictor))
     say_scales([case], predictor.specs)
     return predictor, [case]
 
 
+def _of_modality(option: str, argument: str, example: str, predictor: Predictor) -> tuple[str, str]:
+    """The two sides of a `modality=value` argument."""
+    modality, _, value = argument.partition("=")
+    if not value:
+        raise ConfigError(f"{option} {argument!r} is not of the form modality=value, such as {example}.")
+    if modality not in predictor.specs:
+        raise ConfigError(f"{option} {argument!r}: the network knows {', '.join(predictor.specs)}, not {modality!r}.")
+    return modality, value
+
+
+def _scales(arguments: Sequence[str], predictor: Predictor) -> dict[str, float]:
+    low, high = MM_PER_PIXEL_RANGE
+    made: dict[str, float] = {}
+    for argument in arguments:
+        modality, value = _of_modality("--mm-per-pixel", argument, "ultrasound=0.05", predictor)
+        try:
+            made[modality] = float(value.replace(",", "."))
+        except ValueError:
+            made[modality] = math.nan
+        if not low <= made[modality] <= high:
+            raise ConfigError(f"--mm-per-pixel {argument!r}: give millimetres per pixel, {low} to {high}.")
+    return made
+
+
+_SHARE = re.compile(r"\s*(.+?)\s*=\s*((?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(?:,|$)", re.IGNORECASE)
+
+
 def shares(text: str | None) -> dict[str, float] | None:
-    """Class -> share from CLASS=SHARE by commas; None of None.
+    """Class -> share from CLASS=SHARE by commas, which may also stand in a class's name; None of None.
 
     Raises:
         ConfigError: it is not of that form.
+
+    >>> shares("carcinoma, basal cell=0.25,naevus=0.75")
+    {'carcinoma, basal cell': 0.25, 'naevus': 0.75}
     """
     if text is None:
         return None
-    try:
-        parts = [(name.strip(), float(share)) for name, _, share in (part.rpartition("=") for part in text.split(","))]
-    except ValueError as error:
-        raise ConfigError(f"--prevalence {text!r} is not of the form naevus=0.9,melanoma=0.1.") from error
+    parts = [(name, float(share)) for name, share in _SHARE.findall(text)]
+    if _SHARE.sub("", text) or not parts:
+        raise ConfigError(f"--prevalence {text!r} is not of the form naevus=0.9,melanoma=0.1.")
     if len(dict(parts)) < len(parts):
         raise ConfigError(f"--prevalence {text!r} names a class twice. Give one share for each.")
     return dict(parts)

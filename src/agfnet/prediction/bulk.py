@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from agfnet.prediction.asking import shares
+from agfnet.prediction.asking import say_uncalibrated, shares
 from agfnet.prediction.bulk_part import PartPredictor
 from agfnet.prediction.bulk_plan import (
     PREDICTIONS,
@@ -107,6 +107,7 @@ def predict_bulk(
         provider="cpu" if ray else provider,  # a cluster's machines may have what this one has not
         prevalence=shares(prevalence),
     )
+    say_uncalibrated(predictor)
     settings = Settings(
         part_rows=part_rows or PART_ROWS,
         batch=batch_size,

@@ -32,6 +32,7 @@ from agfnet.data.preprocess import ViewSpec
 from agfnet.data.table import SCALE_SUFFIX, duplicate_case, say_scale, structural_faults, table_error
 from agfnet.data.tablestream import Piece, stream_sha256, stream_table
 from agfnet.files import write_atomically, write_json
+from agfnet.prediction.asking import views_there
 from agfnet.types import ConfigError, Place, TableError
 
 RECORD = "bulk.json"
@@ -194,15 +195,12 @@ def _stage(
     """Write the plan; returns the views that the table has, its rows, and the number of parts."""
     pieces = stream_table(table, part_rows)
     first = next(pieces)
-    views = tuple(m for m in specs if m in first.raw.frame.columns) or tuple(specs)
+    views = tuple(views_there(first.raw.frame, list(specs), table))
     faults = [f for f in structural_faults(first.raw, views, ()) if f.row is None or f.row == 1]  # those of columns
     if faults:
         raise table_error(table, faults)
     scales = [f"{view}{SCALE_SUFFIX}" for view in views]
     columns = ["case_id", "patient_id", *views, *(name for name in scales if name in first.raw.frame.columns)]
-    absent = [view for view in specs if view not in views]
-    if absent:
-        log.warning("%s: no column %s; these views are absent in every case", table, ", ".join(absent))
     numbers, digests, parts = array("q"), bytearray(), 0
     having, lacking = Counter[str](), Counter[str]()
     for frame in _refilled((_staged(piece, columns) for piece in chain([first], pieces)), part_rows):

@@ -81,6 +81,11 @@ class Bundle:
         return tuple(self.facts["classes"])
 
     @property
+    def calibrated(self) -> bool:
+        """Whether it holds what was fitted on calibration cases."""
+        return DECISION in self.parts
+
+    @property
     def prior(self) -> NDArray[np.float64]:
         """(K,) the prevalence under which the network's probabilities are right, sum 1: that of the training cases."""
         counts = self.facts["run"]["cases"]["train"]["classes"]

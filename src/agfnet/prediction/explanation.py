@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from agfnet.files import write_atomically, write_json
+from agfnet.files import read_json, write_atomically, write_json
+from agfnet.prediction.output import stated_prevalence
 from agfnet.prediction.overlay import Row, overlay, positive_part, sheet, spread
 from agfnet.prediction.predictor import Array, Frames, Look, Predictor
 from agfnet.types import RESEARCH_USE, Case, ConfigError, ImageError, Prediction
@@ -35,6 +37,7 @@ class Explanation:
         frames: present modality -> (H, W, 3) the network's input before normalisation, of the view's first image.
         heat: present modality -> (H, W) class evidence of the frame's pixels, 0 to 1 over the view's largest.
         mm_per_pixel: present modality -> scale of the frame, or None where it is not known.
+        prevalence: CLASS=SHARE by commas that the answer is for, where one is stated.
     """
 
     prediction: Prediction
@@ -43,6 +46,7 @@ class Explanation:
     frames: Mapping[str, NDArray[np.uint8]]
     heat: Mapping[str, NDArray[np.float32]]
     mm_per_pixel: Mapping[str, float | None]
+    prevalence: str | None = None
 
 
 def log_odds(p: float) -> float:
@@ -122,6 +126,7 @@ def explained(
         frames=first,
         heat={view: spread(positive_part(prediction.evidence[view], top), first[view].shape[:2]) for view in first},
         mm_per_pixel={view: own[0].mm_per_pixel for view, own in frames.items()},
+        prevalence=stated_prevalence(predictor),
     )
 
 
@@ -140,6 +145,8 @@ def explanation_sheet(explanation: Explanation, classes: tuple[str, ...], headin
     if p.diagnosis_set is not None and p.referred is not None:
         lines.append("diagnosis set: " + ", ".join(classes[k] for k in p.diagnosis_set))
         lines.append(f"refer: {'; '.join(map(str, p.referred))}" if p.referred else "answered")
+    if explanation.prevalence is not None:
+        lines.append(f"as if diagnoses were so frequent: {explanation.prevalence}")
     rows = []
     for view in p.views_present:
         own = p.view_probabilities[view]
@@ -154,6 +161,7 @@ def explanation_sheet(explanation: Explanation, classes: tuple[str, ...], headin
     return sheet(rows, lines, RESEARCH_USE)
 
 
+_OF_A_CASE = re.compile(r"\d{4,}(\.png|-report\.dcm|-overlay\.dcm)")
 Also = Callable[[Explanation, Case, Path], list[Path]]
 """What else is written of a case: its explanation, itself, and folder and start of the files' names to the files."""
 
@@ -161,7 +169,7 @@ Also = Callable[[Explanation, Case, Path], list[Path]]
 def explain_cases(
     predictor: Predictor, cases: Sequence[Case], folder: Path, *, also: Also | None = None, skip_bad: bool = False
 ) -> list[Path]:
-    """Write a sheet for each case, and `explanations.json` with every share.
+    """Write a sheet for each case, and `explanations.json` with every share; those of an earlier call go.
 
     Args:
         predictor: that is asked.
@@ -178,9 +186,20 @@ def explain_cases(
         ConfigError: the folder holds explanations by another network, or by this one before it was calibrated.
     """
     listing = folder / "explanations.json"
-    if listing.exists() and json.loads(listing.read_text(encoding="utf-8"))["bundle_sha256"] != predictor.bundle.sha256:
-        raise ConfigError(f"{folder}: holds explanations by another network; choose another folder.")
-    told, files = [], []
+    if listing.exists():
+        if read_json(listing, "bundle_sha256")["bundle_sha256"] != predictor.bundle.sha256:
+            raise ConfigError(f"{folder}: holds explanations by another network; choose another folder.")
+        for file in folder.iterdir():
+            if _OF_A_CASE.fullmatch(file.name):  # beside one of these calls' it would be taken for the same case's
+                file.unlink()
+    told: list[dict[str, Any]] = []
+    files: list[Path] = []
+
+    def write_listing() -> None:
+        head = {"bundle_sha256": predictor.bundle.sha256, "prevalence": stated_prevalence(predictor)}
+        write_json(listing, {"notice": RESEARCH_USE, **head, "cases": told})
+
+    write_listing()
     for number, case in enumerate(cases, start=1):
         # Numbered: an id may hold what a file name must not.
         file = folder / f"{number:04d}.png"
@@ -200,6 +219,7 @@ def explain_cases(
             {
                 "case_id": case.case_id,
                 "picture": file.name,
+                "dicom": [other.name for other in further],
                 "prediction": predictor.classes[int(p.probabilities.argmax())],
                 "probability": float(p.probabilities.max()),
                 "diagnosis_set": None if p.diagnosis_set is None else [predictor.classes[k] for k in p.diagnosis_set],
@@ -210,5 +230,5 @@ def explain_cases(
             }
         )
         files += [file, *further]
-        write_json(listing, {"notice": RESEARCH_USE, "bundle_sha256": predictor.bundle.sha256, "cases": told})
+        write_listing()
     return [*files, listing]

@@ -16,8 +16,8 @@ def outcome_table(outcomes: Iterable[Outcome], predictor: Predictor) -> pl.DataF
     Columns: case_id; prediction (top class) and probability; p_<class>; views_present; views_missing (a prediction
     from fewer views than the network knows says so here); for each view <view>_prediction, <view>_p_<class> and
     weight_<view>; weight_fused; <further label>_prediction; diagnosis_set (see `Conformal`; by ;),
-    referred (yes or no) and refer_reasons, of a calibrated bundle; error; prevalence (CLASS=SHARE by commas, where one
-    is stated); bundle_sha256; notice.
+    referred (yes or no) and refer_reasons, of a calibrated bundle (of another the last is "not calibrated"); error;
+    prevalence (CLASS=SHARE by commas, where one is stated); bundle_sha256; notice.
     """
     classes, views, extra_classes = predictor.classes, tuple(predictor.specs), predictor.bundle.extra_classes
     origin = {
@@ -74,6 +74,8 @@ def _values(
         values["diagnosis_set"] = ";".join(classes[k] for k in p.diagnosis_set)
         values["referred"] = "yes" if p.referred else "no"
         values["refer_reasons"] = ";".join(map(str, p.referred))
+    else:
+        values["refer_reasons"] = "not calibrated"
     for view, own in p.view_probabilities.items():
         values[f"{view}_prediction"] = classes[int(own.argmax())]
         values |= {f"{view}_p_{c}": float(v) for c, v in zip(classes, own, strict=True)}

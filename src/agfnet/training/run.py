@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
 import sys
@@ -22,7 +21,7 @@ from agfnet.config import Config, different_keys, load_config, save_config
 from agfnet.data.dataset import warm
 from agfnet.data.fingerprints import image_fingerprints, patient_fingerprint
 from agfnet.data.table import cases_sha256, own_cases, table_sha256, write_table
-from agfnet.files import write_atomically, write_json
+from agfnet.files import read_json, write_atomically, write_json
 from agfnet.models.network import AGFNet
 from agfnet.training.build import CaseData, Task, build_network, task_of, view_specs
 from agfnet.training.callbacks import EpochHistory
@@ -178,7 +177,7 @@ def load_run(folder: Path) -> tuple[Config, Task, AGFNet, dict[str, Any]]:
     if not (folder / WEIGHTS).is_file():
         raise BundleError(f"{folder}: holds no finished training run (no {WEIGHTS}). Train, or go on with --resume.")
     config = load_config(folder / CONFIG)
-    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    facts = read_json(folder / FACTS)
     _check_network(folder, facts)
     task = Task(tuple(facts["classes"]), {k: tuple(v) for k, v in facts["extra_classes"].items()})
     network = build_network(config, task, pretrained=False)
@@ -195,7 +194,7 @@ def _begin(
     if (folder / CHECKPOINTS / "last.ckpt").exists() or (folder / WEIGHTS).exists():
         if not resume:
             raise ConfigError(f"{folder}: already holds a run. Go on with --resume, or choose another folder.")
-        facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        facts: dict[str, Any] = read_json(folder / FACTS)
         _check_network(folder, facts)
         if others := different_keys(load_config(folder / CONFIG), config):
             raise ConfigError(

@@ -69,6 +69,20 @@ def test_notes_say_what_to_look_at(export, tmp_path):
     assert "1 secondary captures" in notes
     assert "1 images have several frames" in notes
     assert "1 images of ultrasound have no calibration" in notes
+    assert "2 of 3 cases have images of several views." in notes
+    assert "never in one accession" not in notes
+
+
+def test_photo_and_scan_of_two_accessions_are_told(tmp_path):
+    """Each would be answered by itself."""
+    one = {"PatientID": f"{PLANTED}1"}
+    save(tmp_path / "photo.dcm", dicom(smooth(1), **one, AccessionNumber="A1"))
+    save(tmp_path / "scan.dcm", scan(3, **one, AccessionNumber="A2"))
+    notes = " ".join(dicom_table(tmp_path, tmp_path / "cases.csv", key=KEY).notes)
+    assert "0 of 2 cases have images of several views." in notes
+    assert "1 patients have images of several views, but never in one accession" in notes
+    with pytest.raises(TableError, match=r"written as \.csv or \.parquet"):
+        dicom_table(tmp_path, tmp_path / "cases.xlsx", key=KEY)
 
 
 def test_ids_are_pseudonyms_that_only_the_key_makes_again(export, tmp_path):

@@ -68,6 +68,8 @@ def test_semicolons_and_tabs_separate_columns_where_the_header_has_them(separato
     expected = read_cases(write(tmp_path, FULL))
     lines = [line.replace(",", separator).replace("a.jpg;b.jpg", '"a.jpg;b.jpg"') for line in FULL]
     other = write(tmp_path, ["\ufeff" + lines[0].replace("age", '"age, years"'), *lines[1:]], "other.csv")
+    said = write(tmp_path, [f"\ufeffsep={separator}", lines[0].replace("age", '"age, years"'), *lines[1:]], "said.csv")
+    assert read_cases(said) == read_cases(other)
     cases = read_cases(other)
     assert [case.views for case in cases] == [case.views for case in expected]
     assert cases[0].attributes == {"age, years": "40", "sign": "present"}

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from agfnet.data.table import read_cases
+from agfnet.prediction.asking import shares
 from agfnet.prediction.explanation import explain, log_odds, shapley
 from agfnet.prediction.overlay import Row, colours, letters, overlay, positive_part, sheet, spread, wrapped
 from agfnet.prediction.predictor import Predictor
@@ -155,3 +156,19 @@ def test_bad_images_are_named_or_left_out(trained, drawn, tmp_path, agfnet_comma
     done = agfnet_command("explain", trained, tmp_path / "cases.csv", "-o", tmp_path / "b", "--skip-bad")
     assert done.exit_code == 0
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["0002.png", "explanations.json"]
+
+
+def test_no_file_of_an_earlier_case_stays(trained, drawn, tmp_path, agfnet_command):
+    """A report beside another patient's picture would be taken for that patient's."""
+    table = drawn / "parts.csv"
+    assert agfnet_command("explain", trained, table, "-o", tmp_path, "--cases", 3).exit_code == 0
+    for name in ("0001-report.dcm", "0003-overlay.dcm", "notes.png"):
+        (tmp_path / name).write_text("of another case")
+    stated = "cyst=0.1,lipoma=0.1,naevus=0.8"
+    done = agfnet_command("explain", trained, table, "-o", tmp_path, "--cases", 1, "--prevalence", stated)
+    assert done.exit_code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"0001.png", "explanations.json", "notes.png"}
+    told = json.loads((tmp_path / "explanations.json").read_text())
+    assert told["prevalence"] == stated
+    asked = next(Predictor(trained, prevalence=shares(stated)).predict(read_cases(table)[:1])).prediction
+    assert told["cases"][0]["probability"] == pytest.approx(asked.probabilities.max())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,7 @@ from agfnet.data.phantom.appearance import MALIGNANT, PREVALENCE
 from agfnet.data.phantom.case import Marks, Rendered, SiteName, Subject, draw_subjects, image_file, render_case
 from agfnet.data.phantom.sheets import write_sheets
 from agfnet.data.table import write_table
-from agfnet.files import write_atomically, write_json
+from agfnet.files import read_json, write_atomically, write_json
 from agfnet.types import RESEARCH_USE, SYNTHETIC, SYNTHETIC_STANDARD, ConfigError
 
 VERSION = "1"
@@ -95,7 +94,7 @@ def phantom(
     out = Path(out)
     about = _about(settings)
     if (out / ABOUT).exists():
-        if json.loads((out / ABOUT).read_text(encoding="utf-8")) != about:
+        if read_json(out / ABOUT) != about:
             raise ConfigError(f"{out}: holds a phantom set with other settings ({ABOUT}); choose another folder.")
     elif out.exists() and any(out.iterdir()):
         raise ConfigError(f"{out}: is not empty and holds no phantom set; choose another folder.")
@@ -147,7 +146,7 @@ def _write_case(subject: Subject, out: Path, settings: Settings) -> dict[str, An
     """Render and write one case unless it is there; its parameters are written last and say that it is whole."""
     record = out / "parameters" / f"{subject.case_id}.json"
     if record.exists():
-        row: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        row: dict[str, Any] = read_json(record)
         return row
     made = render_case(
         subject, settings.seed, size=settings.size, doppler=settings.doppler, marks=settings.marks
