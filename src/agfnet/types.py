@@ -123,6 +123,22 @@ class Reason(NamedTuple):
         return words if self.view is None else f"{self.view}: {words}"
 
 
+class Warned(NamedTuple):
+    """What a reader must know of an image; it is answered all the same.
+
+    Attributes:
+        code: burned-in, the file says that text is burned into it; no-scale, it was fitted to the frame whatever it
+            measures, though the network sees the view at a fixed scale.
+        view: its modality.
+    """
+
+    code: Literal["burned-in", "no-scale"]
+    view: str
+
+    def __str__(self) -> str:
+        return f"{self.view}: {'text is burned in' if self.code == 'burned-in' else 'no scale'}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
     """What the network says of one case.
@@ -141,6 +157,7 @@ class Prediction:
             empty from a bundle that is not calibrated.
         diagnosis_set: places of its classes, see `Conformal`; None from a bundle that is not calibrated.
         referred: why the case is handed back; empty where it is answered, None from a bundle that is not calibrated.
+        warnings: of its images.
     """
 
     case_id: str
@@ -155,3 +172,4 @@ class Prediction:
     distances: Mapping[str, float] = field(default_factory=dict)
     diagnosis_set: tuple[int, ...] | None = None
     referred: tuple[Reason, ...] | None = None
+    warnings: tuple[Warned, ...] = ()

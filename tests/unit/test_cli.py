@@ -187,3 +187,17 @@ def test_one_case_with_its_scale_is_that_of_the_table(agfnet_command, calibrated
         assert agfnet_command("predict", calibrated, *arguments, "-o", file).exit_code == 0
         made.append(pl.read_csv(file).drop("case_id"))
     assert made[0].equals(made[1])
+
+
+def test_an_image_without_the_scale_that_the_network_sees_is_told(agfnet_command, drawn, tmp_path):
+    tree = small_config(drawn / "parts.csv", epochs=1)
+    tree["data"]["views"]["ultrasound"]["mm_per_pixel"] = 0.1
+    config = write_config(tmp_path / "c.yaml", tree)
+    assert agfnet_command("train", "-c", config, "-o", tmp_path / "run").exit_code == 0
+    frame = pl.read_csv(drawn / "parts.csv").drop_nulls("ultrasound").head(2)
+    frame.with_columns(ultrasound_mm_per_pixel=pl.Series([0.05, None])).write_csv(drawn / "scaled.csv")
+    for engine in ([], ["--engine", "local"]):
+        out = tmp_path / ("bulk" if engine else "out.csv")
+        assert agfnet_command("predict", tmp_path / "run", drawn / "scaled.csv", *engine, "-o", out).exit_code == 0
+        made = pl.read_parquet(out / "predictions/*.parquet") if engine else pl.read_csv(out)
+        assert made["warnings"].to_list() == [None, "ultrasound: no scale"]

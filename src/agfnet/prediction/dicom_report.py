@@ -229,6 +229,8 @@ def _texts(explanation: Explanation, bundle_sha256: str) -> Iterator[tuple[str, 
     yield "notice", "Notice", RESEARCH_USE
     yield "bundle", "SHA-256 of the bundle", bundle_sha256
     yield "version", "Version of agfnet", agfnet.__version__
+    for warned in explanation.prediction.warnings:
+        yield "warning", "Note on an image", str(warned)
     if explanation.prevalence is not None:
         yield "prevalence", "Diagnoses as if so frequent", explanation.prevalence
     referred = explanation.prediction.referred

@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -120,7 +120,7 @@ def explained(
         values[chosen] = log_odds(float(predictor.conclude(tuple(chosen), own).probabilities[top]))
     first = {view: own[0].pixels for view, own in frames.items()}
     return Explanation(
-        prediction=prediction,
+        prediction=replace(prediction, warnings=predictor.warned(frames)),
         shares=shapley(values),
         baseline=nothing,
         frames=first,
@@ -145,6 +145,7 @@ def explanation_sheet(explanation: Explanation, classes: tuple[str, ...], headin
     if p.diagnosis_set is not None and p.referred is not None:
         lines.append("diagnosis set: " + ", ".join(classes[k] for k in p.diagnosis_set))
         lines.append(f"refer: {'; '.join(map(str, p.referred))}" if p.referred else "answered")
+    lines += [f"note: {warned}" for warned in p.warnings]
     if explanation.prevalence is not None:
         lines.append(f"as if diagnoses were so frequent: {explanation.prevalence}")
     rows = []
@@ -225,6 +226,7 @@ def explain_cases(
                 "diagnosis_set": None if p.diagnosis_set is None else [predictor.classes[k] for k in p.diagnosis_set],
                 "referred": None if p.referred is None else bool(p.referred),
                 "refer_reasons": None if p.referred is None else [str(reason) for reason in p.referred],
+                "warnings": [str(warned) for warned in p.warnings],
                 "log_odds_without_a_view": made.baseline,
                 "shares": dict(made.shares),
             }

@@ -16,8 +16,8 @@ def outcome_table(outcomes: Iterable[Outcome], predictor: Predictor) -> pl.DataF
     Columns: case_id; prediction (top class) and probability; p_<class>; views_present; views_missing (a prediction
     from fewer views than the network knows says so here); for each view <view>_prediction, <view>_p_<class> and
     weight_<view>; weight_fused; <further label>_prediction; diagnosis_set (see `Conformal`; by ;),
-    referred (yes or no) and refer_reasons, of a calibrated bundle (of another the last is "not calibrated"); error;
-    prevalence (CLASS=SHARE by commas, where one is stated); bundle_sha256; notice.
+    referred (yes or no) and refer_reasons, of a calibrated bundle (of another the last is "not calibrated"); warnings
+    (see `Warned`; by ;); error; prevalence (CLASS=SHARE by commas, where one is stated); bundle_sha256; notice.
     """
     classes, views, extra_classes = predictor.classes, tuple(predictor.specs), predictor.bundle.extra_classes
     origin = {
@@ -36,7 +36,7 @@ def outcome_table(outcomes: Iterable[Outcome], predictor: Predictor) -> pl.DataF
         schema |= {f"{view}_prediction": pl.String, **{f"{view}_p_{c}": pl.Float64 for c in classes}}
         schema[f"weight_{view}"] = pl.Float64
     schema |= {f"{column}_prediction": pl.String for column in extra_classes}
-    schema |= dict.fromkeys(("diagnosis_set", "referred", "refer_reasons", "error", *origin), pl.String)
+    schema |= dict.fromkeys(("diagnosis_set", "referred", "refer_reasons", "warnings", "error", *origin), pl.String)
     rows = [
         {
             "case_id": o.case.case_id,
@@ -69,6 +69,7 @@ def _values(
         "views_present": ";".join(p.views_present),
         "views_missing": ";".join(v for v in views if v not in p.views_present),
         "weight_fused": p.view_weights["fused"],
+        "warnings": ";".join(map(str, p.warnings)) or None,
     }
     if p.diagnosis_set is not None and p.referred is not None:
         values["diagnosis_set"] = ";".join(classes[k] for k in p.diagnosis_set)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,7 +21,7 @@ from agfnet.kinds import KINDS
 from agfnet.prediction.bundle import Bundle, read_bundle
 from agfnet.prediction.calibration import reweighted
 from agfnet.prediction.decision import read_decision
-from agfnet.types import BundleError, Case, ConfigError, ImageError, Prediction
+from agfnet.types import BundleError, Case, ConfigError, ImageError, Prediction, Warned
 
 EVEN_LOOKS = 64
 """Looks up to which each image of a case counts exactly alike: 11 photos and 37 scans would take 1,628."""
@@ -31,8 +32,6 @@ Frames = Mapping[str, Sequence[Framed]]
 """Modality -> its images, fitted to the input's frame."""
 Look = Mapping[str, Array]
 """Modality -> (3, height, width) normalised: one question to the network."""
-Reading = tuple[Case, Callable[[], list[Look] | str]]
-"""A case, and what waits for its looks or its error."""
 Change = Callable[[Case, str, NDArray[np.uint8]], NDArray[np.uint8]]
 """What is done to an image's pixels (H, W, 3) before they are fitted to the input, given its case and modality."""
 
@@ -72,6 +71,17 @@ class Outcome(NamedTuple):
     case: Case
     prediction: Prediction | None
     error: str | None
+
+
+class _Read(NamedTuple):
+    """What a case that could be read is asked about, and what is known of its images."""
+
+    looks: list[Look]
+    warnings: tuple[Warned, ...]
+
+
+Reading = tuple[Case, Callable[[], _Read | str]]
+"""A case, and what waits for what was read of it or its error."""
 
 
 class Predictor:
@@ -161,14 +171,12 @@ class Predictor:
             group = begin()
             while group:
                 ahead = begin()
-                yield from self._outcomes([(case, looks()) for case, looks in group], batch_size, maps)
+                yield from self._outcomes([(case, read_one()) for case, read_one in group], batch_size, maps)
                 group = ahead
 
-    def _outcomes(
-        self, group: Sequence[tuple[Case, list[Look] | str]], batch_size: int, maps: bool
-    ) -> Iterator[Outcome]:
+    def _outcomes(self, group: Sequence[tuple[Case, _Read | str]], batch_size: int, maps: bool) -> Iterator[Outcome]:
         """The outcomes of cases whose looks, or errors, are there."""
-        looks = [look for _, made in group if not isinstance(made, str) for look in made]
+        looks = [look for _, made in group if not isinstance(made, str) for look in made.looks]
         answers = [self.ask(looks[i : i + batch_size]) for i in range(0, len(looks), batch_size)]
         joined = {n: np.concatenate([a[n] for a in answers]) for n in self.outputs} if answers else {}
         first = 0
@@ -176,14 +184,17 @@ class Predictor:
             if isinstance(made, str):
                 yield Outcome(case, None, made)
                 continue
-            own = {n: values[first : first + len(made)] for n, values in joined.items()}
-            first += len(made)
-            yield Outcome(case, self.conclude(tuple(made[0]), own, case_id=case.case_id, maps=maps), None)
+            count = len(made.looks)
+            own = {n: values[first : first + count] for n, values in joined.items()}
+            first += count
+            told = self.conclude(tuple(made.looks[0]), own, case_id=case.case_id, maps=maps)
+            yield Outcome(case, replace(told, warnings=made.warnings), None)
 
-    def _read(self, case: Case, change: Change | None) -> list[Look] | str:
-        """The looks at one case, or its error."""
+    def _read(self, case: Case, change: Change | None) -> _Read | str:
+        """What one case is asked about, or its error."""
         try:
-            return self.looks(self.frames(case, change=change))
+            frames = self.frames(case, change=change)
+            return _Read(self.looks(frames), self.warned(frames))
         except ImageError as error:
             return f"row {case.row}, case {case.case_id}: {error}"
 
@@ -203,6 +214,16 @@ class Predictor:
             raise ImageError(f"no image of {' or '.join(self.specs)}. Give at least one view.")
         check_one_patient({view: [frame.patient for frame in own] for view, own in frames.items()})
         return frames
+
+    def warned(self, frames: Frames) -> tuple[Warned, ...]:
+        """What a reader must know of a case's images."""
+        unscaled = [
+            m
+            for m, own in frames.items()
+            if self.specs[m].mm_per_pixel and any(one.mm_per_pixel is None for one in own)
+        ]
+        burned = [m for m, own in frames.items() if any(one.burned_in for one in own)]
+        return (*(Warned("burned-in", m) for m in burned), *(Warned("no-scale", m) for m in unscaled))
 
     def looks(self, frames: Frames) -> list[Look]:
         """What the network is asked about one case.

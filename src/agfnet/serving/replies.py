@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +31,6 @@ from agfnet.serving.schemas import (
     ViewAnswer,
     ViewExplained,
     ViewFacts,
-    Warned,
 )
 from agfnet.types import RESEARCH_USE, ImageError, Prediction
 
@@ -103,16 +102,8 @@ def _common(p: Prediction, predictor: Predictor, request_id: str, frames: Frames
         "extra": {
             column: _named(predictor.bundle.extra_classes[column], own) for column, own in p.extra_probabilities.items()
         },
-        "warnings": list(_warned(predictor, frames)),
+        "warnings": [warned._asdict() for warned in predictor.warned(frames)],
     }
-
-
-def _warned(predictor: Predictor, frames: Frames) -> Iterator[Warned]:
-    for view, own in frames.items():
-        if any(one.burned_in for one in own):
-            yield Warned(code="burned-in", view=view)
-        if predictor.specs[view].mm_per_pixel is not None and any(one.mm_per_pixel is None for one in own):
-            yield Warned(code="no-scale", view=view)
 
 
 def _named(classes: Sequence[str], probabilities: NDArray[np.float64]) -> dict[str, float]:
