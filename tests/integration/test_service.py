@@ -212,6 +212,7 @@ def test_images_of_two_patients_or_in_the_wrong_place_are_not_answered(client):
     [
         ({"data": {"mm_per_pixel_clinical": "0.1"}}, 415, "malformed-body"),
         ({"files": {"mri": ("a.png", b"a")}}, 422, "unknown-field"),
+        ({"files": {"ultrasound": ("a.png", b"a")}, "data": {"clinical": "photo.jpg"}}, 422, "no-view"),
         ({"files": {"clinical": ("a.png", b"a")}, "data": {"patient": "Doe"}}, 422, "unknown-field"),
         ({"files": {"clinical": ("a.png", b"a")}, "data": {"mm_per_pixel_clinical": "wide"}}, 422, "bad-scale"),
         ({"files": {"clinical": ("a.png", b"a")}, "data": {"mm_per_pixel_clinical": "nan"}}, 422, "bad-scale"),

@@ -183,7 +183,7 @@ def check_shown(path: Place | str, pixels: NDArray[np.uint8]) -> None:
     first = pixels[0, 0]
     if (pixels[::16, ::16] == first).all() and (pixels == first).all():
         problem = "all its pixels have the same colour"
-        remedy = "Export it again; leave the cell empty where there is no image."
+        remedy = "Export it again, or leave this view out where there is no image."
         raise CodedImageError(path, "blank-image", problem, remedy)
 
 

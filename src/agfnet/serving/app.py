@@ -194,6 +194,8 @@ class Service:
                     raise Problem(422, "bad-scale", f"{view}: give one number of millimetres per pixel.", view=view)
                 if value.strip():
                     scales[view] = _millimetres(value, view)
+            elif name in views:
+                raise Problem(422, "no-view", f"{name}: send the image as a file, not as text.", view=name)
             else:
                 fields = ", ".join([*views, *(SCALE + view for view in views)])
                 raise Problem(422, "unknown-field", f"There is a field that is not known; known are {fields}.")
