@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -194,11 +194,8 @@ class Service:
                     raise Problem(422, "bad-scale", f"{view}: give one number of millimetres per pixel.", view=view)
                 if value.strip():
                     scales[view] = _millimetres(value, view)
-            elif name in views:
-                raise Problem(422, "no-view", f"{name}: send the image as a file, not as text.", view=name)
             else:
-                fields = ", ".join([*views, *(SCALE + view for view in views)])
-                raise Problem(422, "unknown-field", f"There is a field that is not known; known are {fields}.")
+                raise _unusable(name, views)
         if not uploaded:
             raise Problem(422, "no-view", f"Give at least one image: {' or '.join(views)}.")
         if any(len(own) > _IMAGES for own in uploaded.values()):
@@ -206,6 +203,14 @@ class Service:
         for view in scales.keys() - uploaded.keys():
             raise Problem(422, "bad-scale", f"{view}: there is a scale, but no image.", view=view)
         return Upload(uploaded, scales)
+
+
+def _unusable(field: str, views: Sequence[str]) -> Problem:
+    """What is wrong with a field of a form, whose name may hold anything and is not repeated."""
+    if field in views:
+        return Problem(422, "no-view", f"{field}: send the image as a file, not as text.", view=field)
+    known = ", ".join([*views, *(SCALE + view for view in views)])
+    return Problem(422, "unknown-field", f"There is a field that is not known; known are {known}.")
 
 
 def _millimetres(text: str, view: str) -> float:
