@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -205,7 +205,7 @@ class Service:
         return Upload(uploaded, scales)
 
 
-def _unusable(field: str, views: Sequence[str]) -> Problem:
+def _unusable(field: str, views: Collection[str]) -> Problem:
     """What is wrong with a field of a form, whose name may hold anything and is not repeated."""
     if field in views:
         return Problem(422, "no-view", f"{field}: send the image as a file, not as text.", view=field)
