@@ -30,5 +30,5 @@ class Kind:
 KINDS = {
     "photo": Kind(words="a photo", depth=False, view="clinical", dicom=("XC",)),
     "dermoscopy": Kind(words="a dermoscopic image", depth=False, view="dermoscopy", dicom=("DMS",)),
-    "ultrasound": Kind(words="ultrasound", depth=True, view="ultrasound", dicom=("US", "IVUS")),
+    "ultrasound": Kind(words="ultrasound", depth=True, view="ultrasound", dicom=("US",)),
 }

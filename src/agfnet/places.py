@@ -238,7 +238,7 @@ def _refusal(protocol: str, rest: str) -> str | None:
     if protocol == "file":
         return "a file URL names a file of this machine: write file:///folder/name"
     if protocol not in PACKAGES:
-        return f"{protocol}:// is not read; use one of {', '.join(['file', *PACKAGES])}"
+        return f"{protocol}:// is not read; use one of file, {', '.join(p for p, name in PACKAGES.items() if name)}"
     host = rest.partition("/")[0]
     if not (_WEB_HOST if protocol in _WEB else _BUCKET).fullmatch(host):
         return f"it holds a user or password, or no plain bucket or host; {_ENVIRONMENT}"

@@ -57,6 +57,18 @@ def test_the_command(copied, trained, drawn, agfnet_command, tmp_path):
     assert told["diagnosis_set"].is_not_null().all()
 
 
+def test_what_is_asked_for_is_what_is_fitted(trained, drawn, agfnet_command, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    asked = {"--coverage": 0.8, "--risk": 0.4, "--false-refers": 0.15}
+    options = [text for option in asked.items() for text in option]
+    done = agfnet_command("calibrate", run, drawn / "parts.csv", "--part", "validation", *options, "--threads", 1)
+    assert done.exit_code == 0, done.stderr
+    decision = Predictor(run, threads=1).decision
+    told = decision.conformal.coverage, decision.refer.risk, decision.facts["false_refers"]
+    assert told == tuple(asked.values())
+
+
 def test_training_images_are_looked_at_once_each(trained, drawn, monkeypatch):
     """What they look like needs no flipped look, nor a second image; the figures are those of the first whole look."""
     case, other = [c for c in read_cases(drawn / "parts.csv") if all(c.views.values())][:2]

@@ -56,8 +56,10 @@ def test_the_walk_through(folder):
 
 
 def test_commands_and_links_exist():
-    for target in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
-        assert (Path(__file__).parents[2] / target).exists(), target
-    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    root = Path(__file__).parents[2]
+    for page in (root / "README.md", *(root / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(((?!http)[^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    makefile = (root / "Makefile").read_text()
     for target in re.findall(r"make (\w+)", README):
         assert f"\n{target}:" in makefile, target

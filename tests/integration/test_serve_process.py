@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 
 import httpx2
 import pytest
@@ -80,7 +83,11 @@ def test_after_sigkill_the_audit_log_is_whole(calibrated, files, tmp_path):
     with serving(calibrated, tmp_path, "--threads", 1, "--prevalence", stated, token=TOKEN) as again:
         told = httpx2.get(f"{again.url}/v1/model", headers=bearer(TOKEN)).json()
         assert told["prevalence"] == {"cyst": 0.1, "lipoma": 0.1, "naevus": 0.8}
-        assert httpx2.post(f"{again.url}/v1/predict", files=files, headers=bearer(TOKEN)).status_code == 200
+        answer = httpx2.post(f"{again.url}/v1/predict", files=files, headers=bearer(TOKEN)).json()
+        assert answer["prevalence"] == told["prevalence"]
+    with closing(sqlite3.connect(service.audit)) as log:
+        (content,) = log.execute("SELECT content FROM entries ORDER BY number DESC").fetchone()
+    assert json.loads(content)["prevalence"] == told["prevalence"]
     assert verify(service.audit).entries == before.entries + 1
 
 

@@ -16,6 +16,20 @@ from agfnet.types import ImageError, Place
 MM_PER_PIXEL_RANGE = (0.0005, 2.0)
 
 
+def scale_of(text: str) -> float | None:
+    """A scale as a person writes it, in millimetres per pixel, a comma being a decimal one; None where it is none.
+
+    >>> scale_of("0,05"), scale_of("20 px/mm")
+    (0.05, None)
+    """
+    low, high = MM_PER_PIXEL_RANGE
+    try:
+        value = float(text.replace(",", "."))
+    except ValueError:
+        return None
+    return value if low <= value <= high else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageLimits:
     """What a file may be before it is decoded.

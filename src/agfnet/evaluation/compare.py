@@ -19,13 +19,13 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import torch
 
 from agfnet.config import Config, parse_config
 from agfnet.data.fingerprints import image_fingerprints
 from agfnet.data.table import own_cases, read_cases, table_sha256
 from agfnet.evaluation.answers import Answers, answers_of, whole
+from agfnet.evaluation.evaluate import drawn_cases
 from agfnet.evaluation.experiment import fold_parts, sharing_images, train_and_export
 from agfnet.evaluation.focus import focus_of, mask_files
 from agfnet.evaluation.plan import CORRUPTED, EXTERNAL, ONLY, ComparisonPlan, folder_name
@@ -231,8 +231,7 @@ def _focus(predictor: Predictor, cases: Sequence[Case], masks: Place) -> dict[st
 
 def sampled(cases: Sequence[Case], plan: ComparisonPlan) -> list[Case]:
     """The same `plan.sample` test cases for every row, in the table's order."""
-    drawn = np.random.default_rng(0).permutation(len(cases))[: plan.sample]
-    return [cases[i] for i in np.sort(drawn)]
+    return drawn_cases(cases, plan.sample, [])
 
 
 def _test_cases(plan: ComparisonPlan, config: Config, held: Sequence[Case]) -> list[Case]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TextIO
 
 import polars as pl
 
-from agfnet.data.imagefile import MM_PER_PIXEL_RANGE
+from agfnet.data.imagefile import MM_PER_PIXEL_RANGE, scale_of
 from agfnet.data.locate import inside
 from agfnet.data.table import infer_views, read_cases, say_scales, write_table
 from agfnet.data.tablefile import load_table
@@ -149,12 +148,10 @@ def _scales(arguments: Sequence[str], predictor: Predictor) -> dict[str, float]:
     made: dict[str, float] = {}
     for argument in arguments:
         modality, value = _of_modality("--mm-per-pixel", argument, "ultrasound=0.05", predictor)
-        try:
-            made[modality] = float(value.replace(",", "."))
-        except ValueError:
-            made[modality] = math.nan
-        if not low <= made[modality] <= high:
+        scale = scale_of(value)
+        if scale is None:
             raise ConfigError(f"--mm-per-pixel {argument!r}: give millimetres per pixel, {low} to {high}.")
+        made[modality] = scale
     return made
 
 

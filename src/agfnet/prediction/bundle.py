@@ -199,7 +199,7 @@ def _check_entries(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
         raise BundleError(f"{path}: unpacks to more than it holds, or than {_MAX_BYTES >> 30} GiB; refused.")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise BundleError(f"{path}: is compressed; a bundle is not. Copy the file itself, or export it again.")
-    missing = {MANIFEST, *PARTS} - set(names)
+    missing = {MANIFEST, *PARTS, *(() if set(FITTED).isdisjoint(names) else FITTED)} - set(names)
     if missing:
         raise BundleError(
             f"{path}: lacks {', '.join(sorted(missing))}; it is no bundle, or a damaged one. Export it again."

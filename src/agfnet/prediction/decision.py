@@ -111,7 +111,7 @@ def write_decision(decision: Decision) -> dict[str, bytes]:
 
 def read_decision(bundle: Bundle) -> Decision | None:
     """The decision of a bundle, or None where it is not calibrated."""
-    if not bundle.calibrated or REFERENCE not in bundle.parts:
+    if not bundle.calibrated:
         return None
     told = json.loads(bundle.parts[DECISION])
     with np.load(io.BytesIO(bundle.parts[REFERENCE]), allow_pickle=False) as arrays:

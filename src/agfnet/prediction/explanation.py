@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -112,7 +112,9 @@ def explained(
         answers: set of views -> the outputs for its looks.
         case_id: the case.
     """
-    prediction = predictor.conclude(tuple(frames), answers[frozenset(frames)], case_id=case_id, maps=True)
+    prediction = predictor.conclude(
+        tuple(frames), answers[frozenset(frames)], case_id=case_id, maps=True, warnings=predictor.warned(frames)
+    )
     top = int(prediction.probabilities.argmax())
     nothing = log_odds(float(predictor.prior[top]))
     values = {frozenset[str](): nothing}
@@ -120,7 +122,7 @@ def explained(
         values[chosen] = log_odds(float(predictor.conclude(tuple(chosen), own).probabilities[top]))
     first = {view: own[0].pixels for view, own in frames.items()}
     return Explanation(
-        prediction=replace(prediction, warnings=predictor.warned(frames)),
+        prediction=prediction,
         shares=shapley(values),
         baseline=nothing,
         frames=first,

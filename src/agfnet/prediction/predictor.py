@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -187,8 +186,9 @@ class Predictor:
             count = len(made.looks)
             own = {n: values[first : first + count] for n, values in joined.items()}
             first += count
-            told = self.conclude(tuple(made.looks[0]), own, case_id=case.case_id, maps=maps)
-            yield Outcome(case, replace(told, warnings=made.warnings), None)
+            views = tuple(made.looks[0])
+            told = self.conclude(views, own, case_id=case.case_id, maps=maps, warnings=made.warnings)
+            yield Outcome(case, told, None)
 
     def _read(self, case: Case, change: Change | None) -> _Read | str:
         """What one case is asked about, or its error."""
@@ -261,7 +261,13 @@ class Predictor:
         return self.run(images, present)
 
     def conclude(
-        self, views: Sequence[str], own: Mapping[str, Array], *, case_id: str = "", maps: bool = False
+        self,
+        views: Sequence[str],
+        own: Mapping[str, Array],
+        *,
+        case_id: str = "",
+        maps: bool = False,
+        warnings: Sequence[Warned] = (),
     ) -> Prediction:
         """What the answers to one case's looks say together.
 
@@ -270,6 +276,7 @@ class Predictor:
             own: the outputs, one row a look, in the order of `looks`: maps are those of the first images unflipped.
             case_id: the case.
             maps: also give attention and class-evidence maps.
+            warnings: of the images; see `warned`.
         """
         views = [m for m in self.specs if m in views]
         place = {m: i for i, m in enumerate(self.specs)}
@@ -297,6 +304,7 @@ class Predictor:
             evidence={m: own[f"evidence_{m}"][0] for m in views} if maps else {},
             extra_probabilities=extra,
             statistics=statistics,
+            warnings=tuple(warnings),
             **said,
         )
 

@@ -20,7 +20,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from agfnet.data.imagefile import MM_PER_PIXEL_RANGE
+from agfnet.data.imagefile import MM_PER_PIXEL_RANGE, scale_of
 from agfnet.data.preprocess import Framed
 from agfnet.prediction.explanation import explained, questions
 from agfnet.prediction.predictor import Frames, Look, Predictor
@@ -119,8 +119,8 @@ class Service:
         loop = asyncio.get_running_loop()
         frames, looks = await loop.run_in_executor(self.pool, self._looked, upload)
         own = await asyncio.wrap_future(self.batcher.submit(looks))
-        prediction = self.predictor.conclude(tuple(frames), own)
-        return predicted(prediction, self.predictor, request_id, frames), prediction
+        prediction = self.predictor.conclude(tuple(frames), own, warnings=self.predictor.warned(frames))
+        return predicted(prediction, self.predictor, request_id), prediction
 
     def _looked(self, upload: Upload) -> tuple[Frames, list[Look]]:
         frames = read_upload(upload, self.predictor, self.settings.limits)
@@ -132,9 +132,7 @@ class Service:
         told = [asyncio.wrap_future(self.batcher.submit(own)) for own in looks.values()]
         answers = dict(zip(looks, await asyncio.gather(*told), strict=True))
         made = explained(self.predictor, frames, answers)
-        answer = await loop.run_in_executor(
-            self.pool, explained_answer, made, self.predictor, request_id, frames
-        )  # fmt: skip
+        answer = await loop.run_in_executor(self.pool, explained_answer, made, self.predictor, request_id)
         return answer, made.prediction
 
     def _questioned(self, upload: Upload) -> tuple[Frames, dict[frozenset[str], list[Look]]]:
@@ -214,12 +212,9 @@ def _unusable(field: str, views: Collection[str]) -> Problem:
 
 
 def _millimetres(text: str, view: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    low, high = MM_PER_PIXEL_RANGE
-    if not low <= value <= high:
+    value = scale_of(text)
+    if value is None:
+        low, high = MM_PER_PIXEL_RANGE
         message = f"{view}: millimetres per pixel are a number from {low} to {high:g}, such as 0.05."
         raise Problem(422, "bad-scale", message, view=view)
     return value

@@ -82,7 +82,7 @@ def _framed(content: bytes, view: str, spec: ViewSpec, mm_per_pixel: float | Non
         raise Problem(422, "bad-scale", message, view=view) from None
 
 
-def _common(p: Prediction, predictor: Predictor, request_id: str, frames: Frames) -> dict[str, object]:
+def _common(p: Prediction, predictor: Predictor, request_id: str) -> dict[str, object]:
     classes, decision = predictor.classes, predictor.decision
     top = int(p.probabilities.argmax())
     return {
@@ -90,6 +90,7 @@ def _common(p: Prediction, predictor: Predictor, request_id: str, frames: Frames
         "request_id": request_id,
         "version": VERSION,
         "bundle_sha256": predictor.bundle.sha256,
+        "prevalence": _named(classes, predictor.prior),
         "prediction": classes[top],
         "probability": float(p.probabilities[top]),
         "probabilities": _named(classes, p.probabilities),
@@ -102,7 +103,7 @@ def _common(p: Prediction, predictor: Predictor, request_id: str, frames: Frames
         "extra": {
             column: _named(predictor.bundle.extra_classes[column], own) for column, own in p.extra_probabilities.items()
         },
-        "warnings": [warned._asdict() for warned in predictor.warned(frames)],
+        "warnings": [warned._asdict() for warned in p.warnings],
     }
 
 
@@ -121,13 +122,13 @@ def _view(p: Prediction, view: str, classes: Sequence[str]) -> dict[str, object]
     }
 
 
-def predicted(p: Prediction, predictor: Predictor, request_id: str, frames: Frames) -> Predicted:
+def predicted(p: Prediction, predictor: Predictor, request_id: str) -> Predicted:
     """The answer to /v1/predict."""
     views = {view: ViewAnswer.model_validate(_view(p, view, predictor.classes)) for view in p.views_present}
-    return Predicted.model_validate({**_common(p, predictor, request_id, frames), "views": views})
+    return Predicted.model_validate({**_common(p, predictor, request_id), "views": views})
 
 
-def explained_answer(made: Explanation, predictor: Predictor, request_id: str, frames: Frames) -> Explained:
+def explained_answer(made: Explanation, predictor: Predictor, request_id: str) -> Explained:
     """The answer to /v1/explain."""
     p = made.prediction
     views = {
@@ -142,9 +143,7 @@ def explained_answer(made: Explanation, predictor: Predictor, request_id: str, f
         )
         for view in p.views_present
     }
-    return Explained.model_validate(
-        {**_common(p, predictor, request_id, frames), "views": views, "baseline": made.baseline}
-    )
+    return Explained.model_validate({**_common(p, predictor, request_id), "views": views, "baseline": made.baseline})
 
 
 def _glass(heat: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -164,6 +163,7 @@ def audited(answer: Answer, upload: Upload) -> dict[str, object]:
     return {
         "bundle_sha256": answer.bundle_sha256,
         "version": answer.version,
+        "prevalence": answer.prevalence,
         "inputs_sha256": upload.hashes,
         "mm_per_pixel": dict(upload.mm_per_pixel),
         "prediction": answer.prediction,
@@ -186,7 +186,7 @@ def model_facts(predictor: Predictor, limits: ImageLimits) -> ModelFacts:
         signature=bundle.signed,
         classes=list(bundle.classes),
         malignant=list(bundle.facts["malignant"]),
-        prevalence=dict(zip(predictor.classes, predictor.prior.tolist(), strict=True)),
+        prevalence=_named(predictor.classes, predictor.prior),
         views={
             view: ViewFacts(
                 kind=spec.kind, depth=KINDS[spec.kind].depth, size=spec.size, mm_per_pixel=spec.mm_per_pixel

@@ -52,6 +52,7 @@ class Answer(Record):
     request_id: str
     version: str
     bundle_sha256: str
+    prevalence: dict[str, float] = Field(description="Of the patients that the answer is for: class to share.")
     prediction: str
     probability: float
     probabilities: dict[str, float]

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from agfnet.prediction.bundle import CARD, MANIFEST, read_bundle, write_bundle
+from agfnet.prediction.bundle import CARD, FITTED, MANIFEST, read_bundle, write_bundle
 from agfnet.prediction.deploy import deploy
 from agfnet.prediction.predictor import Predictor
 from agfnet.prediction.signature import check_signature
@@ -74,6 +74,17 @@ def newer(content: bytes) -> bytes:
 def test_a_changed_bundle_is_refused(rewritten, changes, said):
     with pytest.raises(BundleError, match=said):
         read_bundle(rewritten(**changes))
+
+
+@pytest.mark.parametrize("part", FITTED)
+def test_half_a_calibration_is_refused(calibrated, tmp_path, part):
+    """It would pass as calibrated and refer nothing, or the other way round."""
+    with zipfile.ZipFile(calibrated / "model.agf") as source, zipfile.ZipFile(tmp_path / "half.agf", "w") as target:
+        for name in source.namelist():
+            if name != part:
+                target.writestr(name, source.read(name))
+    with pytest.raises(BundleError, match=f"lacks {part}"):
+        read_bundle(tmp_path / "half.agf")
 
 
 def test_what_is_no_bundle(tmp_path):

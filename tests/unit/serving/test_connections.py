@@ -46,7 +46,9 @@ def answered(connection: socket.socket, request: bytes) -> None:
     connection.sendall(request)
     received = b""
     while not received.endswith(b"hi"):
-        received += connection.recv(200)
+        more = connection.recv(200)
+        assert more, f"closed after {received!r}"
+        received += more
 
 
 def trickle(connection: socket.socket) -> None:
