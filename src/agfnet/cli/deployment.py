@@ -88,7 +88,7 @@ def serve(
     agfnet serve model.agf --public-key public.pem --tokens tokens.txt --audit /var/lib/agfnet/audit.sqlite
     """
     with errors_said():
-        from agfnet.prediction.asking import say_uncalibrated, shares
+        from agfnet.prediction.asking import parse_prevalence, say_uncalibrated
         from agfnet.prediction.bundle import read_bundle
         from agfnet.prediction.predictor import Predictor
         from agfnet.serving.run import serve as run
@@ -102,7 +102,7 @@ def serve(
             from agfnet.prediction.signature import check_signature
 
             found = check_signature(found, public_key)
-        predictor = Predictor(found, threads=threads, provider=provider, prevalence=shares(prevalence))
+        predictor = Predictor(found, threads=threads, provider=provider, prevalence=parse_prevalence(prevalence))
         say_uncalibrated(predictor)
         run(predictor, settings)
 

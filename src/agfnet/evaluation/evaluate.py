@@ -18,7 +18,7 @@ from agfnet.evaluation.pictures import confusion_picture, reliability_picture, r
 from agfnet.evaluation.scorecard import scorecard
 from agfnet.evaluation.summary import left_out_notes, summary_markdown
 from agfnet.files import read_json, write_json, write_text
-from agfnet.prediction.asking import cases_of, predict_cases, shares
+from agfnet.prediction.asking import cases_of, parse_prevalence, predict_cases
 from agfnet.prediction.output import outcome_table, stated_prevalence
 from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.types import Case, ConfigError, ImageError, Place, TableError
@@ -261,7 +261,7 @@ def evaluate(
 
     `prevalence` re-weights the probabilities, see `Predictor`: CLASS=SHARE by commas.
     """
-    predictor = Predictor(source, threads=threads, prevalence=shares(prevalence))
+    predictor = Predictor(source, threads=threads, prevalence=parse_prevalence(prevalence))
     cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
     check_subgroups(cases, subgroups, table)
     labels_of([case for case in cases if case.label is not None], predictor.classes)

@@ -22,7 +22,7 @@ from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.ranking import macro_auc, net_benefit, precision_recall_curve
 from agfnet.metrics.statistics import MetricSet, bootstrap
 from agfnet.metrics.weighting import FloatArray, weighted_mean
-from agfnet.prediction.asking import predict_cases, shares
+from agfnet.prediction.asking import parse_prevalence, predict_cases
 from agfnet.prediction.explanation import Explanation, explain
 from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.types import RESEARCH_USE, Case, ConfigError, Place
@@ -64,7 +64,7 @@ def report_facts(
         draws: of the bootstraps.
         threads: of ONNX Runtime.
         data_root: the folder that every image must lie in.
-        prevalence: re-weights the probabilities, see `shares` and `Predictor`.
+        prevalence: re-weights the probabilities, see `parse_prevalence` and `Predictor`.
 
     Returns:
         The facts (JSON), and an explanation of each case that is shown, by its id.
@@ -73,7 +73,7 @@ def report_facts(
         ConfigError: no robustness was measured in the folder named, or another network's.
         TableError: a column of subgroups has no values; see also `chosen_cases`.
     """
-    predictor = Predictor(source, threads=threads, prevalence=shares(prevalence))
+    predictor = Predictor(source, threads=threads, prevalence=parse_prevalence(prevalence))
     holds = None if robustness is None else _robustness(robustness, predictor)
     cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
     check_subgroups(cases, subgroups, table)

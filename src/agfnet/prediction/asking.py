@@ -74,12 +74,11 @@ def predict_cases(
     cases: Sequence[Case],
     *,
     batch_size: int = 16,
-    maps: bool = False,
     change: Change | None = None,
 ) -> list[Outcome]:
     """Every outcome, with progress in the log; for the options see `Predictor.predict`."""
     outcomes = []
-    for outcome in predictor.predict(cases, batch_size=batch_size, maps=maps, change=change):
+    for outcome in predictor.predict(cases, batch_size=batch_size, change=change):
         outcomes.append(outcome)
         if len(outcomes) % 100 == 0:
             log.info("predicted %d of %d cases", len(outcomes), len(cases))
@@ -106,7 +105,7 @@ def asked_cases(
         threads: processor threads.
         provider: what computes.
         data_root: the folder that every image must lie in.
-        prevalence: see `shares`.
+        prevalence: see `parse_prevalence`.
         scales: `modality=mm` per pixel of the images of `views`.
 
     Raises:
@@ -117,7 +116,7 @@ def asked_cases(
         raise ConfigError("give either a TABLE or --view MODALITY=FILE, once for each view.")
     if table is not None and scales:
         raise ConfigError("--mm-per-pixel is for --view. A TABLE has the columns <view>_mm_per_pixel.")
-    predictor = Predictor(source, threads=threads, provider=provider, prevalence=shares(prevalence))
+    predictor = Predictor(source, threads=threads, provider=provider, prevalence=parse_prevalence(prevalence))
     say_uncalibrated(predictor)
     if table is not None:
         return predictor, cases_of(table, predictor, data_root=data_root)
@@ -158,13 +157,13 @@ def _scales(arguments: Sequence[str], predictor: Predictor) -> dict[str, float]:
 _SHARE = re.compile(r"\s*(.+?)\s*=\s*((?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*(?:,|$)", re.IGNORECASE)
 
 
-def shares(text: str | None) -> dict[str, float] | None:
+def parse_prevalence(text: str | None) -> dict[str, float] | None:
     """Class -> share from CLASS=SHARE by commas, which may also stand in a class's name; None of None.
 
     Raises:
         ConfigError: it is not of that form.
 
-    >>> shares("carcinoma, basal cell=0.25,naevus=0.75")
+    >>> parse_prevalence("carcinoma, basal cell=0.25,naevus=0.75")
     {'carcinoma, basal cell': 0.25, 'naevus': 0.75}
     """
     if text is None:

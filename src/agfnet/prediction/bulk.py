@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from agfnet.prediction.asking import say_uncalibrated, shares
+from agfnet.prediction.asking import parse_prevalence, say_uncalibrated
 from agfnet.prediction.bulk_part import PartPredictor
 from agfnet.prediction.bulk_plan import (
     PREDICTIONS,
@@ -79,7 +79,7 @@ def predict_bulk(
         views: must be empty: bulk prediction is of a table.
         part_rows: rows that are predicted, written and, after a stop, repeated together; None: `PART_ROWS`.
         batch_size: looks that go through the network at once.
-        prevalence: see `agfnet.prediction.asking.shares`.
+        prevalence: see `agfnet.prediction.asking.parse_prevalence`.
         provider: what computes.
         data_root: the folder that every image must lie in.
         threads: processor threads, of each worker of a Ray cluster; 0 lets ONNX Runtime choose, or is 1 there.
@@ -105,14 +105,14 @@ def predict_bulk(
         source,
         threads=threads,
         provider="cpu" if ray else provider,  # a cluster's machines may have what this one has not
-        prevalence=shares(prevalence),
+        prevalence=parse_prevalence(prevalence),
     )
     say_uncalibrated(predictor)
     settings = Settings(
         part_rows=part_rows or PART_ROWS,
         batch=batch_size,
         provider=provider,
-        prevalence=shares(prevalence),
+        prevalence=parse_prevalence(prevalence),
         table_folder=str((table if isinstance(table, Path) and table.is_dir() else table.parent).resolve()),
         data_root=None if data_root is None else str(data_root.resolve()),
     )

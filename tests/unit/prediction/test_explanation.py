@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from agfnet.data.table import read_cases
-from agfnet.prediction.asking import shares
+from agfnet.prediction.asking import parse_prevalence
 from agfnet.prediction.explanation import explain, log_odds, shapley
 from agfnet.prediction.overlay import Row, colours, letters, overlay, positive_part, sheet, spread, wrapped
 from agfnet.prediction.predictor import Predictor
@@ -170,5 +170,5 @@ def test_no_file_of_an_earlier_case_stays(trained, drawn, tmp_path, agfnet_comma
     assert {path.name for path in tmp_path.iterdir()} == {"0001.png", "explanations.json", "notes.png"}
     told = json.loads((tmp_path / "explanations.json").read_text())
     assert told["prevalence"] == stated
-    asked = next(Predictor(trained, prevalence=shares(stated)).predict(read_cases(table)[:1])).prediction
+    asked = next(Predictor(trained, prevalence=parse_prevalence(stated)).predict(read_cases(table)[:1])).prediction
     assert told["cases"][0]["probability"] == pytest.approx(asked.probabilities.max())
