@@ -186,15 +186,20 @@ def explain_cases(
 
     Raises:
         ImageError: an image cannot be read and `skip_bad` is off.
-        ConfigError: the folder holds explanations by another network, or by this one before it was calibrated.
+        ConfigError: the folder holds explanations by another network, or by this one before it was calibrated, or files
+            of other origin under the names of explanations.
     """
     listing = folder / "explanations.json"
+    there = [file for file in folder.iterdir() if _OF_A_CASE.fullmatch(file.name)] if folder.is_dir() else []
     if listing.exists():
         if read_json(listing, "bundle_sha256")["bundle_sha256"] != predictor.bundle.sha256:
             raise ConfigError(f"{folder}: holds explanations by another network; choose another folder.")
-        for file in folder.iterdir():
-            if _OF_A_CASE.fullmatch(file.name):  # beside one of these calls' it would be taken for the same case's
-                file.unlink()
+        for file in there:  # beside one of these calls' it would be taken for the same case's
+            file.unlink()
+    elif there:
+        raise ConfigError(
+            f"{there[0]}: is no explanation of an earlier call, and would be lost; choose another folder."
+        )
     told: list[dict[str, Any]] = []
     files: list[Path] = []
 

@@ -158,6 +158,14 @@ def test_bad_images_are_named_or_left_out(trained, drawn, tmp_path, agfnet_comma
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["0002.png", "explanations.json"]
 
 
+def test_a_folder_of_images_is_not_written_over(trained, drawn, tmp_path, agfnet_command):
+    (tmp_path / "0002.png").write_text("a photo")
+    done = agfnet_command("explain", trained, drawn / "parts.csv", "-o", tmp_path, "--cases", 1)
+    assert done.exit_code == 1
+    assert "0002.png: is no explanation of an earlier call" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["0002.png"]
+
+
 def test_no_file_of_an_earlier_case_stays(trained, drawn, tmp_path, agfnet_command):
     """A report beside another patient's picture would be taken for that patient's."""
     table = drawn / "parts.csv"
