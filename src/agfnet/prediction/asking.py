@@ -127,7 +127,10 @@ def asked_cases(
         if any(where in own for own in files.values()):
             raise ConfigError(f"--view {argument!r}: this file was given already. Give each image once.")
         files[modality] = (*files.get(modality, ()), where)
-    case = Case(case_id="1", patient_id="1", row=1, views=files, mm_per_pixel=_scales(scales, predictor))
+    known = _scales(scales, predictor)
+    if alone := known.keys() - files.keys():
+        raise ConfigError(f"--mm-per-pixel {min(alone)}: there is no --view {min(alone)}.")
+    case = Case(case_id="1", patient_id="1", row=1, views=files, mm_per_pixel=known)
     say_scales([case], predictor.specs)
     return predictor, [case]
 
