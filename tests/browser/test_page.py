@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-import agfnet
+import agfnet.serving
 from served import Service, serving
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright's Python package is not installed")
@@ -133,7 +133,9 @@ def test_two_views_give_an_answer_with_everything_that_belongs_to_it(shown: Any,
     assert shown.locator(".stage .over").count() == 2
     drawn = "[...document.querySelectorAll('.stage img')].every((image) => image.naturalWidth > 0)"
     shown.wait_for_function(drawn)
-    assert model["sha256"][:12] in shown.locator(".record").inner_text()
+    record = shown.locator(".record").inner_text()
+    assert model["sha256"][:12] in record
+    assert all(f"{name} {share:.1%}" in record for name, share in model["prevalence"].items())
     if model["calibrated"]:
         assert shown.locator(".verdict.answered, .verdict.referred").count() == 1
         assert "in 100 cases" in shown.locator(".probabilities .meaning").inner_text()

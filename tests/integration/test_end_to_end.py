@@ -129,6 +129,22 @@ def test_evaluate_and_predict_without_torch(drawn, resumed, tmp_path):
     assert "ultrasound" in done.stdout.splitlines()[1]
 
 
+def test_a_network_is_held_against_another(drawn, unbroken, resumed, tmp_path):
+    ask = ["evaluate", resumed, drawn / "parts.csv", "--part", "validation", "-o", tmp_path]
+    done = command(*ask, "--against", unbroken / "model.agf")
+    assert done.returncode == 0, done.stderr
+    assert "First minus second" in done.stdout
+    told = json.loads((tmp_path / "against.json").read_text())
+    card = json.loads((tmp_path / "scorecard.json").read_text())
+    assert told["n_cases"] == card["n_cases"]
+    assert told["metrics"]["nll"]["first"] == pytest.approx(card["metrics"]["nll"]["value"])
+    assert told["metrics"]["nll"]["difference"]["value"] == pytest.approx(0.0, abs=1e-6)  # the same training
+    assert "First minus second" in (tmp_path / "against.md").read_text()
+    done = command(*ask)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.glob("against*"))  # of an earlier call
+
+
 def test_test_cases_are_used_only_when_asked_for(drawn, resumed, tmp_path):
     done = command("evaluate", resumed, drawn / "parts.csv", "--part", "test", "-o", tmp_path / "a")
     assert done.returncode == 1

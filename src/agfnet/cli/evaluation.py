@@ -127,22 +127,36 @@ def evaluate(
     skip_bad: SkipOpt = False,
     draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = 2000,
     prevalence: PrevalenceOpt = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN_OR_BUNDLE",
+            parser=here,
+            help="Another network of these diagnoses, such as the one in use: also the paired differences from it.",
+        ),
+    ] = None,
     threads: ThreadsOpt = 0,
     data_root: RootOpt = None,
 ) -> None:
     """Figures with intervals of an exported network on labelled cases, as JSON, summary and pictures. Needs no torch.
 
     Example:  agfnet evaluate runs/first cases.csv --part validation -o figures --subgroup site
+
+    agfnet evaluate new.agf cases.csv --against model.agf -o accepted
     """
     with errors_said():
+        from agfnet.evaluation.against import AGAINST
         from agfnet.evaluation.evaluate import evaluate as evaluate_bundle
         from agfnet.evaluation.summary import summary_markdown
 
         card = evaluate_bundle(
             source, table, ready_folder(folder), part=part, include_test=include_test, skip_bad=skip_bad,
             subgroups=subgroup or (), draws=draws, threads=threads, data_root=data_root, prevalence=prevalence,
+            other=against,
         )  # fmt: skip
         out.print(summary_markdown(card))
+        if against is not None:
+            out.print((folder / AGAINST[1]).read_text(encoding="utf-8"))
         out.print(f"everything is in {folder}")
 
 

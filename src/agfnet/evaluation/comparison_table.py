@@ -21,7 +21,7 @@ from agfnet.metrics.calibration import brier, nll
 from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.ranking import macro_auc
 from agfnet.metrics.significance import holm
-from agfnet.metrics.statistics import MetricSet, bootstrap, paired_difference
+from agfnet.metrics.statistics import MetricSet, bootstrap, known, paired_difference
 from agfnet.metrics.weighting import FloatArray, weighted_mean
 from agfnet.places import place
 from agfnet.prediction.calibration import tempered
@@ -148,13 +148,13 @@ def comparison_table(plan: ComparisonPlan, folder: Path, *, draws: int = 2000) -
         figures = bootstrap(sets[row], first.patients, draws=draws)
         rows[row] = {
             "seeds": len(own),
-            "by_seed": [{name: _known(own[name]) for name in FIGURES} for own in (seed(every) for seed in sets[row])],
+            "by_seed": [{name: known(own[name]) for name in FIGURES} for own in (seed(every) for seed in sets[row])],
             "figures": {name: figures[name].as_json() for name in FIGURES},
             **{cost: float(np.mean([r.costs[cost] for r in own])) for cost in COSTS},
         }
         if row != plan.reference:
             apart = paired_difference(sets[row], sets[plan.reference], first.patients, draws=draws)
-            rows[row]["difference"] = {n: apart[n].as_json() | {"p": _known(apart[n].p)} for n in FIGURES}
+            rows[row]["difference"] = {n: apart[n].as_json() | {"p": known(apart[n].p)} for n in FIGURES}
     others = [own for row, own in rows.items() if row != plan.reference]
     _adjust([(own, own["difference"]["balanced_accuracy"]["p"]) for own in others])
     claims = [_judged(claim, results, draws) for claim in plan.claims]
@@ -211,10 +211,10 @@ def _judged(claim: Claim, results: Mapping[str, Sequence[Result]], draws: int) -
     sure = claim.bound is None or bool(apart.low > claim.bound)
     seeds = [len(results[row]) for row, _, _ in claim.sides()]
     return told | {
-        "values": [_known(v) for v in values],
-        "by_seed": [[_known(v) for v in side] for side in by_seed],
+        "values": [known(v) for v in values],
+        "by_seed": [[known(v) for v in side] for side in by_seed],
         "gain": apart.as_json(),
-        "p": None if claim.bound is None else _known(apart.p),
+        "p": None if claim.bound is None else known(apart.p),
         "seeds": seeds,
         "holds": reached and sure,
     }
@@ -222,14 +222,10 @@ def _judged(claim: Claim, results: Mapping[str, Sequence[Result]], draws: int) -
 
 def _adjust(family: Sequence[tuple[dict[str, Any], float | None]]) -> None:
     """Enter Holm's `holm_p` for those of a family of tests that have a p."""
-    known = [(entry, p) for entry, p in family if p is not None]
-    if known:
-        for (entry, _), adjusted in zip(known, holm([p for _, p in known]), strict=True):
+    defined = [(entry, p) for entry, p in family if p is not None]
+    if defined:
+        for (entry, _), adjusted in zip(defined, holm([p for _, p in defined]), strict=True):
             entry["holm_p"] = float(adjusted)
-
-
-def _known(value: float | FloatArray) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _same_cases(first: Answers, second: Answers) -> bool:
@@ -270,8 +266,8 @@ def _one_figure(result: Result, figure: str, on: str, *, log: bool) -> MetricSet
 
 def _energy(values: FloatArray, weights: FloatArray) -> FloatArray:
     """The mean over the cases that have a value."""
-    known = np.isfinite(values)
-    return weighted_mean(values[known], weights[..., known])
+    there = np.isfinite(values)
+    return weighted_mean(values[there], weights[..., there])
 
 
 def _nothing(weights: FloatArray) -> dict[str, FloatArray]:

@@ -13,7 +13,8 @@ import polars as pl
 from agfnet.config import load_config
 from agfnet.data.fingerprints import image_fingerprints, patient_fingerprint
 from agfnet.data.table import table_sha256, write_table
-from agfnet.evaluation.answers import answers_of, labels_of, synthetic_note
+from agfnet.evaluation.against import AGAINST, against, check_same_classes, write_against
+from agfnet.evaluation.answers import answers_of, labels_of, synthetic_note, whole
 from agfnet.evaluation.pictures import confusion_picture, reliability_picture, roc_picture
 from agfnet.evaluation.scorecard import scorecard
 from agfnet.evaluation.summary import left_out_notes, summary_markdown
@@ -256,10 +257,12 @@ def evaluate(
     threads: int = 0,
     data_root: Place | None = None,
     prevalence: str | None = None,
+    other: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run or bundle on a table; see `evaluate_outcomes` for what is written and raised.
 
-    `prevalence` re-weights the probabilities, see `Predictor`: CLASS=SHARE by commas.
+    `prevalence` re-weights the probabilities, see `Predictor`: CLASS=SHARE by commas. `other` is another run or bundle
+    that the same cases are asked of: the files `AGAINST` hold the paired differences then (see `against`).
     """
     predictor = Predictor(source, threads=threads, prevalence=parse_prevalence(prevalence))
     cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
@@ -269,10 +272,22 @@ def evaluate(
     _check_no_other_report(
         folder, facts | {"bundle_sha256": predictor.bundle.sha256, "prevalence": stated_prevalence(predictor)}
     )
+    for name in AGAINST:
+        (folder / name).unlink(missing_ok=True)  # of an earlier call
+    if other is not None:
+        rival = Predictor(other, threads=threads, prevalence=parse_prevalence(prevalence))
+        check_same_classes(predictor, rival)
+        same, told = chosen_cases(other, rival, table, part, include_test=include_test, data_root=data_root)
     outcomes = predict_cases(predictor, cases)
-    return evaluate_outcomes(
+    card = evaluate_outcomes(
         outcomes, predictor, folder, skip_bad=skip_bad, subgroups=subgroups, draws=draws, facts=facts, notes=notes
     )
+    if other is not None:
+        answered = [(o.case, o.prediction) for o in outcomes if o.prediction is not None]
+        others = list(whole(predict_cases(rival, same), skip_bad=skip_bad))
+        said = [*(f"First: {note}" for note in notes), *(f"Second: {note}" for note in told)]
+        write_against(against((predictor, answered), (rival, others), draws=draws, notes=said), folder)
+    return card
 
 
 def _check_no_other_report(folder: Path, asked: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ The card holds what the pictures need too (see `figures`): a report can be made 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from agfnet.metrics.patients import patient_index
 from agfnet.metrics.ranking import roc_curve
 from agfnet.metrics.scores import HEADLINE, MALIGNANT, PER_CLASS, all_scores
 from agfnet.metrics.selective import risk_coverage_curve
-from agfnet.metrics.statistics import Interval, bootstrap
+from agfnet.metrics.statistics import Interval, bootstrap, known
 from agfnet.metrics.weighting import BoolArray, FloatArray, IntArray, check_cases
 
 CURVE_POINTS = 200  # of a stored curve: more than a picture 1000 pixels wide can show
@@ -114,16 +113,11 @@ def _class_indices(malignant: Sequence[str], names: list[str]) -> list[int]:
     return [names.index(name) for name in malignant]
 
 
-def _number(value: float) -> float | None:
-    """A float that strict JSON can hold."""
-    return float(value) if math.isfinite(value) else None
-
-
 def thinned(curve: Mapping[str, FloatArray]) -> dict[str, list[float | None]]:
     """At most CURVE_POINTS points of a curve, the ends among them."""
     length = len(next(iter(curve.values())))
     kept = np.unique(np.linspace(0, length - 1, min(length, CURVE_POINTS)).round().astype(int))
-    return {name: [_number(value) for value in values[kept]] for name, values in curve.items()}
+    return {name: [known(value) for value in values[kept]] for name, values in curve.items()}
 
 
 def _roc_part(positive: BoolArray, scores: FloatArray) -> dict[str, list[float | None]]:

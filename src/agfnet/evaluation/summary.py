@@ -40,11 +40,11 @@ def summary_markdown(card: Mapping[str, Any]) -> str:
             f"{100 * card['level']:.0f} % interval, bootstrap over patients, {card['draws']} draws."
         ),
         *([CALIBRATED[card["calibrated"]]] if "calibrated" in card else []),
-        *([f"Of {_cell(card['table'])}, part: {card['part'] or 'none'}."] if "table" in card else []),
+        *([f"Of {cell(card['table'])}, part: {card['part'] or 'none'}."] if "table" in card else []),
         "",
         "| Figure | Value |",
         "|---|---|",
-        *(_headline_row(card, name, title) for name, title in TITLES.items() if name in card["metrics"]),
+        *(_headline_row(card, name) for name in TITLES if name in card["metrics"]),
         "",
         f"| Class | Cases | {' | '.join(_RATES.values())} |",
         "|---|---|" + "---|" * len(_RATES),
@@ -55,11 +55,11 @@ def summary_markdown(card: Mapping[str, Any]) -> str:
             continue
         lines += [
             "",
-            f"| {_cell(column)} | Cases | Accuracy | Balanced accuracy | Macro AUC |",
+            f"| {cell(column)} | Cases | Accuracy | Balanced accuracy | Macro AUC |",
             "|---|---|---|---|---|",
             *(_subgroup_row(value, part) for value, part in values.items()),
         ]
-    return "\n".join([*lines, "", *(f"- {_cell(note)}" for note in card["notes"])]) + "\n"
+    return "\n".join([*lines, "", *(f"- {cell(note)}" for note in card["notes"])]) + "\n"
 
 
 def left_out_notes(left_out: Mapping[str, int], asked: int) -> list[str]:
@@ -76,7 +76,7 @@ def left_out_notes(left_out: Mapping[str, int], asked: int) -> list[str]:
     ]
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Names come from the user's table: a bar in one would break the row."""
     return text.replace("|", "\\|").replace("\n", " ")
 
@@ -97,19 +97,24 @@ def figure_text(entry: Mapping[str, float | None], form: str = ".3f", *, times: 
     return f"{times * value:{form}}{unit} ({ends})"
 
 
-def _headline_row(card: Mapping[str, Any], name: str, title: str) -> str:
+def figure_title(name: str) -> str:
+    """How readers see the name of a figure of all cases."""
+    return f"{TITLES[name]}{', lower is better' if name in LOWER_IS_BETTER else ''}"
+
+
+def _headline_row(card: Mapping[str, Any], name: str) -> str:
     text = figure_text(card["metrics"][name])
     reference = card["calibration"]["if_calibrated"].get(name)
     if reference:
         text += f"; a calibrated model: {figure_text({**reference, 'value': reference['mean']})}"
-    return f"| {title}{', lower is better' if name in LOWER_IS_BETTER else ''} | {text} |"
+    return f"| {figure_title(name)} | {text} |"
 
 
 def _class_row(name: str, part: Mapping[str, Any]) -> str:
-    return f"| {_cell(name)} | {part['n_cases']} | {' | '.join(figure_text(part[rate]) for rate in _RATES)} |"
+    return f"| {cell(name)} | {part['n_cases']} | {' | '.join(figure_text(part[rate]) for rate in _RATES)} |"
 
 
 def _subgroup_row(value: str, part: Mapping[str, Any]) -> str:
     names = ("accuracy", "balanced_accuracy", "macro_auc")
     figures = [figure_text(part["metrics"][name]) for name in names]
-    return f"| {_cell(value)} | {part['n_cases']} | {' | '.join(figures)} |"
+    return f"| {cell(value)} | {part['n_cases']} | {' | '.join(figures)} |"

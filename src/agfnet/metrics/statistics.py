@@ -20,6 +20,11 @@ MetricSet = Callable[[FloatArray], Mapping[str, FloatArray]]
 """Weights (n,) or (D, n) -> name -> scalar or (K,), with a leading axis D for D sets of weights."""
 
 
+def known(value: float | FloatArray) -> float | None:
+    """A number as strict JSON holds it: None where it is not finite."""
+    return float(value) if np.isfinite(value) else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
     """A figure and its interval.
@@ -42,8 +47,7 @@ class Interval:
         Args:
             index: which of K figures.
         """
-        ends = {end: float(np.asarray(getattr(self, end))[index]) for end in ("value", "low", "high")}
-        return {end: number if np.isfinite(number) else None for end, number in ends.items()}
+        return {end: known(np.asarray(getattr(self, end))[index]) for end in ("value", "low", "high")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,8 +218,8 @@ def _summary(
         low, high = _percentiles(drawn, [(1 - level) / 2, (1 + level) / 2])
         p = _two_sided_p(drawn - null)
     # One patient drawn again and again would look perfectly sure.
-    known = np.isfinite(value) & (len(set(patients)) > 1)
-    low, high, p = (np.where(known, number, np.nan) for number in (low, high, p))
+    sensible = np.isfinite(value) & (len(set(patients)) > 1)
+    low, high, p = (np.where(sensible, number, np.nan) for number in (low, high, p))
     return {"value": value, "low": low, "high": high, "defined": np.isfinite(drawn).mean(axis=0)}, p
 
 

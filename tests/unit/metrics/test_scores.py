@@ -20,8 +20,7 @@ from agfnet.metrics.classification import (
     accuracy,
     balanced_accuracy,
     confusion_matrix,
-    macro_f1,
-    per_class_rates,
+    scores_from_confusion,
 )
 from agfnet.metrics.ranking import (
     binary_auc,
@@ -64,8 +63,8 @@ class TestAgainstOtherImplementations:
         assert np.array_equal(confusion_matrix(y, p), sk.confusion_matrix(y, top, labels=range(k)))
         assert accuracy(y, p) == pytest.approx(sk.accuracy_score(y, top))
         assert balanced_accuracy(y, p) == pytest.approx(sk.balanced_accuracy_score(y, top))
-        assert macro_f1(y, p) == pytest.approx(sk.f1_score(y, top, average="macro"))
-        rates = per_class_rates(y, p)
+        rates = scores_from_confusion(confusion_matrix(y, p))
+        assert rates["macro_f1"] == pytest.approx(sk.f1_score(y, top, average="macro"))
         expected = {"sensitivity": [], "specificity": [], "ppv": [], "npv": [], "f1": []}
         for c in range(k):
             expected["sensitivity"].append(sk.recall_score(y == c, top == c))
@@ -219,7 +218,7 @@ def test_a_class_that_never_occurs_is_nan_and_left_out_of_means():
 
 
 def test_a_class_that_is_never_predicted_has_no_ppv():
-    rates = per_class_rates([0, 1], [[0.9, 0.1], [0.8, 0.2]])
+    rates = scores_from_confusion(confusion_matrix([0, 1], [[0.9, 0.1], [0.8, 0.2]]))
     assert np.isnan(rates["ppv"][1])
     assert np.isnan(rates["npv"][0])
     assert rates["f1"][1] == 0

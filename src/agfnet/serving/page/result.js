@@ -225,7 +225,8 @@ export function drawRecord(answer, model, kept, send) {
     if (!trouble) kept.recorded = choice.value;
     tell(trouble ?? say('recorded', { diagnosis: choice.value }), Boolean(trouble));
   });
-  const facts = [[say('time'), time(kept.at)], [say('model'), `${answer.bundle_sha256.slice(0, 12)}, ${say('modelVersion', { version: answer.version })}`], [say('number'), answer.request_id]];
+  const mix = ordered(answer.prevalence).map(([name, share]) => `${name} ${percent(share)}`).join(say('comma'));
+  const facts = [[say('time'), time(kept.at)], [say('model'), `${answer.bundle_sha256.slice(0, 12)}, ${say('modelVersion', { version: answer.version })}`], [say('number'), answer.request_id], [say('mix'), mix]];
   return make('section', { class: 'card record', 'aria-labelledby': 'record-title' },
     make('h3', { id: 'record-title', text: say('record') }),
     make('div', { class: 'halves' },

@@ -1,0 +1,153 @@
+"""Two networks on the same cases."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from agfnet.evaluation.against import against, against_markdown, check_same_classes, difference
+from agfnet.evaluation.answers import Answers
+from agfnet.metrics.classification import accuracy
+from agfnet.types import Case, ConfigError, Prediction, Reason, TableError
+
+CLASSES = ("cyst", "melanoma", "naevus")
+
+
+def drawn_answers(sharpness: float, seed: int, n: int = 200) -> Answers:
+    labels = np.random.default_rng(0).integers(0, 3, n)
+    noise = np.random.default_rng(seed).gumbel(size=(n, 3)) + sharpness * np.eye(3)[labels]
+    p = np.exp(noise) / np.exp(noise).sum(axis=1, keepdims=True)
+    return Answers([f"c{i}" for i in range(n)], [f"p{i}" for i in range(n)], labels, p)
+
+
+@pytest.fixture(scope="module")
+def sides() -> tuple[Answers, Answers]:
+    return drawn_answers(3.0, 1), drawn_answers(1.0, 2)
+
+
+@pytest.fixture(scope="module")
+def made(sides):
+    return difference(*sides, CLASSES, malignant=["melanoma"], draws=500)
+
+
+def test_values_and_differences_are_those_of_the_two(sides, made):
+    first, second = (float(accuracy(own.labels, own.probabilities)) for own in sides)
+    entry = made["metrics"]["accuracy"]
+    assert (entry["first"], entry["second"]) == (first, second)
+    assert entry["difference"]["value"] == pytest.approx(first - second)
+    assert 0 < entry["difference"]["low"] < first - second < entry["difference"]["high"]
+    assert entry["p"] < 0.05
+    one, two = ((own.probabilities.argmax(axis=1)[own.labels == 1] == 1).mean() for own in sides)
+    told = made["per_class"]["melanoma"]["sensitivity"]
+    assert (told["first"], told["second"]) == (pytest.approx(one), pytest.approx(two))
+
+
+def test_the_tests_of_independent_cases_are_these_answers_own(sides, made):
+    right = [own.probabilities.argmax(axis=1) == own.labels for own in sides]
+    alone = [int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())]
+    assert [made["mcnemar"]["only_first"], made["mcnemar"]["only_second"]] == alone
+    assert made["mcnemar"]["p"] == pytest.approx(binomtest(alone[0], sum(alone)).pvalue)
+    malignant = made["metrics"]["malignant_auc"]
+    assert (made["delong"]["first"], made["delong"]["second"]) == (
+        pytest.approx(malignant["first"]),
+        pytest.approx(malignant["second"]),
+    )
+    assert made["delong"]["low"] == pytest.approx(malignant["difference"]["low"], abs=0.02)
+
+
+def test_a_network_against_itself_is_no_different(sides):
+    made = difference(sides[0], sides[0], CLASSES, draws=100)
+    assert all(entry["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0} for entry in made["metrics"].values())
+    assert {entry["p"] for entry in made["metrics"].values()} == {1.0}
+    assert made["mcnemar"]["p"] == 1.0
+    assert made["delong"] is None  # no malignant classes
+
+
+def test_several_lesions_of_a_patient_allow_no_test_of_cases(sides):
+    patients = [f"p{i // 2}" for i in range(len(sides[0]))]
+    made = difference(*(replace(own, patients=patients) for own in sides), CLASSES, malignant=["cyst"], draws=100)
+    assert made["mcnemar"] is None
+    assert made["delong"] is None
+    assert any("several lesions" in note for note in made["notes"])
+
+
+def test_one_malignant_case_is_too_few_for_delong(sides):
+    labels = np.array([1, *[0] * 199])
+    made = difference(*(replace(own, labels=labels) for own in sides), CLASSES, malignant=["melanoma"], draws=100)
+    assert made["delong"] is None
+    assert made["per_class"]["naevus"]["sensitivity"]["first"] is None
+
+
+def network(classes=CLASSES, *, sha: str = "a" * 64, calibrated: bool = False):
+    bundle = SimpleNamespace(facts={"malignant": ["melanoma"]}, sha256=sha)
+    return SimpleNamespace(classes=classes, bundle=bundle, decision=object() if calibrated else None)
+
+
+def told_by(answers: Answers, order=(0, 1, 2), referred=None) -> list[tuple[Case, Prediction]]:
+    return [
+        (
+            Case(case_id=name, patient_id=patient, row=i + 2, views={}, label=CLASSES[label]),
+            Prediction(
+                case_id=name, probabilities=p[list(order)], view_probabilities={}, view_weights={},
+                views_present=("clinical",), referred=referred,
+            ),
+        )
+        for i, (name, patient, label, p) in enumerate(
+            zip(answers.cases, answers.patients, answers.labels, answers.probabilities, strict=True)
+        )
+    ]  # fmt: skip
+
+
+def test_classes_may_come_in_another_order(sides, made):
+    turned = ("naevus", "cyst", "melanoma")
+    got = against((network(), told_by(sides[0])), (network(turned), told_by(sides[1], (2, 0, 1))), draws=500)
+    assert got["metrics"] == made["metrics"]
+    assert got["per_class"] == made["per_class"]
+
+
+def test_only_cases_that_both_answered_count(sides):
+    first, second = told_by(sides[0]), told_by(sides[1])[50:]
+    unlabelled = [(replace(case, label=None), answer) for case, answer in first[:60]]
+    got = against((network(), [*unlabelled, *first[60:]]), (network(), second), draws=100, notes=["First: so."])
+    assert got["n_cases"] == 140
+    assert got["notes"][0] == "First: so."
+    assert "60 more cases" in got["notes"][1]
+    with pytest.raises(TableError, match="no labelled case"):
+        against((network(), first[:50]), (network(), second))
+
+
+def test_referrals_are_told_where_both_are_calibrated(sides):
+    one = network(calibrated=True), told_by(sides[0], referred=())
+    other = network(calibrated=True, sha="b" * 64), told_by(sides[1], referred=(Reason("unsure"),))
+    got = against(one, other, draws=100)
+    assert got["referred"] == [0.0, 1.0]
+    page = against_markdown(got)
+    assert "bundle aaaaaaaaaaaa; second: bundle bbbbbbbbbbbb" in page
+    assert "Referred: 0.0% by the first, 100.0% by the second." in page
+    assert "| melanoma | " in page
+    got = against(one, (network(), other[1]), draws=100)
+    assert got["referred"] is None
+    assert "Only the first network is calibrated." in got["notes"]
+    assert "McNemar" in against_markdown(got)
+
+
+def test_other_diagnoses_are_refused():
+    check_same_classes(network(), network(("naevus", "melanoma", "cyst")))
+    with pytest.raises(ConfigError, match="wart"):
+        check_same_classes(network(), network(("cyst", "melanoma", "wart")))
+
+
+def test_what_is_not_defined_is_said_so(sides):
+    labels = np.zeros(200, np.int64)
+    got = against(
+        (network(), told_by(replace(sides[0], labels=labels))), (network(), told_by(replace(sides[1], labels=labels))),
+        draws=100,
+    )  # fmt: skip
+    assert got["metrics"]["macro_auc"]["first"] is None
+    assert "not defined" in against_markdown(got)
+    assert not any(isinstance(v, float) and math.isnan(v) for v in got["metrics"]["macro_auc"].values())
