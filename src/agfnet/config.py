@@ -168,7 +168,8 @@ class ReconstructionConfig(Section):
         second_view: weight of the diagnosis loss on the completed maps.
         consistency: weight of the symmetric KL divergence of the second diagnosis from the first, which stays as it is.
         focus: weight of the divergence of the attention maps from the evidence that stands (see `focus_loss`).
-        start: share of the training after which FRL sets in: from the beginning NLL was worse (docs/results.md).
+        start: share of the training after which FRL sets in: from the beginning NLL was worse (docs/results.md). Steps
+            of mixup (`training.mixing`) have none.
     """
 
     enabled: bool = True
@@ -201,7 +202,7 @@ class TrainingConfig(Section):
         extra_loss: weight of the further labels.
         modality_dropout: chance that a view of a training case is left out (never all of them).
         mixing: in half of the steps each case's images are blended with another's, and so are their losses (mixup,
-            1710.09412); the share is drawn from Beta(mixing, mixing). 0: never.
+            1710.09412); the share is drawn from Beta(mixing, mixing). FRL sits out these steps. 0: never.
         early_stopping: epochs without a better validation NLL after which training stops; None: the whole schedule.
             Epochs before FRL sets in do not count, neither for this nor for the best.
         validate_every: epochs between two looks at the validation part.

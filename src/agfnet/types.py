@@ -146,7 +146,8 @@ class Prediction:
     Attributes:
         case_id: the case.
         probabilities: (K,) float, sums to 1; calibrated where the bundle is.
-        view_probabilities: modality -> (K,) float: what that view says alone; absent views are not in it.
+        view_probabilities: modality -> (K,) float: what that view says alone, for the same prevalence, but never
+            calibrated; absent views are not in it.
         view_weights: "fused" and each present modality -> weight of its opinion in the result, sums to 1.
         views_present: the modalities that were there.
         attention: modality -> (H, W) float in (0, 1), where maps were asked for.

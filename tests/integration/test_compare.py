@@ -11,11 +11,11 @@ import yaml
 
 from agfnet.config import parse_config
 from agfnet.data.table import own_cases
-from agfnet.evaluation.compare import Run, _fitted_on, all_runs, compare, run_folder
+from agfnet.evaluation.compare import Run, _fitted_on, all_runs, answerable, compare, run_folder, tested_part
 from agfnet.evaluation.comparison_table import comparison_notes, comparison_table
 from agfnet.evaluation.plan import ComparisonPlan, load_plan
 from agfnet.training.run import NETWORK
-from agfnet.types import ConfigError
+from agfnet.types import ConfigError, TableError
 from drawn import small_config
 
 
@@ -159,6 +159,23 @@ def test_folds_two_at_a_time(plan_file, tmp_path, agfnet_command, drawn):
     assert "no row ['fool']" in refused.stderr
 
 
+def test_cases_without_any_image_and_images_elsewhere(plan_file, drawn, tmp_path):
+    tree = yaml.safe_load(plan_file.read_text())
+    test = pl.read_csv(drawn / "parts.csv").filter(pl.col("split") == "test").drop("split")
+    views = ("clinical", "ultrasound")
+    first = pl.int_range(pl.len()) == 0
+    places = [pl.when(first).then(None).otherwise(pl.format(f"{drawn}/{{}}", view)).alias(view) for view in views]
+    test.with_columns(*places).write_csv(tmp_path / "test.csv")
+    tree |= {"test": str(tmp_path / "test.csv"), "rows": {"full": {}, "other": {}}, "claims": []}
+    plan = ComparisonPlan.model_validate(tree)
+    cases = tested_part(plan, plan.test)
+    assert len(answerable(plan, cases)) == sum(bool(case.images) for case in cases) < len(cases)
+    tree["base"]["data"]["data_root"] = str(tmp_path)
+    plan = ComparisonPlan.model_validate(tree)
+    with pytest.raises(TableError, match="outside"):
+        tested_part(plan, plan.test)
+
+
 @pytest.mark.full
 def test_a_run_that_fails_is_named_and_the_others_are_done(plan_file, tmp_path, agfnet_command):
     tree = yaml.safe_load(plan_file.read_text())
@@ -197,6 +214,15 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(plan_file, tmp_path, 
             {"rows": {"full": {}, "x": {"change": ["prediction.prevalence=sqrt"]}}},
             "prediction.prevalence=sqrt; methods",
         ),
+        ({"rows": {"full": {}, "x": {"change": ["data.skip_bad=true"]}}}, "has data.skip_bad"),
+        (
+            {"rows": {"full": {}, "x": {}, "m": {"mean_of": ["x"], "views": ["clinical"]}}},
+            "'m' is a mean of others; it",
+        ),
+        ({"claims": [{"says": "a", "row": "full", "than": "scan", "cases": "only sonar"}]}, "has no view 'sonar'"),
+        ({"claims": [{"says": "a", "row": "full", "than": "photo", "cases": "only ultrasound"}]}, "row 'photo' has no"),
+        ({"claims": [{"says": "a", "row": "full", "than": "full", "figure": "focus/clincal/attention"}]}, "not focus/"),
+        ({"claims": [{"says": "a", "row": "full", "than": "full", "figure": "focus/clinical/atention"}]}, "not focus/"),
     ],
 )
 def test_plans_that_do_not_fit(plan_file, tmp_path, change, said):
@@ -233,9 +259,9 @@ def test_copies_of_training_images_are_known_and_cases_that_a_row_lacks_are_told
     tree = yaml.safe_load(plan_file.read_text())
     with pytest.raises(ConfigError, match="its image is one of those that the networks are trained"):
         compare(ComparisonPlan.model_validate(tree | {"test": str(tmp_path / "copied.csv")}), tmp_path / "out")
-    notes = comparison_notes(
-        ComparisonPlan.model_validate(tree | {"test": str(tmp_path / "lacking.csv")}), complete=True
-    )
+    plan = ComparisonPlan.model_validate(tree | {"test": str(tmp_path / "lacking.csv")})
+    notes = comparison_notes(plan, {"code": ["a", "b"]}, complete=True)
+    assert any("trained by 2 versions of the code" in note for note in notes)
     asked = pl.read_csv(tmp_path / "lacking.csv")
     lacking = asked.filter(pl.col("clinical").is_null() | pl.col("ultrasound").is_null())
     assert len(lacking)

@@ -185,7 +185,9 @@ def test_folds(drawn, config, tmp_path):
     parts = pl.read_csv(drawn / "parts.csv")
     pooled = parts.filter(pl.col("split").is_in(["train", "validation"]))
     assert card["n_cases"] == len(pooled)
-    held = pl.read_csv(tmp_path / "cv" / "pooled" / "predictions.csv")["case_id"]
-    assert sorted(held) == sorted(pooled["case_id"])
+    told = pl.read_csv(tmp_path / "cv" / "pooled" / "predictions.csv")
+    assert sorted(told["case_id"]) == sorted(pooled["case_id"])
+    assert told["bundle_sha256"].unique(maintain_order=True).to_list() == card["bundle_sha256"]
+    assert len(card["bundle_sha256"]) > 1
     assert not any("trained on" in note for note in card["notes"])
     assert card["bundle_sha256"] == [read_bundle(tmp_path / "cv" / f"fold-{k}" / BUNDLE).sha256 for k in (1, 2)]

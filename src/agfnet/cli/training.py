@@ -97,7 +97,7 @@ def compare(
         plan = load_plan(config, overrides or [])
         done = run_all(plan, folder, source=str(config), rows=row or (), jobs=jobs, minutes=minutes)
         table = comparison_table(plan, folder, draws=draws)
-        write_comparison(table, folder, comparison_notes(plan, complete=done))
+        write_comparison(table, folder, comparison_notes(plan, table, complete=done))
         told = "\n".join([comparison_markdown(table), *claims_markdown(table)])
         out.print(told)
         out.print(f"{'complete' if done else 'not complete yet'}; everything is in {folder}")

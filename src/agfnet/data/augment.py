@@ -33,7 +33,8 @@ class Recipe:
         zoom: smallest and largest side of the part that is seen, as a share of the image.
         shift: largest shift, as a share of the image.
         flip_x, flip_y: chance of a left-right and of an upside-down flip.
-        brightness, contrast, saturation: largest relative change.
+        brightness: largest change of the value, of 1 in all.
+        contrast, saturation: largest relative change.
         hue: largest turn of the colour plane, degrees.
         gamma: largest change of log2 gamma.
         shade: largest relative change of the light from the middle to a side, in any direction.

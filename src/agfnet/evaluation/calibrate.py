@@ -170,6 +170,7 @@ def _fared(
     )
     made: dict[str, Any] = {
         "temperature": list(temperature),
+        "prevalence": predictor.bundle.config.prediction.prevalence,
         "coverage": decision.conformal.coverage,
         "thresholds": {"marginal": decision.conformal.marginal, "per_class": decision.conformal.per_class},
         "referral": referral_facts(rule, reasons, right),

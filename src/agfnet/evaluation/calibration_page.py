@@ -7,7 +7,15 @@ from typing import Any
 
 from agfnet.evaluation.missed import missed_text
 from agfnet.evaluation.summary import figure_text
+from agfnet.prediction.output import percent
 from agfnet.types import RESEARCH_USE
+
+MIX = {
+    "training": "the training cases' own prevalence",
+    "sqrt": "the square root of the training cases' prevalence (`prediction.prevalence`)",
+    "equal": "equal shares of all diagnoses (`prediction.prevalence`)",
+}
+"""`prediction.prevalence` -> what probabilities are for."""
 
 
 def calibration_markdown(made: Mapping[str, Any], classes: Sequence[str]) -> str:
@@ -31,6 +39,9 @@ def calibration_markdown(made: Mapping[str, Any], classes: Sequence[str]) -> str
         "",
         f"{facts['cases']} cases of {facts['patients']} patients (part {facts['part']}); {told}.",
         "",
+        f"Before and after: probabilities for {MIX['training']}.",
+        f"Sets, referral and missed cases: answers for {MIX[made['prevalence']]}.",
+        "",
         "| Figure | Before | After (fitted on other patients) |",
         "|---|---|---|",
     ]
@@ -45,7 +56,7 @@ def calibration_markdown(made: Mapping[str, Any], classes: Sequence[str]) -> str
     answered = "no case" if made["certainty"] > 1.0 else f"{referral['answered']:.0%} of these cases"
     lines += [
         "",
-        f"Diagnosis sets cover {made['coverage']:.0%} of the cases of {kind}, if new cases are like these.",
+        f"Diagnosis sets cover {percent(made['coverage'])} of the cases of {kind}, if new cases are like these.",
         (
             f"Referral: wanted risk {referral['wanted_risk']:.0%}; certainty at least "
             f"{min(1.0, made['certainty']):.2f}; {answered} answered, error {_share(referral['error_answered'])} "

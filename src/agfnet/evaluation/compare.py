@@ -84,7 +84,7 @@ def compare(
     unknown = [row for row in rows if row not in plan.rows]
     if unknown:
         raise ConfigError(f"{source}: has no row {unknown}; its rows are {list(plan.rows)}.")
-    _check_unseen(plan, source)
+    _check_unseen(plan)
     _same_comparison(plan, folder)
     trained = {part for row in rows or plan.rows for part in plan.rows[row].mean_of or (row,)}
     todo = deque(run for run in all_runs(plan) if run.row in trained and not _done(folder, run, plan))
@@ -192,7 +192,7 @@ def _one_run(tree: Mapping[str, Any], comparison: Path, plan: ComparisonPlan, ru
         if plan.folds is None or run.fold is None:
             split, task = parts(config, own_cases(config.data)), None
         else:
-            splits, task = fold_parts(config, plan.folds, seed=0)
+            splits, task = fold_parts(config, plan.folds, seed=0, dealt=plan.data)
             split = splits[run.fold - 1]
         train_and_export(config, folder, split, resume=True, task=task)
         held = [case for case in split[1] if case.label is not None]
@@ -220,6 +220,7 @@ def _tested(
         "parameters": parameter_count(folder),
         "forward_ms": forward_time(predictor),
         "training_minutes": facts["minutes"],
+        "code": facts["code"],
     }
 
 
@@ -240,34 +241,38 @@ def _test_cases(plan: ComparisonPlan, config: Config, held: Sequence[Case]) -> l
     if plan.test is not None:
         return answerable(plan, tested_part(plan, table))
     wanted = {case.case_id for case in held}
-    every = read_cases(table, views=list(plan.base["data"]["views"]), data_root=config.data.data_root)
+    every = _cases_of(plan, table)
     return answerable(plan, [case for case in every if case.case_id in wanted])
 
 
 def answerable(plan: ComparisonPlan, cases: Sequence[Case]) -> list[Case]:
     """Those cases that every row can answer: with an image of one of its views."""
-    needs = [row.views for row in plan.rows.values() if row.views is not None]
+    needs = [row.views or tuple(plan.data.views) for row in plan.rows.values()]
     return [case for case in cases if all(any(map(case.views.get, views)) for views in needs)]
 
 
 def tested_part(plan: ComparisonPlan, table: Place) -> list[Case]:
     """The labelled cases of a table of test cases; of one with parts those of its test part."""
-    every = read_cases(table, views=list(plan.base["data"]["views"]))
-    return [case for case in every if case.label is not None and case.split in (None, "test")]
+    return [case for case in _cases_of(plan, table) if case.label is not None and case.split in (None, "test")]
+
+
+def _cases_of(plan: ComparisonPlan, table: Place) -> list[Case]:
+    """The cases of a table with every view of the plan's base."""
+    return read_cases(table, views=list(plan.data.views), data_root=plan.data.data_root)
 
 
 def labelled_cases(plan: ComparisonPlan) -> dict[Place, list[Case]]:
     """The labelled cases of each table that figures are on, those that some row cannot answer among them."""
     if plan.test is None:
-        data = parse_config(plan.base, "the plan").data
-        used = {None, *data.validation, *(data.train if plan.folds else ())}
-        own = {data.table: [case for case in own_cases(data) if case.label is not None and case.split in used]}
+        used = {None, *plan.data.validation, *(plan.data.train if plan.folds else ())}
+        cases = [case for case in own_cases(plan.data) if case.label is not None and case.split in used]
+        own = {plan.data.table: cases}
     else:
         own = {plan.test: tested_part(plan, plan.test)}
     return own | ({plan.external: tested_part(plan, plan.external)} if plan.external else {})
 
 
-def _check_unseen(plan: ComparisonPlan, source: str) -> None:
+def _check_unseen(plan: ComparisonPlan) -> None:
     """No test case, here or of another site, shows an image that a row is trained or validated on.
 
     Nor, here, is it of such a patient; another site may have given the same id to another patient.
@@ -275,9 +280,8 @@ def _check_unseen(plan: ComparisonPlan, source: str) -> None:
     tables = [table for table in (plan.test, plan.external) if table is not None]
     if not tables:
         return
-    base = parse_config(plan.base, source)
-    used = {*base.data.train, *base.data.validation, "calibration"}
-    known = [case for case in own_cases(base.data) if case.split in used]
+    used = {*plan.data.train, *plan.data.validation, "calibration"}
+    known = [case for case in own_cases(plan.data) if case.split in used]
     images, patients = set().union(*image_fingerprints(known).values()), {case.patient_id for case in known}
     for table in tables:
         cases = answerable(plan, tested_part(plan, table))

@@ -42,6 +42,7 @@ class Result:
         focus: view -> map -> energy inside the evidence, one per case, or None.
         focus_patients: whose cases these are.
         costs: name in `COSTS` -> number.
+        code: fingerprints of the sources that it was trained by.
     """
 
     sets: Mapping[str, Answers]
@@ -49,6 +50,7 @@ class Result:
     focus: Mapping[str, Mapping[str, Sequence[float | None]]]
     focus_patients: Sequence[str]
     costs: Mapping[str, float]
+    code: frozenset[str] = frozenset()
 
 
 def read_result(file: Path) -> Result:
@@ -57,7 +59,8 @@ def read_result(file: Path) -> Result:
     sets = {on: answers_from_json(own) for on, own in told["sets"].items()}
     focus = told["focus"] or {"patients": [], "energy": {}}
     costs = {cost: told[cost] for cost in COSTS}
-    return Result(sets, answers_from_json(told["fitted"]), focus["energy"], focus["patients"], costs)
+    code = frozenset([told.get("code", "of an earlier version")])
+    return Result(sets, answers_from_json(told["fitted"]), focus["energy"], focus["patients"], costs, code)
 
 
 def results_of(plan: ComparisonPlan, folder: Path, row: str) -> list[Result]:
@@ -89,6 +92,7 @@ def _pooled(folds: Sequence[Result]) -> Result:
         },
         [patient for r in folds for patient in r.focus_patients],
         {cost: float(np.mean([r.costs[cost] for r in folds])) for cost in COSTS},
+        frozenset().union(*(r.code for r in folds)),
     )
 
 
@@ -106,22 +110,25 @@ def _mean(results: Sequence[Result]) -> Result:
     if len(results) == 1:
         return results[0]
     test, fitted = (_mean_answers(own) for own in ([r.sets[TEST] for r in results], [r.fitted for r in results]))
-    return Result({TEST: test}, fitted, {}, [], {cost: sum(r.costs[cost] for r in results) for cost in COSTS})
+    costs = {cost: sum(r.costs[cost] for r in results) for cost in COSTS}
+    return Result({TEST: test}, fitted, {}, [], costs, frozenset().union(*(r.code for r in results)))
 
 
 def _mean_answers(answers: Sequence[Answers]) -> Answers:
     """The mean of the probabilities of those cases that all networks answered."""
     first, *others = answers
     common = set(first.cases).intersection(*(own.cases for own in others))
-    kept = [own.of([case in common for case in own.cases]) for own in answers]
-    return replace(kept[0], probabilities=np.mean([own.probabilities for own in kept], axis=0))
+    kept = first.of([case in common for case in first.cases])
+    told = [dict(zip(own.cases, own.probabilities, strict=True)) for own in answers]
+    return replace(kept, probabilities=np.array([np.mean([own[case] for own in told], axis=0) for case in kept.cases]))
 
 
 def comparison_table(plan: ComparisonPlan, folder: Path, *, draws: int = 2000) -> dict[str, Any]:
     """Every row's figures, its paired difference from the reference, and the claims, over the runs that are done.
 
     Returns:
-        `reference`, `cases`, `patients`, `draws`; `rows`: name -> seeds; every seed's figures; per figure its mean over
+        `reference`, `cases`, `patients`, `draws`; `code`: fingerprints of the sources that trained;
+        `rows`: name -> seeds; every seed's figures; per figure its mean over
         seeds with interval and the difference "row minus reference" with interval and p; the Holm-adjusted p of
         balanced accuracy; parameters, forward and training time; `claims`: see `Claim`, with `values` of both sides and
         those of every seed, the `gain` with its interval, `holds`, the p of a gain of just the claim's bound and, over
@@ -164,6 +171,7 @@ def comparison_table(plan: ComparisonPlan, folder: Path, *, draws: int = 2000) -
         "cases": len(first),
         "patients": len(set(first.patients)),
         "draws": draws,
+        "code": sorted(frozenset().union(*(r.code for own in results.values() for r in own))),
         "rows": rows,
         "claims": claims,
     }
@@ -278,8 +286,8 @@ def _seed_by_seed(better: MetricSet, worse: MetricSet) -> MetricSet:
     return lambda weights: {"figure": better(weights)["figure"] - worse(weights)["figure"]}
 
 
-def comparison_notes(plan: ComparisonPlan, *, complete: bool) -> list[str]:
-    """What a reader of the table must know."""
+def comparison_notes(plan: ComparisonPlan, made: Mapping[str, Any], *, complete: bool) -> list[str]:
+    """What a reader of the table, of `comparison_table`, must know."""
     table = plan.test or place(plan.base["data"]["table"])
     held = "validation part" if plan.folds is None else f"{plan.folds} folds by patient, pooled"
     notes = [f"Cases: {table}{'' if plan.test else f', {held}: a place to choose, not to confirm'}."]
@@ -293,6 +301,8 @@ def comparison_notes(plan: ComparisonPlan, *, complete: bool) -> list[str]:
             )
     if not complete:
         notes.append("Not every run is done: rows may have fewer seeds than planned, or be missing.")
+    if len(made["code"]) > 1:
+        notes.append(f"Runs were trained by {len(made['code'])} versions of the code: rows may differ by that, too.")
     if any(len(plan.seeds_of(row)) < 2 for row in plan.rows):
         notes.append("Of a row with one seed the interval does not know the spread between trainings.")
     return [*notes, *synthetic_note(read_cases(table))]

@@ -159,7 +159,7 @@ def _tested(config: Config, folder: Path) -> list[Outcome]:
     outcomes = predict_cases(predictor, test)
     facts = {"table": str(config.data.table), "part": "test", "include_test": True}
     subgroups = SUBGROUPS if len(config.data.views) > 1 else ()
-    evaluate_outcomes(outcomes, predictor, folder / "test", subgroups=subgroups, facts=facts)
+    evaluate_outcomes([(predictor, outcomes)], folder / "test", subgroups=subgroups, facts=facts)
     return outcomes
 
 

@@ -170,8 +170,7 @@ def table_facts(table: Place, cases: Sequence[Case], *, include_test: bool) -> d
 
 
 def evaluate_outcomes(
-    outcomes: Sequence[Outcome],
-    predictor: Predictor,
+    answered: Sequence[tuple[Predictor, Sequence[Outcome]]],
     folder: Path,
     *,
     skip_bad: bool = False,
@@ -183,8 +182,7 @@ def evaluate_outcomes(
     """Scorecard, summary, predictions and pictures of outcomes with known labels, written into a folder.
 
     Args:
-        outcomes: what was predicted.
-        predictor: what predicted it; of pooled folds, that of one of them.
+        answered: each network with what it predicted: one, or that of each fold.
         folder: what is written goes there.
         skip_bad: leave out cases that could not be read, and list them, instead of stopping.
         subgroups: columns by whose values the figures are also given.
@@ -197,6 +195,7 @@ def evaluate_outcomes(
         TableError: no labelled case, or a label that the bundle does not know.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    predictor, outcomes = answered[0][0], [outcome for _, own in answered for outcome in own]
     bad = [o for o in outcomes if o.prediction is None]
     if bad and not skip_bad:
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
@@ -205,8 +204,8 @@ def evaluate_outcomes(
         )
     (folder / BAD).unlink(missing_ok=True)  # of an earlier call
     if bad:
-        rows = {"case_id": [o.case.case_id for o in bad], "error": [o.error for o in bad]}
-        write_table(pl.DataFrame(rows), folder / BAD)
+        listed = {"case_id": [o.case.case_id for o in bad], "error": [o.error for o in bad]}
+        write_table(pl.DataFrame(listed), folder / BAD)
         log.warning("%d cases with unreadable images are left out; see %s", len(bad), folder / BAD)
     answers = answers_of([(o.case, o.prediction) for o in outcomes], predictor.classes)
     kept = [o for o in outcomes if o.prediction is not None and o.case.label is not None]
@@ -221,13 +220,16 @@ def evaluate_outcomes(
     )
     fitted = predictor.decision.facts["notes"] if predictor.decision else ()
     first = synthetic_note(o.case for o in kept)
+    sums = [network.bundle.sha256 for network, _ in answered]
     left_out = {"unreadable": len(bad), "unlabelled": len(outcomes) - len(bad) - len(kept)}
     left = left_out_notes(left_out, len(outcomes))
-    stated = stated_prevalence(predictor)
+    stated, *others = dict.fromkeys(stated_prevalence(network) for network, _ in answered)
+    if others:
+        stated = f"in each fold by its own training cases ({predictor.bundle.config.prediction.prevalence})"
     asked = [] if stated is None else [f"Answers as if diagnoses were so frequent: {stated}."]
     card["notes"] = list(dict.fromkeys([*first, *notes, *asked, *left, *card["notes"], *fitted]))
     card |= {
-        "bundle_sha256": predictor.bundle.sha256,
+        "bundle_sha256": sums[0] if len(sums) == 1 else sums,
         "calibrated": predictor.decision is not None,
         "prevalence": stated,
         "left_out": left_out,
@@ -235,7 +237,8 @@ def evaluate_outcomes(
         **(facts or {}),
     }
     labels = pl.Series("label", [o.case.label for o in outcomes], dtype=pl.String)
-    write_table(outcome_table(outcomes, predictor).insert_column(1, labels), folder / "predictions.csv")
+    rows = pl.concat([outcome_table(own, network) for network, own in answered])
+    write_table(rows.insert_column(1, labels), folder / "predictions.csv")
     write_json(folder / "scorecard.json", card)
     write_text(folder / "summary.md", summary_markdown(card))
     confusion_picture(card, folder / "confusion.png")
@@ -280,7 +283,7 @@ def evaluate(
         same, told = chosen_cases(other, rival, table, part, include_test=include_test, data_root=data_root)
     outcomes = predict_cases(predictor, cases)
     card = evaluate_outcomes(
-        outcomes, predictor, folder, skip_bad=skip_bad, subgroups=subgroups, draws=draws, facts=facts, notes=notes
+        [(predictor, outcomes)], folder, skip_bad=skip_bad, subgroups=subgroups, draws=draws, facts=facts, notes=notes
     )
     if other is not None:
         answered = [(o.case, o.prediction) for o in outcomes if o.prediction is not None]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agfnet.config import Config
+from agfnet.config import Config, DataConfig
 from agfnet.data.split import patient_folds
 from agfnet.data.table import own_cases
 from agfnet.evaluation.evaluate import CHOSEN, evaluate_outcomes
@@ -15,7 +15,7 @@ from agfnet.evaluation.pictures import training_curves
 from agfnet.export.onnx import export_run
 from agfnet.files import read_json
 from agfnet.prediction.asking import predict_cases
-from agfnet.prediction.bundle import BUNDLE, read_bundle
+from agfnet.prediction.bundle import read_bundle
 from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.training.build import Task, task_of
 from agfnet.training.ranks import ALONE, Machine, first_process
@@ -23,6 +23,8 @@ from agfnet.training.run import parts, train
 from agfnet.types import BundleError, Case
 
 log = logging.getLogger("agfnet")
+Answered = tuple[Predictor, list[Outcome]]
+"""A network, and what it said of the cases that were held out."""
 
 
 def run(config: Config, folder: Path, *, resume: bool = False, machine: Machine = ALONE) -> dict[str, Any]:
@@ -33,10 +35,10 @@ def run(config: Config, folder: Path, *, resume: bool = False, machine: Machine 
         writes everything.
     """
     cases = parts(config, own_cases(config.data))
-    outcomes = _run(config, folder, cases, resume=resume, machine=machine)
-    if not first_process():
+    answered = _run(config, folder, cases, resume=resume, machine=machine)
+    if answered is None:
         return {}
-    return _scored(outcomes, [folder], folder / "validation", config, "validation")
+    return _scored([answered], folder, folder / "validation", config, "validation")
 
 
 def run_folds(
@@ -49,35 +51,47 @@ def run_folds(
     """
     config = sharing_images(config, folder)
     splits, task = fold_parts(config, folds, config.training.seed)
-    pooled: list[Outcome] = []
+    pooled = []
     for k, split in enumerate(splits, start=1):
         log.info("fold %d of %d", k, folds)
-        pooled += _run(config, folder / f"fold-{k}", split, resume=resume, machine=machine, task=task)
-    if not first_process():
+        answered = _run(config, folder / f"fold-{k}", split, resume=resume, machine=machine, task=task)
+        if answered is not None:
+            pooled.append(answered)
+    if not pooled:
         return {}
-    runs = [folder / f"fold-{k}" for k in range(1, folds + 1)]
-    return _scored(pooled, runs, folder / "pooled", config, f"{folds} folds, pooled")
+    return _scored(pooled, folder / "fold-1", folder / "pooled", config, f"{folds} folds, pooled")
 
 
-def fold_parts(config: Config, folds: int, seed: int) -> tuple[list[tuple[list[Case], list[Case]]], Task]:
+def fold_parts(
+    config: Config, folds: int, seed: int, *, dealt: DataConfig | None = None
+) -> tuple[list[tuple[list[Case], list[Case]]], Task]:
     """The cases to train on and those held out, fold by fold, by patient; and the classes of all of them.
 
     The cases are those of the training and validation parts (all, where no case has a part).
+
+    Args:
+        config: of the network.
+        folds: how many.
+        seed: of the draw.
+        dealt: whose cases are dealt to the folds, where other networks see more views than this one: all of them
+            have the same folds then, and this one leaves out the cases that it cannot see.
 
     Raises:
         TableError: a class has fewer patients than there are folds.
     """
     wanted = {*config.data.train, *config.data.validation}
-    every = own_cases(config.data)
+    every = own_cases(dealt or config.data)
     parted = any(case.split is not None for case in every)
     cases = [case for case in every if case.split in wanted or not parted]
     if left := sum(case.split is None for case in every if parted):
         log.warning("%s: %d cases have no part, where others have one; they are left out", config.data.table, left)
+    seen = {case.case_id: case for case in (every if dealt is None else own_cases(config.data))}
     splits = []
     for rows in patient_folds(cases, folds, seed):
-        held = set(rows.tolist())
-        splits.append(([c for i, c in enumerate(cases) if i not in held], [cases[i] for i in sorted(held)]))
-    return splits, task_of(config, cases, cases)
+        held = {cases[i].case_id for i in rows}
+        own = [seen[case.case_id] for case in cases if case.case_id in seen]
+        splits.append(([c for c in own if c.case_id not in held], [c for c in own if c.case_id in held]))
+    return splits, task_of(config, own, own)
 
 
 def sharing_images(config: Config, folder: Path) -> Config:
@@ -127,23 +141,21 @@ def _run(
     resume: bool,
     machine: Machine = ALONE,
     task: Task | None = None,
-) -> list[Outcome]:
+) -> Answered | None:
     """Train and export; then predict the second list from the exported file, in the first process."""
     train_and_export(config, folder, cases, resume=resume, machine=machine, task=task)
     if not first_process():
-        return []
-    return predict_cases(Predictor(folder), cases[1])
+        return None
+    predictor = Predictor(folder)
+    return predictor, predict_cases(predictor, cases[1])
 
 
-def _scored(outcomes: list[Outcome], runs: Sequence[Path], out: Path, config: Config, part: str) -> dict[str, Any]:
-    """The scorecard of what one run, or several folds' runs, said of cases that were held out."""
-    told = read_json(runs[0] / "run.json")
-    facts: dict[str, Any] = {"table": told["table"], "table_sha256": told["table_sha256"], "part": part}
-    if len(runs) > 1:
-        facts["bundle_sha256"] = [read_bundle(run / BUNDLE).sha256 for run in runs]
+def _scored(answered: Sequence[Answered], run: Path, out: Path, config: Config, part: str) -> dict[str, Any]:
+    """The scorecard of what was said of cases that were held out: by `run`, or by the folds of which it is one."""
+    told = read_json(run / "run.json")
+    facts = {"table": told["table"], "table_sha256": told["table_sha256"], "part": part}
     return evaluate_outcomes(
-        outcomes,
-        Predictor(runs[0]),
+        answered,
         out,
         skip_bad=config.data.skip_bad,
         notes=[] if config.training.early_stopping is None else [CHOSEN],

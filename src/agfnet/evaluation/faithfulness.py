@@ -6,7 +6,8 @@ Four checks of the map of the predicted class, none of which needs a mask:
   image, in the map's order. The log-odds of the prediction must fall, or rise, sooner than in random order.
 - **Occlusion** (Zeiler & Fergus 2013, 1311.2901): each block of cells is blurred alone; what that costs must rank the
   blocks as the map does.
-- **Gradients**: gradient times input of the same network in PyTorch must rank the blocks as the map does.
+- **Gradients**: the gradient of the same network in PyTorch times what blurring takes away, the first order of the
+  occlusion check, must rank the blocks as the map does.
 - **Randomised weights** (Adebayo et al. 2018, 1810.03292): shuffled weights must give another map.
 """
 

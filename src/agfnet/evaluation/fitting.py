@@ -24,6 +24,7 @@ from agfnet.metrics.weighting import IntArray, check_cases, tie_groups
 from agfnet.prediction.calibration import tempered
 from agfnet.prediction.conformal import Conformal
 from agfnet.prediction.drift import BINS, Usual
+from agfnet.prediction.output import percent
 from agfnet.prediction.refer import Reference, ReferRule
 from agfnet.types import AgfnetWarning, Reason
 
@@ -151,7 +152,7 @@ def fit_conformal(
     else:
         few = ", ".join(f"class {k}: {n}" for k, n in enumerate(counts) if n < enough)
         warnings.warn(
-            f"fewer than {enough} calibration patients in a class ({few}): sets cover {coverage:.0%} on average, "
+            f"fewer than {enough} calibration patients in a class ({few}): sets cover {percent(coverage)} on average, "
             "not in each class. Collect more calibration cases of these classes.",
             AgfnetWarning,
             stacklevel=2,

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import beta
+from scipy.stats import binomtest
 
 from agfnet.evaluation.summary import figure_text
+from agfnet.metrics.statistics import LEVEL
 from agfnet.metrics.weighting import check_cases
-
-LEVEL = 0.95
 
 
 def missed_malignant(
@@ -48,9 +47,7 @@ def missed_malignant(
     missed = positive & ~np.isin(p.argmax(1), list(malignant)) & np.asarray(answered, np.bool_)
     owners = np.asarray(patients)
     n, k = (len(np.unique(owners[chosen])) for chosen in (positive, missed))
-    tail = (1.0 - LEVEL) / 2.0
-    low = float(beta.ppf(tail, k, n - k + 1)) if k else 0.0
-    high = float(beta.ppf(1.0 - tail, k + 1, n - k)) if k < n else 1.0
+    low, high = map(float, binomtest(k, n).proportion_ci(confidence_level=LEVEL, method="exact"))
     return {
         "cases": int(missed.sum()),
         "of_cases": int(positive.sum()),

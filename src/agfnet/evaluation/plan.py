@@ -8,7 +8,18 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from agfnet.config import Config, PlaceField, Positive, Section, apply_overrides, parse_config, read_yaml, validated
+from agfnet.config import (
+    Config,
+    DataConfig,
+    PlaceField,
+    Positive,
+    Section,
+    apply_overrides,
+    parse_config,
+    read_yaml,
+    validated,
+)
+from agfnet.evaluation.focus import CONTROLS, MAPS
 from agfnet.metrics import scores
 from agfnet.types import ConfigError
 
@@ -122,6 +133,9 @@ class ComparisonPlan(Section):
         folders = [folder_name(row) for row in self.rows]
         if len(set(folders)) < len(folders):
             raise ValueError(f"rows need folders of their own; of {sorted(folders)} two are the same")
+        for name, own in self.rows.items():
+            if own.mean_of and (own.change or own.views is not None):
+                raise ValueError(f"row {name!r} is a mean of others; it has no `change` and no `views` of its own")
         for name in (self.reference, *(n for row in self.rows.values() for n in row.mean_of)):
             if name not in self.rows:
                 raise ValueError(f"{name!r} is not one of the rows {list(self.rows)}")
@@ -129,6 +143,10 @@ class ComparisonPlan(Section):
                 raise ValueError(f"row {name!r} is a mean of others; name a trained one")
         if self.folds is not None and (self.test, self.external) != (None, None):
             raise ValueError("with `folds` the held-out cases are the test cases; leave `test` and `external` out")
+        return self
+
+    @model_validator(mode="after")
+    def _claims_fit(self) -> ComparisonPlan:
         for claim in self.claims:
             for row, figure, on in claim.sides():
                 if row not in self.rows:
@@ -142,6 +160,11 @@ class ComparisonPlan(Section):
                         f"claim {claim.says!r}: row {row!r} is a mean of others, known on test cases alone"
                     )
         return self
+
+    @property
+    def data(self) -> DataConfig:
+        """The data of the base, with every view."""
+        return parse_config(self.base, "the plan").data
 
     def needed(self, row: str) -> tuple[list[str], bool]:
         """The sets that a row is tested on, and whether its focus is measured."""
@@ -160,8 +183,8 @@ class ComparisonPlan(Section):
         """The configuration of one run.
 
         Raises:
-            ConfigError: an override does not fit, a view is not known, or answers are for another prevalence than the
-                training cases' own: a temperature would be fitted to the shift.
+            ConfigError: an override does not fit, a view is not known, unreadable cases are to be left out, or answers
+                are for another prevalence than the training cases' own: a temperature would be fitted to the shift.
         """
         own = self.rows[row]
         tree = apply_overrides(self.base, [*own.change, f"training.seed={seed}"])
@@ -172,6 +195,11 @@ class ComparisonPlan(Section):
                 raise ConfigError(f"{source}: row {row!r} names the views {missing}; the base has {list(views)}.")
             tree["data"]["views"] = {v: views[v] for v in own.views}
         config = parse_config(tree, f"{source}, row {row!r}")
+        if config.data.skip_bad:
+            raise ConfigError(
+                f"{source}: row {row!r} has data.skip_bad, but all rows are tested on the same cases. Leave it out, "
+                "and take unreadable images from the table (`agfnet check TABLE --deep` lists them)."
+            )
         if config.prediction.prevalence != "training":
             raise ConfigError(
                 f"{source}: row {row!r} has prediction.prevalence={config.prediction.prevalence}; methods are compared "
@@ -184,13 +212,32 @@ def load_plan(path: Path, overrides: Sequence[str] = ()) -> ComparisonPlan:
     """Read a plan, apply `key=value` overrides (values are YAML), and check the configuration of every row.
 
     Raises:
-        ConfigError: no such file, no YAML, an unknown key, or a row that does not fit.
+        ConfigError: no such file, no YAML, an unknown key, or a row or a claim that does not fit.
     """
     tree = read_yaml(path)
     if isinstance(tree, dict):
         tree = apply_overrides(tree, overrides)
     plan = validated(ComparisonPlan, tree, str(path))
-    for row, own in plan.rows.items():
-        if not own.mean_of:
-            plan.config(row, plan.seeds_of(row)[0], str(path))
+    views = {
+        row: list(plan.config(row, plan.seeds_of(row)[0], str(path)).data.views)
+        for row, own in plan.rows.items()
+        if not own.mean_of
+    }
+    _check_views(plan, views, path)
     return plan
+
+
+def _check_views(plan: ComparisonPlan, views: Mapping[str, Sequence[str]], path: Path) -> None:
+    """Views and maps that claims name are there, before anything is trained."""
+    for claim in plan.claims:
+        for row, figure, on in claim.sides():
+            if on.startswith(ONLY) and (view := on.removeprefix(ONLY)) not in views[row]:
+                raise ConfigError(
+                    f"{path}: claim {claim.says!r}: row {row!r} has no view {view!r}; it has {views[row]}."
+                )
+            _, *focus = figure.split("/")
+            if focus and (focus[0] not in views[row] or focus[1] not in (*MAPS, *CONTROLS)):
+                raise ConfigError(
+                    f"{path}: claim {claim.says!r}: {figure!r} is not focus/VIEW/MAP with a VIEW of {views[row]} and a "
+                    f"MAP of {[*MAPS, *CONTROLS]}."
+                )

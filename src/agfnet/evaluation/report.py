@@ -82,7 +82,7 @@ def report_facts(
     columns = list(dict.fromkeys([*own_subgroups(cases), *subgroups]))
     facts = table_facts(table, cases, include_test=include_test)
     card = evaluate_outcomes(
-        outcomes, predictor, folder, skip_bad=skip_bad, subgroups=columns, draws=draws, facts=facts, notes=notes
+        [(predictor, outcomes)], folder, skip_bad=skip_bad, subgroups=columns, draws=draws, facts=facts, notes=notes
     )
     answers = answers_of([(o.case, o.prediction) for o in outcomes], predictor.classes)
     kept = [o for o in outcomes if o.prediction is not None and o.case.label is not None]

@@ -24,6 +24,7 @@ from agfnet.metrics.scores import TITLES
 from agfnet.places import place
 from agfnet.prediction.bundle import DECISION, GRAPH
 from agfnet.prediction.explanation import Explanation, explanation_sheet
+from agfnet.prediction.output import percent
 
 NOT_CALIBRATED = "- Not calibrated: no case is referred"
 PAGE, CARD = "report.html", "model_card.md"
@@ -109,7 +110,7 @@ def _shown(own: Mapping[str, Any], explained: Explanation, classes: tuple[str, .
     explanation_sheet(explained, classes, title).save(stream, "JPEG", quality=80)
     shares = ", ".join(f"{view} {share:+.2f}" for view, share in own["shares"].items())
     caption = (
-        f"Case {own['case_id']}, diagnosis {own['label']}: said {own['said']} with {own['probability']:.0%}; "
+        f"Case {own['case_id']}, diagnosis {own['label']}: said {own['said']} with {percent(own['probability'])}; "
         f"shares in log-odds: {shares}."
     )
     alt = f"{caption} Each view beside the same view with the class evidence laid over it."

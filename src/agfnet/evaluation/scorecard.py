@@ -18,7 +18,7 @@ from agfnet.metrics.patients import patient_index
 from agfnet.metrics.ranking import roc_curve
 from agfnet.metrics.scores import HEADLINE, MALIGNANT, PER_CLASS, all_scores
 from agfnet.metrics.selective import risk_coverage_curve
-from agfnet.metrics.statistics import Interval, bootstrap, known
+from agfnet.metrics.statistics import LEVEL, Interval, bootstrap, known
 from agfnet.metrics.weighting import BoolArray, FloatArray, IntArray, check_cases
 
 CURVE_POINTS = 200  # of a stored curve: more than a picture 1000 pixels wide can show
@@ -91,7 +91,7 @@ def scorecard(
         "malignant": None if malignant is None else list(malignant),
         "draws": draws,
         "seed": seed,
-        "level": 0.95,
+        "level": LEVEL,
         "metrics": {name: intervals[name].as_json() for name in headline},
         "per_class": {name: _class_part(y, p, owners, k, intervals) for k, name in enumerate(names)},
         "confusion": confusion_matrix(y, p).astype(int).tolist(),

@@ -13,12 +13,11 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.stats import binomtest, rankdata
 
 from agfnet.metrics.patients import patient_index
 from agfnet.metrics.statistics import LEVEL
 from agfnet.metrics.weighting import BoolArray, FloatArray, check_binary
-
-EXACT_UP_TO = 1000  # discordant pairs; beyond, the exact test and chi-square agree to three digits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +35,11 @@ class DeLong:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class McNemar:
-    """Cases that only the first and that only the second model got right; p, and whether it is exact."""
+    """Cases that only the first and that only the second model got right, and the exact two-sided p."""
 
     only_first: int
     only_second: int
     p: float
-    exact: bool
 
 
 def _refuse_repeated(patients: Sequence[Hashable], n: int, test: str) -> None:
@@ -57,19 +55,12 @@ def _refuse_repeated(patients: Sequence[Hashable], n: int, test: str) -> None:
         )
 
 
-def _midranks(values: FloatArray) -> FloatArray:
-    """Ranks from 1, ties sharing the mean of their ranks."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return np.asarray((ends - (counts - 1) / 2)[inverse], dtype=np.float64)
-
-
 def _placements(positive: BoolArray, scores: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Share of negatives below each positive, and share of positives above each negative."""
     m, n = int(positive.sum()), int((~positive).sum())
-    ranks = _midranks(scores)
-    below_each = (ranks[positive] - _midranks(scores[positive])) / n
-    above_each = 1 - (ranks[~positive] - _midranks(scores[~positive])) / m
+    ranks = rankdata(scores)
+    below_each = (ranks[positive] - rankdata(scores[positive])) / n
+    above_each = 1 - (ranks[~positive] - rankdata(scores[~positive])) / m
     return below_each, above_each
 
 
@@ -137,9 +128,9 @@ def delong(
 def mcnemar(first_right: ArrayLike, second_right: ArrayLike, patients: Sequence[Hashable]) -> McNemar:
     """McNemar's test of two accuracies on the same cases.
 
-    Only the discordant cases count, b right by the first alone and c by the second alone. Up to 1,000 of them
-    the p is exact (two-sided binomial, twice the smaller tail); beyond, chi-square with continuity
-    correction, (|b - c| - 1)^2 / (b + c). Sources: McNemar 1947 (doi:10.1007/BF02295996); Edwards 1948.
+    Only the discordant cases count, b right by the first alone and c by the second alone: p is that of b of b + c
+    in a binomial distribution with a chance of 1/2, two-sided and exact. Source: McNemar 1947
+    (doi:10.1007/BF02295996).
 
     Args:
         first_right: (n,) booleans, whether the first model got each case right.
@@ -162,15 +153,8 @@ def mcnemar(first_right: ArrayLike, second_right: ArrayLike, patients: Sequence[
         raise ValueError("right or wrong must be given as True and False (or 1 and 0)")
     _refuse_repeated(patients, a.size, "McNemar's test")
     only_a, only_b = int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum())
-    total, fewer = only_a + only_b, min(only_a, only_b)
-    exact = total <= EXACT_UP_TO
-    if only_a == only_b:
-        p = 1.0
-    elif exact:
-        p = min(1.0, 2 * sum(math.comb(total, i) for i in range(fewer + 1)) / 2**total)
-    else:
-        p = math.erfc((abs(only_a - only_b) - 1) / math.sqrt(2 * total))
-    return McNemar(only_first=only_a, only_second=only_b, p=p, exact=exact)
+    p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    return McNemar(only_first=only_a, only_second=only_b, p=p)
 
 
 def holm(p_values: ArrayLike) -> FloatArray:

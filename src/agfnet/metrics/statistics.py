@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import stdtr, stdtrit
 
 from agfnet.metrics.patients import DRAWS, patient_draws
 from agfnet.metrics.weighting import FloatArray, ratio
@@ -208,12 +209,12 @@ def _summary(
     value, drawn = (np.where(np.abs(numbers) < 1e-12, 0.0, numbers) for numbers in (value, drawn))
     if any(len(one.values) > 1 for one in samples):
         error, freedom = _standard_error(samples, drawn, len(set(patients)))
-        from scipy.special import stdtr, stdtrit  # noqa: PLC0415 - evaluating one network does without SciPy
-
-        reach = stdtrit(freedom, (1 + level) / 2) * error
+        still = error == 0.0  # neither patients nor seeds change it: t has no degrees of freedom then
+        reach = np.where(still, 0.0, stdtrit(freedom, (1 + level) / 2) * error)
         low, high = value - reach, value + reach
         with np.errstate(divide="ignore", invalid="ignore"):
-            p = np.where(value == null, 1.0, 2 * stdtr(freedom, -np.abs(value - null) / error))
+            p = np.where(still, 0.0, 2 * stdtr(freedom, -np.abs(value - null) / error))
+        p = np.where(value == null, 1.0, p)
     else:
         low, high = _percentiles(drawn, [(1 - level) / 2, (1 + level) / 2])
         p = _two_sided_p(drawn - null)

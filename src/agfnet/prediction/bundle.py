@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ DECISION, REFERENCE = "decision.json", "reference.npz"
 FITTED = (DECISION, REFERENCE)
 """Parts that are there once a run is calibrated; see `agfnet.prediction.decision`."""
 CARD = "model_card.md"
+TOLD = ("classes", "extra_classes", "views", "malignant", "flips", "zoom", "trained_on", "run")
+"""What every manifest tells."""
 OPTIONAL = (*FITTED, CARD)
 BUNDLE = "model.agf"
 _MAX_BYTES = 4 * 2**30
@@ -172,9 +175,11 @@ def read_bundle(path: str | Path) -> Bundle:
     if not path.is_file():
         raise BundleError(f"{path}: no such run folder or bundle.")
     try:
-        with zipfile.ZipFile(path) as archive:
-            _check_entries(path, archive.infolist())
+        with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:  # the name may go to another file meanwhile
+            _check_entries(path, os.fstat(stream.fileno()).st_size, archive.infolist())
             content = {name: archive.read(name) for name in archive.namelist()}
+            stream.seek(0)
+            whole = hashlib.file_digest(stream, "sha256").hexdigest()
     except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
         raise BundleError(f"{path}: is no bundle, or a damaged one ({error}). Copy or export it again.") from error
     manifest, signature = content.pop(MANIFEST), content.pop(SIGNATURE, None)
@@ -182,19 +187,16 @@ def read_bundle(path: str | Path) -> Bundle:
         raise BundleError(f"{path}: its {SIGNATURE} is no Ed25519 signature. Ask where the file comes from.")
     facts = _facts(path, manifest)
     _check_sums(path, facts["sha256"], content)
-    with path.open("rb") as stream:
-        whole = hashlib.file_digest(stream, "sha256").hexdigest()
     return Bundle(facts, content, whole, manifest, signature)
 
 
-def _check_entries(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
+def _check_entries(path: Path, size: int, entries: Sequence[zipfile.ZipInfo]) -> None:
     """Before a byte is unpacked: every entry is a known part, stored as it is, and together they fit the file."""
     names = [entry.filename for entry in entries]
     known = {MANIFEST, SIGNATURE, *PARTS, *OPTIONAL}
     strange = sorted({name for name in names if name not in known or names.count(name) > 1})
     if strange:
         raise BundleError(f"{path}: holds what a bundle has no place for ({strange[0]!r}); refused. Export it again.")
-    size = path.stat().st_size
     if size > _MAX_BYTES or sum(entry.file_size for entry in entries) > size:
         raise BundleError(f"{path}: unpacks to more than it holds, or than {_MAX_BYTES >> 30} GiB; refused.")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
@@ -218,6 +220,8 @@ def _facts(path: Path, manifest: bytes) -> dict[str, Any]:
         older = isinstance(found, int) and found < FORMAT
         remedy = "Train its run again, or use the version that made it" if older else "Update agfnet"
         raise BundleError(f"{path}: has format {found}, this version reads {FORMAT}. {remedy}.")
+    if lacking := [name for name in TOLD if name not in facts]:
+        raise BundleError(f"{path}: its {MANIFEST} does not tell {', '.join(lacking)}. Export it again.")
     return facts
 
 

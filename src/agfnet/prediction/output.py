@@ -10,6 +10,20 @@ from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.types import RESEARCH_USE, Prediction
 
 
+def percent(share: float, digits: int = 0) -> str:
+    """A share for people: none but 1 itself is 100 %, and none but 0 itself is 0 %.
+
+    >>> percent(0.874), percent(0.9993), percent(0.9996, 1), percent(1.0), percent(0.002)
+    ('87%', '>99%', '>99.9%', '100%', '<1%')
+    """
+    step = 10.0 ** -(digits + 2)
+    if 0.0 < share < step / 2:
+        return f"<{step:.{digits}%}"
+    if 1.0 - step / 2 < share < 1.0:
+        return f">{1.0 - step:.{digits}%}"
+    return f"{share:.{digits}%}"
+
+
 def outcome_table(outcomes: Iterable[Outcome], predictor: Predictor) -> pl.DataFrame:
     """One row per case.
 

@@ -117,7 +117,13 @@ class Predictor:
         self.prior = self.bundle.prior if self.prevalence is None else self.prevalence
         self.threads = threads
         self.session = open_session(self.bundle.graph, threads=threads, provider=provider)
-        self.outputs = [output.name for output in self.session.get_outputs()]
+        shapes = {output.name: output.shape for output in self.session.get_outputs()}
+        self.outputs = list(shapes)
+        if shapes["logits"][-1] != len(self.classes):
+            raise BundleError(
+                f"the graph tells {shapes['logits'][-1]} classes apart, and its manifest names {len(self.classes)}. "
+                "Export the run again."
+            )
 
     def _stated(self, prevalence: Mapping[str, float]) -> NDArray[np.float64]:
         stated = np.array([prevalence.get(name, -1.0) for name in self.classes])
@@ -289,14 +295,12 @@ class Predictor:
         opinions = {m: averaged(own["view_logits"][:, place[m]]) for m in views}
         # Of a view's looks every so many is at a whole image, unflipped.
         statistics = {m: own[f"statistics_{m}"][:: len(self._variants(m))] for m in views}
-        said: dict[str, Any] = {"probabilities": probabilities}
+        said: dict[str, Any] = {"probabilities": reweighted(probabilities, self.bundle.prior, self.prior)}
         if self.decision is not None:
             said = self.decision.decide(probabilities, opinions, statistics, self.prevalence)._asdict()
-        elif self.prevalence is not None:
-            said = {"probabilities": reweighted(probabilities, self.bundle.prior, self.prevalence)}
         return Prediction(
             case_id=case_id,
-            view_probabilities=opinions,
+            view_probabilities={m: reweighted(own, self.bundle.prior, self.prior) for m, own in opinions.items()},
             view_weights={"fused": float(weights[0]), **{m: float(weights[1 + place[m]]) for m in views}},
             views_present=tuple(views),
             # Of the scales the finest: a position of a coarser one sees most of the image, and so points nowhere.

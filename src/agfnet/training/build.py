@@ -40,7 +40,7 @@ def task_of(config: Config, train: Sequence[Case], validation: Sequence[Case]) -
 
     Raises:
         TableError: fewer than two classes, a class without a training case or with `;` in its name, a case without a
-            label, or a label that the configuration does not know.
+            label, a label that the configuration does not know, or a view without a training image.
         ConfigError: `data.malignant` names an unknown class.
     """
     if all(case.label is None for case in (*train, *validation)):
@@ -57,6 +57,12 @@ def task_of(config: Config, train: Sequence[Case], validation: Sequence[Case]) -
     if all(case.label is None for case in validation):
         raise TableError(f"{config.data.table}: no validation case has a label; training needs some to look at.")
     _check_classes(config, classes, train)
+    for view in config.data.views:
+        if not any(case.views.get(view) for case in train):
+            raise TableError(
+                f"{config.data.table}: no training case has an image of {view}: the network could not learn it. Add "
+                "such images, or leave the view out of data.views."
+            )
     extra = {
         column: tuple(sorted({v for case in train if (v := case.extra_labels.get(column)) is not None}))
         for column in config.data.extra_labels

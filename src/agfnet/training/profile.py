@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning.profilers import Profiler
 
 from agfnet.files import write_json
+from agfnet.training.callbacks import RampedAverage
 
 log = logging.getLogger("agfnet")
 
@@ -35,7 +36,7 @@ TOLERATED = 0.1
 _NEXT, _EPOCH = ".train_dataloader_next", "run_training_epoch"
 _STEP, _BACKWARD, _OPTIMISE, _AVERAGE = (
     ".training_step", ".backward", "[LightningModule]LesionModule.optimizer_step",
-    "[Callback]WeightAveraging.on_train_batch_end",
+    f"[Callback]{RampedAverage.__qualname__}.on_train_batch_end",
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import platform
 import sys
@@ -17,6 +18,7 @@ import pytorch_lightning
 import torch
 from safetensors.torch import load_file, save_file
 
+import agfnet
 from agfnet.config import Config, different_keys, load_config, save_config
 from agfnet.data.dataset import warm
 from agfnet.data.fingerprints import image_fingerprints, patient_fingerprint
@@ -224,6 +226,7 @@ def _begin(
         "table_sha256": table_hash,
         "cases_sha256": case_hash,
         "seed": config.training.seed,
+        "code": _code(),
         "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "command": sys.argv,
         **known,
@@ -319,6 +322,15 @@ def _count(cases: Sequence[Case]) -> dict[str, Any]:
         "patients": len({case.patient_id for case in cases}),
         "classes": dict(sorted(Counter(str(case.label) for case in cases).items())),
     }
+
+
+def _code() -> str:
+    """SHA-256 of this package's sources: it tells apart what has the same version."""
+    sources = Path(agfnet.__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(sources.rglob("*.py")):
+        digest.update(f"{file.relative_to(sources)}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def _version(package: str) -> str | None:

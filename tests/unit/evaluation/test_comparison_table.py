@@ -24,6 +24,12 @@ def test_a_mean_is_of_the_cases_that_all_networks_answered():
     assert np.allclose(mean.probabilities, [[0.8, 0.2], [0.3, 0.7]])
 
 
+def test_a_mean_is_of_the_same_case_in_any_order():
+    mean = _mean_answers([answers("ab", [0.9, 0.1]), answers("ba", [0.2, 0.7])])
+    assert mean.cases == ["a", "b"]
+    assert np.allclose(mean.probabilities[:, 0], [0.8, 0.15])
+
+
 @pytest.mark.parametrize(("figure", "good", "bad", "gain"), [("nll", 0.91, 1.0, 0.09), ("accuracy", 0.88, 0.8, 0.1)])
 def test_a_relative_gain_is_of_the_other_rows_figure(monkeypatch, figure, good, bad, gain):
     """Whether more or less is better."""

@@ -26,7 +26,9 @@ from agfnet.metrics.ranking import (
     binary_auc,
     macro_auc,
     malignancy,
+    net_benefit,
     one_vs_rest_auc,
+    precision_recall_curve,
     roc_curve,
     sensitivity_at_specificity,
 )
@@ -84,6 +86,26 @@ class TestAgainstOtherImplementations:
             roc_curve(y == 0, p[:, 0]), sk.roc_curve(y == 0, p[:, 0], drop_intermediate=False), strict=True
         ):
             np.testing.assert_allclose(ours, theirs)
+
+    def test_precision_and_recall(self, cases):
+        y, p = cases
+        for c in range(p.shape[1]):
+            precision, recall = precision_recall_curve(y == c, p[:, c])
+            theirs = sk.precision_recall_curve(y == c, p[:, c])
+            # Theirs rises in threshold and ends with a point of no threshold.
+            np.testing.assert_allclose(precision, theirs[0][-2::-1])
+            np.testing.assert_allclose(recall, theirs[1][-2::-1])
+
+    def test_net_benefit(self, cases):
+        y, p = cases
+        thresholds = [0.0, 0.1, 0.5, 0.9]
+        expected = []
+        for t in thresholds:
+            acted = p[:, 0] >= t
+            false, true = (acted & (y != 0)).sum(), (acted & (y == 0)).sum()
+            expected.append((true - false * t / (1 - t)) / y.size)
+        assert net_benefit(y == 0, p[:, 0], thresholds) == pytest.approx(np.array(expected))
+        assert net_benefit(y == 0, p[:, 0], [0.0])[0] == pytest.approx((y == 0).mean())  # acting on everyone
 
     @pytest.mark.parametrize("specificity", [0.5, 0.9, 1.0])
     def test_sensitivity_at_specificity(self, cases, specificity):

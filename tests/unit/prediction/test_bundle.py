@@ -206,6 +206,17 @@ def test_a_signature_of_another_length_is_none(trained, tmp_path):
         read_bundle(tmp_path / "bogus.agf")
 
 
+def test_a_manifest_that_does_not_fit_its_graph(trained, tmp_path):
+    bundle = read_bundle(trained)
+    facts = {name: value for name, value in bundle.facts.items() if name != "views"}
+    write_bundle(tmp_path / "bare.agf", facts, bundle.parts)
+    with pytest.raises(BundleError, match=r"does not tell views\. Export it again"):
+        read_bundle(tmp_path / "bare.agf")
+    fewer = {**bundle.facts, "classes": bundle.facts["classes"][:-1]}
+    with pytest.raises(BundleError, match="3 classes apart, and its manifest names 2"):
+        Predictor(replace(bundle, facts=fewer))
+
+
 def test_what_is_no_key(trained, tmp_path):
     (tmp_path / "key.pem").write_text("no key")
     with pytest.raises(ConfigError, match="openssl genpkey"):

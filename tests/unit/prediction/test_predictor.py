@@ -74,6 +74,9 @@ def test_answers_are_for_the_mix_of_patients_that_was_configured(request, cases,
     plain, found = (only(one, cases[0]).prediction for one in (Predictor(bundle, threads=1), asked))
     expected = plain.probabilities * mix / [16, 1, 8]
     assert found.probabilities == pytest.approx(expected / expected.sum())
+    for view, own in plain.view_probabilities.items():
+        expected = own * mix / [16, 1, 8]
+        assert found.view_probabilities[view] == pytest.approx(expected / expected.sum())
 
 
 def test_a_missing_view_is_flagged_and_given_no_opinion(predictor, cases):

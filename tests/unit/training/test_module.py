@@ -13,6 +13,7 @@ from agfnet.metrics.ranking import macro_auc
 from agfnet.models.network import AGFNet
 from agfnet.training.mixing import Blend, draw_blend
 from agfnet.training.module import LesionModule, decays
+from agfnet.training.reconstruction import choose_hidden, consistency_loss, focus_loss
 
 
 def module_of(**recipe):
@@ -75,6 +76,39 @@ def test_the_loss_of_blended_cases_is_blended():
     assert module._diagnosis(output, batch, Blend(0.25, partner)).item() == pytest.approx(
         0.25 * own.item() + 0.75 * other.item()
     )
+
+
+def test_frl_adds_its_losses_by_their_weights(monkeypatch):
+    """The second diagnosis is pulled to the first, never the first to the second."""
+    frl = ReconstructionConfig(second_view=2.0, reconstruction=3.0, consistency=5.0, focus=7.0, hide=0.4, policy="top")
+    network = AGFNet(4, ["a", "b"], "test_efficientnet", fusion_options={"width": 32}, dropout=0.0)
+    torch.nn.init.normal_(network.head.weight)
+    made = LesionModule(network, TrainingConfig(), frl).eval()
+    present, none = torch.ones(3, 2, dtype=torch.bool), torch.zeros(3, 0, dtype=torch.int64)
+    batch = Batch({m: torch.randn(3, 3, 64, 64) for m in "ab"}, present, torch.tensor([0, 1, 3]), none)
+    pyramids = network.encode(batch.images, present)
+    first = network.fuse(pyramids, present)
+    first = first._replace(logits=first.logits.detach().requires_grad_())
+    asked, completed = [], []
+
+    def noted(evidence, fraction, policy):
+        asked.append((fraction, policy))
+        return choose_hidden(evidence, fraction, policy)
+
+    monkeypatch.setattr("agfnet.training.module.choose_hidden", noted)
+    made.decoder.register_forward_hook(lambda _module, _inputs, output: completed.append(output))
+    parts = made._reconstructed(pyramids, first, batch)
+    assert asked == [(0.4, "top")] * 2
+    second = network.fuse(completed[0].pyramids, present)
+    assert {name: value.item() for name, value in parts.items()} == pytest.approx({
+        "second": 2.0 * made.loss(second, batch.label, none, present).item(),
+        "reconstruction": 3.0 * completed[0].loss.item(),
+        "consistency": 5.0 * consistency_loss(first.logits, second.logits).item(),
+        "focus": 7.0 * focus_loss(first, second, batch.label, present).item(),
+    }, rel=1e-4)  # fmt: skip
+    assert parts["consistency"].item() > 0
+    (gradient,) = torch.autograd.grad(parts["consistency"], first.logits, allow_unused=True)
+    assert gradient is None
 
 
 def test_processes_share_the_mean_of_their_running_statistics(monkeypatch):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from agfnet.training import profile
+from agfnet.training.callbacks import RampedAverage
 from agfnet.training.profile import PARTS, WARM, StepProfiler, step_report
 from agfnet.training.trainer import check_compiler
 from agfnet.types import ConfigError
@@ -10,7 +11,7 @@ from agfnet.types import ConfigError
 NEXT = "[_TrainingEpochLoop].train_dataloader_next"
 OPTIMISE = "[LightningModule]LesionModule.optimizer_step"
 FORWARD, BACKWARD = "[Strategy]DDPStrategy.training_step", "[Strategy]DDPStrategy.backward"
-AVERAGE = "[Callback]WeightAveraging.on_train_batch_end"
+AVERAGE = f"[Callback]{RampedAverage(0.9).state_key}.on_train_batch_end"  # as Lightning names it
 
 
 class Clock:

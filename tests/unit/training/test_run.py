@@ -58,6 +58,15 @@ def test_hiding_without_reconstruction_trains_no_decoder(drawn, tmp_path):
     assert len(set(ends.values())) == 3
 
 
+def test_frl_sets_in_when_the_configuration_says(drawn, tmp_path):
+    tree = small_config(drawn / "parts.csv", epochs=2)
+    tree["reconstruction"] = {"start": 0.5}
+    train(parse_config(tree, "test"), tmp_path)
+    before, after = json.loads((tmp_path / "history.json").read_text())
+    assert "train_reconstruction" not in before
+    assert after["train_reconstruction"] > 0
+
+
 def test_mixing_with_frl_from_the_start(drawn, tmp_path):
     """FRL sits out the blended steps, and the history of an epoch of such steps alone says nothing of it."""
     tree = small_config(drawn / "parts.csv", epochs=6, batch_size=16, mixing=0.4)
@@ -293,6 +302,14 @@ def test_classes_that_do_not_fit(drawn, changes, said):
     tree = small_config(drawn / "parts.csv")
     tree["data"] |= changes
     with pytest.raises((TableError, ConfigError), match=said):
+        given(tree)
+
+
+def test_a_view_without_a_training_image_cannot_be_learnt(drawn):
+    tree = small_config(drawn / "unseen.csv")
+    lacking = pl.when(split="train").then(None).otherwise("ultrasound").alias("ultrasound")
+    pl.read_csv(drawn / "parts.csv").with_columns(lacking).write_csv(drawn / "unseen.csv")
+    with pytest.raises(TableError, match="no training case has an image of ultrasound"):
         given(tree)
 
 
