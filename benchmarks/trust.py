@@ -82,14 +82,15 @@ def coverage(answers: Answers, resplits: int, seed: int) -> dict[str, Any]:
     }
 
 
-def promises(outcomes: Sequence[Outcome], classes: Sequence[str]) -> dict[str, float]:
+def promises(outcomes: Sequence[Outcome], classes: Sequence[str]) -> dict[str, float | None]:
     """What the bundle's own thresholds keep on these cases: coverage and size of its sets, error of what it answers."""
     said = [(classes.index(str(o.case.label)), o.prediction) for o in outcomes if o.prediction is not None]
     sets = [(y, p.diagnosis_set or ()) for y, p in said]
     answered = [int(p.probabilities.argmax()) != y for y, p in said if not p.referred]
     return {"set_coverage": float(np.mean([y in own for y, own in sets])),
             "set_size": float(np.mean([len(own) for _, own in sets])),
-            "answered": len(answered) / len(said), "error_answered": float(np.mean(answered))}  # fmt: skip
+            "answered": len(answered) / len(said),
+            "error_answered": float(np.mean(answered)) if answered else None}  # fmt: skip
 
 
 def most_certain(answers: Answers, share: float = 0.8) -> dict[str, float]:
@@ -223,6 +224,13 @@ def main() -> None:
         "calibration": calibration(answers, given.seed),
         "coverage": coverage(answers, given.resplits, given.seed),
         "promises": promises(outcomes, predictor.classes),
+        "promises_with_one_view": {
+            view: promises(
+                list(predictor.predict(replace(c, views={view: c.views[view]}) for c in cases if c.views.get(view))),
+                predictor.classes,
+            )
+            for view in predictor.specs
+        },
         "most_certain_80_percent": most_certain(answers),
         "ordinary_cases": ordinary,
         "wrong_images": {},

@@ -18,6 +18,9 @@ from agfnet.evaluation.calibrate import calibrate
 from agfnet.evaluation.experiment import run
 from drawn import draw_cases, small_config
 
+collect_ignore_glob = ["conftest.py", "*/conftest.py"]
+"""Of doctests: there are several modules of that name."""
+
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -190,10 +190,10 @@ class TrainingConfig(Section):
         epochs: length of the schedule.
         batch_size: cases a step, over all devices.
         learning_rate: peak rate of the fusion and heads.
-        encoder_rate: factor on it for the encoders.
+        encoder_rate: factor on it for the encoders (a learning-rate multiplier).
         weight_decay: AdamW's, not on biases, norms and depth-wise kernels.
         warmup: share of the steps over which the rate rises, before the cosine fall.
-        ema: decay of the averaged weights, a step; 0 keeps the raw weights.
+        ema: decay of the averaged weights (exponential moving average), a step; 0 keeps the raw weights.
         class_weights: "none", "sqrt" (inverse square root of class frequency) or "balanced" (inverse frequency): what a
             case counts in learning. It does not shift the probabilities, see `PredictionConfig.prevalence`.
         label_smoothing: of the diagnosis, by the frequency of the classes, and of the extra labels, evenly.

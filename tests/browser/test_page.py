@@ -4,113 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-import agfnet.serving
-from served import Service, serving
+from browsing import PAGE, PHOTO, SAMPLES, alter, analyse, answered, choose
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright's Python package is not installed")
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium (Debian: apt install chromium)")
-
-SAMPLES = Path(agfnet.__file__).parent / "serving" / "page" / "samples"
-PHOTO, SCAN = SAMPLES / "1-clinical.jpg", SAMPLES / "1-ultrasound.png"
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync")  # fmt: skip
-SECONDS = 20_000  # milliseconds until a test gives up waiting
 Open = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def service(calibrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A real service of a small network, on this machine, without tokens."""
-    with serving(calibrated, tmp_path_factory.mktemp("page"), "--threads", 1) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(QUIET))
-        yield browser
-        browser.close()
-
-
-@contextmanager
-def opener(browser: Any, service: Any) -> Iterator[Open]:
-    """Opens the page; afterwards: nothing was asked of another address, and the browser found no fault."""
-    contexts: list[Any] = []
-    faults: list[str] = []
-
-    def watch(message: Any) -> None:
-        # A refused request is also written there by the browser itself; the tests ask for refusals.
-        if message.type == "error" and not message.text.startswith("Failed to load resource"):
-            faults.append(message.text)
-
-    def asked(request: Any) -> None:
-        if not request.url.startswith((service.url.rstrip("/") + "/", "data:", "blob:" + service.url.rstrip("/"))):
-            faults.append(f"asked for {request.url}")
-
-    def open_page(width: int = 1280, height: int = 800, locale: str = "en-GB", **options: Any) -> Any:
-        context = browser.new_context(
-            viewport={"width": width, "height": height}, locale=locale, reduced_motion="reduce", **options
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(SECONDS)
-        page.on("console", watch)
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", asked)
-        page.goto(service.url)
-        page.wait_for_selector(".zone")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert faults == []
-
-
-@pytest.fixture
-def opened(browser: Any, service: Any) -> Iterator[Open]:
-    with opener(browser, service) as open_page:
-        yield open_page
-
-
-@pytest.fixture
-def page(opened: Open) -> Any:
-    return opened()
-
-
-@pytest.fixture(scope="module")
-def shown(browser: Any, service: Any) -> Iterator[Any]:
-    """A page with an answer from two views, for tests that leave it there."""
-    with opener(browser, service) as open_page:
-        yield answered(open_page())
-
-
-def choose(page: Any, view: str, file: Path | dict[str, Any]) -> None:
-    page.set_input_files(f"#file-{view}", file)
-    page.wait_for_selector(f'.zone.filled[data-view="{view}"]')
-
-
-def analyse(page: Any) -> None:
-    page.click("#analyse")
-    page.wait_for_selector(".result")
-
-
-def answered(page: Any) -> Any:
-    choose(page, "clinical", PHOTO)
-    choose(page, "ultrasound", SCAN)
-    analyse(page)
-    return page
 
 
 def sideways(page: Any) -> bool:
@@ -158,13 +61,24 @@ def test_what_is_confirmed_later_is_sent(shown: Any) -> None:
     chosen = shown.locator("#feedback-choice").input_value()
     shown.click("#feedback button")
     sync_api.expect(shown.locator("#feedback-status")).to_have_text(f"Recorded: {chosen}.")
+    shown.select_option("#feedback-choice", "other")
+    shown.click("#feedback button")
+    told = shown.locator("#feedback-status")
+    sync_api.expect(told).to_have_text("Recorded: another diagnosis, none of these.")
+    shown.click('[data-language="zh"]')
+    sync_api.expect(told).to_have_text("已记录：其他诊断，不在以上之列。")
+    shown.click('[data-language="en"]')
 
 
 def test_one_view_is_enough_and_said_to_be_one(page: Any) -> None:
+    alter(page, "explain", {"referred": False, "reasons": []})
     choose(page, "clinical", PHOTO)
     analyse(page)
     assert page.locator(".evidence figure").count() == 1
     assert "Missing: Skin ultrasound" in page.locator(".verdict").inner_text()
+    meaning = page.locator(".probabilities .meaning").inner_text()
+    assert "seen with the same views" in meaning
+    assert "of answers are wrong" in meaning
 
 
 def test_no_image_is_said_beside_the_button(page: Any) -> None:
@@ -201,38 +115,6 @@ def test_the_overlay_follows_its_slider_by_keyboard(shown: Any) -> None:
     shown.keyboard.press("End")
     assert shown.evaluate(opacity) == "1"
     assert shown.locator("#opacity-ultrasound").get_attribute("aria-valuetext") == "100%"
-
-
-BAD = {
-    "text": (b"these are words and no picture" * 9, "not an image"),
-    "cut": (PHOTO.read_bytes()[:2500] if PHOTO.exists() else b"", "breaks off|damaged"),
-    "empty": (b"", "is empty"),
-}
-
-
-@pytest.mark.parametrize("kind", BAD)
-def test_a_bad_file_is_explained_beside_its_zone(page: Any, kind: str) -> None:
-    content, words = BAD[kind]
-    choose(page, "clinical", PHOTO)
-    choose(page, "ultrasound", {"name": "scan.jpg", "mimeType": "image/jpeg", "buffer": content})
-    page.click("#analyse")
-    sync_api.expect(page.locator("#error-ultrasound")).to_contain_text(re.compile(words))
-    assert page.locator("#error-clinical").is_hidden()
-    assert page.locator("#file-ultrasound").get_attribute("aria-invalid") == "true"
-    sync_api.expect(page.locator("#file-ultrasound")).to_be_focused()
-    choose(page, "ultrasound", SCAN)
-    sync_api.expect(page.locator("#error-ultrasound")).to_be_hidden()
-    analyse(page)
-
-
-def test_a_scale_that_is_no_number_is_explained(page: Any) -> None:
-    choose(page, "ultrasound", SCAN)
-    page.fill("#scale-ultrasound", "wide")
-    page.click("#analyse")
-    assert "from 0.0005 to 2" in page.locator("#error-ultrasound").inner_text()
-    sync_api.expect(page.locator("#scale-ultrasound")).to_be_focused()
-    page.fill("#scale-ultrasound", "0,07")
-    analyse(page)
 
 
 def test_a_dicom_file_has_a_tile_and_no_name_is_shown(page: Any) -> None:
@@ -342,7 +224,7 @@ def test_each_sentence_stands_in_both_languages_with_the_same_places(shown: Any)
         return {key: sorted(re.findall(r"\{\w+\}", text)) for key, text in flat.items()}
 
     assert places(both["en"]) == places(both["zh"])
-    source = (Path(agfnet.serving.__path__[0]) / "page" / "i18n.js").read_text(encoding="utf-8")
+    source = (PAGE / "i18n.js").read_text(encoding="utf-8")
     keys = re.findall(r"^( +'?[\w-]+)'?: ", source, re.MULTILINE)
     assert {key for key in keys if keys.count(key) != 2} == set()  # of two alike the second would win
 
@@ -377,50 +259,3 @@ def test_on_paper_it_is_one_page(shown: Any) -> None:
     assert not shown.locator("#case").is_visible()
     assert shown.locator(".verdict").is_visible()
     shown.emulate_media(media="screen")
-
-
-def refuse(page: Any, status: int, code: str, headers: dict[str, str] | None = None) -> None:
-    """The next question is refused; those after it are asked."""
-    body = json.dumps({"code": code, "message": "the service's own words", "view": None})
-
-    def answer(route: Any) -> None:
-        route.fulfill(status=status, body=body, content_type="application/json", headers=headers or {})
-
-    page.route("**/v1/explain", answer, times=1)
-
-
-def test_a_busy_service_is_said_to_be_busy_and_asked_again(page: Any) -> None:
-    refuse(page, 503, "busy", {"Retry-After": "7"})
-    choose(page, "clinical", PHOTO)
-    page.click("#analyse")
-    sync_api.expect(page.locator(".trouble")).to_contain_text("busy")
-    assert re.search(r"Best in [67] s", page.locator(".trouble").inner_text())
-    sync_api.expect(page.locator("#again")).to_be_focused()
-    page.click("#again")
-    page.wait_for_selector(".result")
-
-
-def test_a_lost_network_is_said_and_an_unknown_code_keeps_the_services_words(page: Any) -> None:
-    choose(page, "clinical", PHOTO)
-    page.route("**/v1/explain", lambda route: route.abort(), times=1)
-    page.click("#analyse")
-    sync_api.expect(page.locator(".trouble")).to_contain_text("cannot be reached")
-    refuse(page, 400, "something-new")
-    page.click("#again")
-    sync_api.expect(page.locator(".trouble")).to_contain_text("the service's own words")
-
-
-def test_a_token_is_asked_for_and_kept_for_the_tab_only(page: Any) -> None:
-    refuse(page, 401, "unauthorized")
-    choose(page, "clinical", PHOTO)
-    assert page.locator("#token-form").is_hidden()
-    page.click("#analyse")
-    sync_api.expect(page.locator("#token")).to_be_focused()
-    page.fill("#token", "sesame")
-    with page.expect_request("**/v1/explain") as asked:
-        page.keyboard.press("Enter")
-    assert asked.value.headers["authorization"] == "Bearer sesame"
-    page.wait_for_selector(".result")
-    assert page.evaluate("[sessionStorage.length, Object.values(localStorage).includes('sesame')]") == [1, False]
-    page.click("#forget")
-    assert page.evaluate("sessionStorage.length") == 0

@@ -16,6 +16,7 @@ from agfnet.evaluation.answers import whole
 from agfnet.evaluation.calibrate import described
 from agfnet.evaluation.evaluate import evaluate
 from agfnet.prediction.calibration import reweighted
+from agfnet.prediction.decision import named
 from agfnet.prediction.explanation import explain, log_odds
 from agfnet.prediction.predictor import Predictor
 from agfnet.types import ConfigError, Reason
@@ -32,10 +33,16 @@ def test_the_command(copied, trained, drawn, agfnet_command, tmp_path):
     done = agfnet_command("calibrate", copied, drawn / "parts.csv", "--part", "validation", "--threads", 1)
     assert done.exit_code == 0, done.stderr
     assert "optimistic" in done.stdout
-    assert "every case is referred. Calibrate on more cases" in done.stdout  # a handful cannot show a risk of 10 %
+    assert "every such case is referred. Calibrate on more cases" in done.stdout  # a handful cannot show a risk of 10 %
     assert "patients are too few to tell what lies beyond all but 1.0% of the images" in done.stdout
     made = json.loads((copied / "calibration" / "calibration.json").read_text())
     assert made["facts"]["part"] == "validation"
+    parts = pl.read_csv(drawn / "parts.csv").filter(pl.col("split") == "validation")
+    having = {view: parts[view].is_not_null() for view in ("clinical", "ultrasound")}
+    both = having["clinical"] & having["ultrasound"]
+    counted = {"clinical;ultrasound": both.sum(), **{view: own.sum() for view, own in having.items()}}
+    assert {views: own["cases"] for views, own in made["views"].items()} == counted
+    assert "| ultrasound | " in done.stdout
     for picture in ("before", "after"):
         assert (copied / "calibration" / f"reliability-{picture}.png").exists()
 
@@ -65,7 +72,7 @@ def test_what_is_asked_for_is_what_is_fitted(trained, drawn, agfnet_command, tmp
     done = agfnet_command("calibrate", run, drawn / "parts.csv", "--part", "validation", *options, "--threads", 1)
     assert done.exit_code == 0, done.stderr
     decision = Predictor(run, threads=1).decision
-    told = decision.conformal.coverage, decision.refer.risk, decision.facts["false_refers"]
+    told = decision.coverage, decision.risk, decision.facts["false_refers"]
     assert told == tuple(asked.values())
 
 
@@ -127,12 +134,13 @@ def test_what_another_prevalence_makes_sure_is_still_referred(copied, drawn):
     cases = read_cases(drawn / "parts.csv")
     plain = Predictor(copied, threads=1)
     extreme = Predictor(copied, threads=1, prevalence={"cyst": 0.0, "lipoma": 0.0, "naevus": 1.0})
-    limit = plain.decision.refer.certainty
     for one, other in zip(plain.predict(cases), extreme.predict(cases), strict=True):
         p, q = one.prediction, other.prediction
         inside = int(q.probabilities.argmax()) in q.diagnosis_set
         assert (Reason("unsure") in q.referred) == (
-            not inside or min(p.probabilities.max(), q.probabilities.max()) < limit
+            not inside
+            or min(p.probabilities.max(), q.probabilities.max())
+            < plain.decision.limits[named(p.views_present)].certainty
         )
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from agfnet.config import parse_config
 from agfnet.data.table import own_cases
-from agfnet.evaluation.compare import Run, _fitted_on, all_runs, answerable, compare, run_folder, tested_part
+from agfnet.evaluation.compare import Run, _fitted_on, all_runs, answerable, compare, labelled_cases, run_folder
 from agfnet.evaluation.comparison_table import comparison_notes, comparison_table
 from agfnet.evaluation.plan import ComparisonPlan, load_plan
 from agfnet.training.run import NETWORK
@@ -168,12 +168,12 @@ def test_cases_without_any_image_and_images_elsewhere(plan_file, drawn, tmp_path
     test.with_columns(*places).write_csv(tmp_path / "test.csv")
     tree |= {"test": str(tmp_path / "test.csv"), "rows": {"full": {}, "other": {}}, "claims": []}
     plan = ComparisonPlan.model_validate(tree)
-    cases = tested_part(plan, plan.test)
+    cases = labelled_cases(plan)[plan.test]
     assert len(answerable(plan, cases)) == sum(bool(case.images) for case in cases) < len(cases)
     tree["base"]["data"]["data_root"] = str(tmp_path)
     plan = ComparisonPlan.model_validate(tree)
     with pytest.raises(TableError, match="outside"):
-        tested_part(plan, plan.test)
+        labelled_cases(plan)
 
 
 @pytest.mark.full

@@ -24,7 +24,11 @@ EPOCHS = 4
 AGFNET = [sys.executable, "-m", "agfnet"]
 WITHOUT_TORCH = (
     "import sys\n"
-    "for name in ('torch', 'timm', 'torchvision', 'pytorch_lightning', 'torchmetrics'): sys.modules[name] = None\n"
+    "class NotInstalled:\n"
+    "    def find_spec(self, name, *_):\n"
+    "        if name in {'torch', 'timm', 'torchvision', 'pytorch_lightning', 'torchmetrics'}:\n"
+    "            raise ModuleNotFoundError(name)\n"
+    "sys.meta_path.insert(0, NotInstalled())\n"
     "from agfnet.cli import app; app()"
 )
 

@@ -207,6 +207,16 @@ def test_images_of_two_patients_or_in_the_wrong_place_are_not_answered(client):
     assert code(ultrasound=photo) == (422, "wrong-view")
 
 
+def test_an_image_that_is_sent_twice_is_not_answered(client, files):
+    photo, scan = (files[view][1] for view in ("clinical", "ultrasound"))
+    for fields, view in (
+        ([("clinical", photo), ("ultrasound", photo)], "ultrasound"),
+        ([("clinical", photo), ("ultrasound", scan), ("clinical", photo)], "clinical"),
+    ):
+        said = client.post("/v1/predict", files=[(name, ("a.png", content)) for name, content in fields])
+        assert (said.status_code, said.json()["code"], said.json()["view"]) == (422, "duplicate-image", view)
+
+
 @pytest.mark.parametrize(
     ("request_", "status", "code"),
     [
@@ -297,11 +307,26 @@ def test_every_answer_has_the_security_headers(client, path):
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"}]
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
 )
-def test_a_page_of_another_site_is_refused(client, files, headers):
-    said = client.post("/v1/predict", files=files, headers=headers)
-    assert (said.status_code, said.json()["code"]) == (403, "forbidden")
+def test_a_page_of_another_origin_is_refused(client, files, headers):
+    """Whatever it asks for, but a link may lead to the page."""
+    refused = [client.post("/v1/predict", files=files, headers=headers)]
+    refused += [client.get(path, headers=headers) for path in ("/v1/model", "/v1/openapi.json", "/metrics", "/readyz")]
+    assert {(said.status_code, said.json()["code"]) for said in refused} == {(403, "forbidden")}
+    assert client.get("/", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("site", ["same-origin", "none"])
+def test_its_own_page_and_what_is_typed_are_not(client, site):
+    headers = {"Origin": "http://testserver", "Sec-Fetch-Site": site}
+    assert client.get("/v1/model", headers=headers).status_code == 200
 
 
 def test_an_unknown_scale_is_said_where_the_model_has_a_fixed_one(calibrated, files, tmp_path):

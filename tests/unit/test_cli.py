@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import click
+import numpy as np
 import polars as pl
 import pytest
 import typer
 from broken import BROKEN
+from dicom_files import dicom, save
+from PIL import Image
 
 import agfnet
 from agfnet.cli import app
@@ -206,3 +209,14 @@ def test_an_image_without_the_scale_that_the_network_sees_is_told(agfnet_command
         assert agfnet_command("predict", tmp_path / "run", drawn / "scaled.csv", *engine, "-o", out).exit_code == 0
         made = pl.read_parquet(out / "predictions/*.parquet") if engine else pl.read_csv(out)
         assert made["warnings"].to_list() == [None, "ultrasound: no scale"]
+    scan = np.asarray(Image.open(drawn / frame[0, "ultrasound"]).convert("RGB"))
+    files = [
+        drawn / frame[0, "ultrasound"],
+        save(tmp_path / "a.dcm", dicom(scan, modality="US", PixelSpacing=[0.1, 0.1])),
+    ]
+    for command in ("predict", "explain"):
+        for file, told in zip(files, (True, False), strict=True):  # which of two files has a scale, it says itself
+            made = tmp_path / f"{command}-{told}.csv"  # a folder's name will do
+            done = agfnet_command(command, tmp_path / "run", "--view", f"ultrasound={file}", "-o", made)
+            assert done.exit_code == 0, said(done)
+            assert [text in said(done) for text in ("Add --mm-per-pixel ultrasound=MM", "misjudged")] == [told, told]

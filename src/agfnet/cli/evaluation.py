@@ -86,14 +86,14 @@ def predict(
     """
     with errors_said():
         from agfnet.data.tablefile import writable_table
-        from agfnet.prediction.asking import asked_cases, predict_cases, show
+        from agfnet.prediction.asking import asked_cases, predict_cases, say_unscaled, show
         from agfnet.prediction.bulk import predict_bulk, refuse_without_engine
 
         if engine is not None:
             tally = predict_bulk(
-                source, table, output, engine=engine, views=view or (), part_rows=part_rows, batch_size=batch,
-                prevalence=prevalence, provider=provider, data_root=data_root, threads=threads, workers=workers,
-                address=address, retry=retry,
+                source, table, output, engine=engine, views=view or (), scales=mm_per_pixel or (), part_rows=part_rows,
+                batch_size=batch, prevalence=prevalence, provider=provider, data_root=data_root, threads=threads,
+                workers=workers, address=address, retry=retry,
             )  # fmt: skip
             out.print(tally.said())
             raise typer.Exit(1 if tally.quarantined and not skip_bad else 0)
@@ -106,11 +106,11 @@ def predict(
             scales=mm_per_pixel or [],
         )  # fmt: skip
         outcomes = predict_cases(predictor, cases, batch_size=batch)
+        if view:
+            say_unscaled(predictor, (warned for o in outcomes if o.prediction for warned in o.prediction.warnings))
         bad = show(predictor, outcomes, output, sys.stdout)
         if bad:
-            err.print(
-                f"{bad} of {len(outcomes)} cases could not be predicted; see the column `error`",
-            )
+            err.print(f"{bad} of {len(outcomes)} cases could not be predicted; see the column `error`")
             if not skip_bad:
                 raise typer.Exit(1)
 
@@ -225,7 +225,7 @@ def explain(
     agfnet explain model.agf --view clinical=photo.jpg --view ultrasound=scan.png -o explained
     """
     with errors_said():
-        from agfnet.prediction.asking import asked_cases
+        from agfnet.prediction.asking import asked_cases, say_unscaled
         from agfnet.prediction.explanation import explain_cases
 
         ready_folder(folder)
@@ -239,10 +239,14 @@ def explain(
 
             also = partial(write_dicom, classes=predictor.classes, bundle_sha256=predictor.bundle.sha256)
         written = explain_cases(predictor, asked[:cases], folder, also=also, skip_bad=skip_bad)
-        for path in written:
+        if view:
+            say_unscaled(predictor, written.warnings)
+        for path in written.files:
             out.print(str(path))
         if len(asked) > cases:
             err.print(f"the first {cases} of {len(asked)} cases are explained; --cases takes more")
+        if len(written.left_out) == len(asked[:cases]):
+            raise typer.Exit(1)
 
 
 @app.command()

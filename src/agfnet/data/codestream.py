@@ -19,6 +19,7 @@ MAX_SCANS = 100
 _MARKER = re.compile(rb"\xff([\x80-\xcf\xd8-\xfe])")  # not `\xff+`, which is slow on a long run of them
 _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _SCAN, _END = 0xDA, 0xD9
+_COLOUR_MARKERS = {(0xE0, b"JFIF\0"), (0xEE, b"Adobe")}
 _JPEG_2000 = b"\xff\x4f\xff\x51"
 _COD, _COC, _SOT, _SOD = 0xFF52, 0xFF53, 0xFF90, 0xFF93
 # Of JPEG 2000, where a few bytes of a header can ask for gigabytes: several times what an image of 100 megapixels has.
@@ -37,14 +38,18 @@ class JpegHead(NamedTuple):
         rows, columns: of the image.
         bits: of a sample.
         samples: of a pixel.
+        sampling: of each component in turn, a byte with how often it is sampled across and down.
         scans: how many; 0 where there is nothing to see, which a decoder need not mind.
+        marked: it says by a marker of JFIF or Adobe how its colours are stored.
     """
 
     rows: int
     columns: int
     bits: int
     samples: int
+    sampling: bytes
     scans: int
+    marked: bool
 
 
 def has_many_scans(data: bytes) -> bool:
@@ -62,7 +67,7 @@ def walk_jpeg(data: bytes) -> JpegHead | None:
     """
     if data[:2] != b"\xff\xd8":
         return None
-    place, scans, frame = 2, 0, None
+    place, scans, marked, frame = 2, 0, False, None
     while (found := _MARKER.search(data, place)) is not None:  # what is between segments decoders step over, too
         marker, place = found[1][0], found.end()
         if marker == _END:
@@ -71,12 +76,12 @@ def walk_jpeg(data: bytes) -> JpegHead | None:
         if len(segment) < 8:
             break
         length, bits, rows, columns, samples = struct.unpack(">HBHHB", segment)
-        place += length
         if marker in _FRAMES:
-            frame = rows, columns, bits, samples
-        if marker == _SCAN:
-            scans += 1
-    return None if frame is None else JpegHead(*frame, scans)
+            frame = rows, columns, bits, samples, data[place + 9 : place + 8 + 3 * samples : 3]
+        marked |= (marker, segment[2:7]) in _COLOUR_MARKERS
+        scans += marker == _SCAN
+        place += length
+    return None if frame is None else JpegHead(*frame, scans, marked)
 
 
 class Coded(NamedTuple):
@@ -87,6 +92,7 @@ class Coded(NamedTuple):
         bits: of a sample.
         samples: of a pixel.
         rgb: it says that its colours become RGB in decoding, whatever the header says; False where it does not say.
+        ybr: its colours are not RGB, and only the header can tell a decoder so.
         start: where the codestream begins. What stands before it may ask a decoder for more than it says.
         whole: whether every part that it announces is there; True where it announces none.
     """
@@ -96,6 +102,7 @@ class Coded(NamedTuple):
     bits: int
     samples: int
     rgb: bool = False
+    ybr: bool = False
     start: int = 0
     whole: bool = True
 
@@ -109,7 +116,9 @@ def coding_of(data: bytes) -> Coded | None:
     head = walk_jpeg(data)
     if head is None or not 1 <= head.scans <= MAX_SCANS:
         return None
-    return Coded(head.rows, head.columns, head.bits, head.samples)
+    # Only the two colours beside luminance are sampled less often.
+    ybr = len(set(head.sampling)) > 1 and not head.marked
+    return Coded(head.rows, head.columns, head.bits, head.samples, ybr=ybr)
 
 
 class _Style(NamedTuple):
@@ -163,7 +172,8 @@ def _coded_2000(data: bytes, start: int) -> Coded | None:
     whole = walked.parts.keys() == set(range(across * down)) and all(
         walked.parts[tile] >= count for tile, count in walked.stated.items()
     )
-    return Coded(low - top, right - left, (bits & 0x7F) + 1, samples, walked.transform, start, whole)
+    bits = (bits & 0x7F) + 1
+    return Coded(low - top, right - left, bits, samples, rgb=walked.transform, start=start, whole=whole)
 
 
 def _walk_2000(data: bytes, place: int) -> _Walked | None:

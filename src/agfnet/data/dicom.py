@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +28,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from agfnet.data.dicom_header import Header, HeaderFault, Values, decimals, numbers, read_header, text
+from agfnet.data.dicom_header import (
+    CHARACTER_SET,
+    Header,
+    HeaderFault,
+    Values,
+    decimals,
+    family_name,
+    numbers,
+    read_header,
+    text,
+)
 from agfnet.data.dicom_pixels import PIXEL_TAGS, Layout, decode_frame, read_layout
 from agfnet.data.imagefile import (
     DEFAULT_LIMITS,
@@ -41,7 +52,8 @@ from agfnet.kinds import KINDS
 from agfnet.places import place
 from agfnet.types import Place
 
-PATIENT, ISSUER = 0x00100020, 0x00100021
+log = logging.getLogger("agfnet")
+PATIENT, _ISSUER, _BORN, _NAME = 0x00100020, 0x00100021, 0x00100030, 0x00100010
 _SOP_CLASS, _MODALITY, _BURNED_IN = 0x00080016, 0x00080060, 0x00280301
 _SPACING, _ASPECT, _CALIBRATION = 0x00280030, 0x00280034, 0x00280A02
 _REGIONS = 0x00186011
@@ -51,8 +63,8 @@ _UNITS = (0x00186024, 0x00186026)
 _DELTAS = (0x0018602C, 0x0018602E)
 _TWO_D, _TISSUE, _CM = 1, 1, 3
 _WANTED = PIXEL_TAGS | {
-    PATIENT, ISSUER, _SOP_CLASS, _MODALITY, _BURNED_IN, _SPACING, _ASPECT, _CALIBRATION, _SPATIAL_FORMAT, _DATA_TYPE,
-    *_BOX, *_UNITS, *_DELTAS,
+    CHARACTER_SET, PATIENT, _ISSUER, _BORN, _NAME, _SOP_CLASS, _MODALITY, _BURNED_IN, _SPACING, _ASPECT, _CALIBRATION,
+    _SPATIAL_FORMAT, _DATA_TYPE, *_BOX, *_UNITS, *_DELTAS,
 }  # fmt: skip
 _KIND_OF = {modality: name for name, kind in KINDS.items() for modality in kind.dicom}
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -73,17 +85,29 @@ _OTHERWISE = "Export it again from its archive."
 class Patient(NamedTuple):
     """Whose image it is, as digests that are the same for the same text in this process alone.
 
+    Each is empty where the file does not say.
+
     Attributes:
         id: of the patient's id.
-        issuer: of who gave it; empty where the file does not say.
+        issuer: of who gave it.
+        born: of the birth date.
+        family: of the family name.
     """
 
-    id: bytes
-    issuer: bytes
+    id: bytes = b""
+    issuer: bytes = b""
+    born: bytes = b""
+    family: bytes = b""
 
     def may_be(self, other: Patient) -> bool:
-        """Whether two files can be of one patient: one id, and not two issuers."""
-        return self.id == other.id and (not self.issuer or not other.issuer or self.issuer == other.issuer)
+        """Whether two files can be of one patient: what both say of id, issuer and birth date is the same.
+
+        Without birth dates family names count, as devices write a name in many ways.
+        """
+        pairs = [(self.id, other.id), (self.issuer, other.issuer), (self.born, other.born)]
+        if not all(pairs[-1]):
+            pairs.append((self.family, other.family))
+        return all(one == another for one, another in pairs if one and another)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +122,7 @@ class DicomFacts:
         kind: one of `agfnet.kinds.KINDS`, or other.
         cropped: whether the pixels are cut to a region.
         captured: whether it is a secondary capture: made by a program, not by a device.
-        patient: whose image it is; None where there is no id.
+        patient: whose image it is; None where it does not say.
     """
 
     mm_per_pixel: float | None
@@ -119,11 +143,12 @@ class DicomImage(NamedTuple):
 
 
 class _Scale(NamedTuple):
-    """Size of a pixel: (down, across) in mm, or in any unit where it is not known; and what to cut out."""
+    """Size of a pixel: (down, across) in mm, or any unit where it is not known; what to cut out; if depth grows up."""
 
     sides: tuple[float, float]
     known: bool
     box: tuple[int, int, int, int] | None = None
+    upwards: bool = False
 
 
 def read_dicom(source: str | Place | bytes, *, limits: ImageLimits = DEFAULT_LIMITS) -> DicomImage:
@@ -163,6 +188,8 @@ def decode_dicom(name: Place | str, file: IO[bytes], limits: ImageLimits) -> Dic
         pixels = decode_frame(header, layout, facts.frame)
     except HeaderFault as fault:
         raise image_error(name, fault) from fault
+    if scale.upwards:  # no reason to refuse: some devices count so whatever the picture shows
+        log.warning("%s: this DICOM file says that depth grows upwards: it may be upside down. Look at it.", name)
     if scale.box is not None:
         left, top, right, low = scale.box
         pixels = pixels[top : low + 1, left : right + 1]
@@ -199,11 +226,9 @@ def _read_facts(name: Place | str, header: Header, limits: ImageLimits) -> tuple
 
 
 def _patient(values: Values) -> Patient | None:
-    name, issuer = (
-        hashlib.blake2b(own, key=_KEY, digest_size=16).digest() if (own := identifier(values, tag)) else b""
-        for tag in (PATIENT, ISSUER)
-    )
-    return Patient(name, issuer) if name else None
+    said = [*(identifier(values, tag) for tag in (PATIENT, _ISSUER, _BORN)), family_name(values, _NAME).encode()]
+    digests = (hashlib.blake2b(own, key=_KEY, digest_size=16).digest() if own else b"" for own in said)
+    return Patient(*digests) if any(said) else None
 
 
 def identifier(values: Values, tag: int) -> bytes:
@@ -262,7 +287,7 @@ def _scale(header: Header, layout: Layout, kind: str, min_side: int) -> _Scale:
             if len(usable) == 1:
                 return usable[0]
             if all(_alike(s.sides, usable[0].sides) for s in usable):
-                return _Scale(usable[0].sides, known=True)
+                return _Scale(usable[0].sides, known=True, upwards=any(s.upwards for s in usable))
     elif (kind in KINDS and KINDS[kind].depth) or text(header.values.get(_CALIBRATION, b"")) in {
         "GEOMETRY",
         "FIDUCIAL",
@@ -288,7 +313,7 @@ def _region(item: Values, order: str, layout: Layout, min_side: int) -> _Scale |
     if units != [(_CM,), (_CM,)] or not all(len(v) == 1 for v in (*corners, *deltas)):
         return None
     # The sign only says which way an axis points.
-    across, down = (abs(10.0 * v[0]) for v in deltas)
+    (across, down), upwards = (abs(10.0 * v[0]) for v in deltas), deltas[1][0] < 0.0
     left, top, right, low = (int(v[0]) for v in corners)
     # Some devices give the first column and row past the region.
     if right > layout.columns or low > layout.rows or not _plausible((down, across)):
@@ -296,7 +321,7 @@ def _region(item: Values, order: str, layout: Layout, min_side: int) -> _Scale |
     right, low = min(right, layout.columns - 1), min(low, layout.rows - 1)
     if min(right - left, low - top) + 1 < min_side:
         return None
-    return _Scale((down, across), known=True, box=(left, top, right, low))
+    return _Scale((down, across), known=True, box=(left, top, right, low), upwards=upwards)
 
 
 def _plausible(sides: Sequence[float]) -> bool:

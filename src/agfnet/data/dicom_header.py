@@ -7,7 +7,9 @@ stepped over unread, nothing is nested in memory, and what is counted has a limi
 from __future__ import annotations
 
 import io
+import re
 import struct
+import unicodedata
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from typing import IO, NamedTuple
 IMPLICIT_LITTLE, EXPLICIT_LITTLE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 DEFLATED, EXPLICIT_BIG = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 PIXEL_DATA = 0x7FE00010
+CHARACTER_SET = 0x00080005
 MAX_ELEMENTS = 100_000
 MAX_DEPTH = 32
 MAX_FRAGMENTS = 100_000
@@ -23,6 +26,11 @@ MAX_VALUE = 2**18  # a palette of 65,536 entries of 16 bits, twice over
 _TRANSFER_SYNTAX = 0x00020010
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
+_CODECS = {
+    "": "ascii", "13": "shift_jis", "192": "utf-8", "203": "iso8859-15", "GB18030": "gb18030", "GBK": "gbk",
+    **{f"{number}": f"iso_ir_{number}" for number in (6, 100, 101, 109, 110, 126, 127, 138, 144, 148, 166)},
+}  # fmt: skip
+"""Number of a character set of ISO, or its name, to Python's name."""
 _LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 
 Values = Mapping[int, bytes]
@@ -269,6 +277,22 @@ def check_fragments(header: Header) -> int:
 def text(value: bytes) -> str:
     """A code (CS, UI, ...) without its padding; what is no ASCII is replaced."""
     return value.decode("ascii", "replace").strip(" \0")
+
+
+def family_name(values: Values, tag: int) -> str:
+    """The family name of a person, as all writers agree on it: letters without case, accents, blanks and dashes.
+
+    Empty where it is absent, or its letters are in no stated character set and can only be guessed at.
+    """
+    raw = values.get(tag, b"")
+    number = re.sub(r"^ISO[ _-].*IR[ _-]", "", text(values.get(CHARACTER_SET, b"")).partition("\\")[0].strip())
+    try:
+        # Plain letters are the same in every set, unless one is switched to another by an escape sequence.
+        name = raw.decode("ascii" if raw.isascii() else _CODECS[number])
+    except (KeyError, UnicodeDecodeError):
+        return ""
+    family = "" if "\x1b" in name else name.partition("=")[0].partition("^")[0]
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKD", family).casefold()))
 
 
 def numbers(values: Values, tag: int, order: str, form: str) -> tuple[float, ...]:

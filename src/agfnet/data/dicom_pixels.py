@@ -286,7 +286,7 @@ def _codestream(header: Header, layout: Layout, index: int) -> bytes:
         raise HeaderFault(
             "unreadable-image", "its compressed frame is damaged, or of another size or depth than its header says"
         )
-    if said.rgb and layout.photometric in {"YBR_FULL", "YBR_FULL_422"}:
+    if (said.rgb and layout.photometric in {"YBR_FULL", "YBR_FULL_422"}) or (said.ybr and layout.photometric == "RGB"):
         raise HeaderFault("unreadable-image", "its compressed frame and its header differ in how colours are stored")
     if not said.whole or not data.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
         # Decoders fill up what is missing in silence.

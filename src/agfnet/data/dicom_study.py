@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from agfnet.data.dicom import PATIENT, DicomFacts, decode_dicom, dicom_values, identifier
+from agfnet.data.dicom import PATIENT, DicomFacts, Patient, decode_dicom, dicom_values, identifier
 from agfnet.data.dicom_header import Values
 from agfnet.data.imagefile import DEFAULT_LIMITS, CodedImageError, ImageLimits, opened
 from agfnet.data.table import SCALE_SUFFIX, write_table
@@ -25,6 +27,7 @@ from agfnet.data.tablefile import writable_table
 from agfnet.kinds import KINDS
 from agfnet.types import ConfigError, TableError
 
+log = logging.getLogger("agfnet")
 MIN_KEY_BYTES = 16
 ID_DIGITS = 16
 _ACCESSION, _STUDY, _INSTANCE = 0x00080050, 0x0020000D, 0x00080018
@@ -71,18 +74,22 @@ class _Unusable(Exception):  # noqa: N818  a finding, listed and not raised furt
 def read_key(path: Path | None) -> bytes:
     """The secret key of the pseudonyms: the content of a file, or a random one that is not kept.
 
+    Of a file that others may read there is a warning.
+
     Raises:
         ConfigError: the file cannot be read, or is too short to be secret.
     """
     if path is None:
         return secrets.token_bytes(32)
     try:
-        key = path.read_bytes().strip()
+        key, shared = path.read_bytes().strip(), path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH)
     except OSError as error:
         raise ConfigError(f"{path}: the key cannot be read ({error.strerror}). Name a file with a secret.") from error
     if len(key) < MIN_KEY_BYTES:
-        remedy = "Make one: head -c 32 /dev/urandom | base64 > key"
+        remedy = "Make one: (umask 077; head -c 32 /dev/urandom | base64 > key)"
         raise ConfigError(f"{path}: a key needs at least {MIN_KEY_BYTES} bytes, this one has {len(key)}. {remedy}")
+    if shared:
+        log.warning("%s: others on this machine may read the key, and so undo pseudonyms. chmod 600 it.", path)
     return key
 
 
@@ -120,12 +127,12 @@ def dicom_table(
     found: list[_Found] = []
     skipped: list[tuple[str, str]] = []
     seen: dict[bytes, str] = {}
-    issuers: dict[bytes, bytes] = {}
+    patients: dict[str, set[Patient]] = {}
     foreign = 0
     for done, path in enumerate(files, start=1):
         name = path.relative_to(root).as_posix()
         try:
-            found.append(_read(path, name, key, seen, issuers, limits))
+            found.append(_read(path, name, key, seen, patients, limits))
         except CodedImageError as error:
             if error.cause == "not-an-image":
                 foreign += 1
@@ -156,7 +163,7 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _read(
-    path: Path, name: str, key: bytes, seen: dict[bytes, str], issuers: dict[bytes, bytes], limits: ImageLimits
+    path: Path, name: str, key: bytes, seen: dict[bytes, str], patients: dict[str, set[Patient]], limits: ImageLimits
 ) -> _Found:
     """One file as a line, with its identifiers already replaced.
 
@@ -165,7 +172,7 @@ def _read(
         name: the same, relative to the folder.
         key: of the pseudonyms.
         seen: digest of an instance -> the file that has it; this one is added.
-        issuers: digest of a patient's id -> that of who gave it; this one is added.
+        patients: pseudonym of a patient -> what the files under it say whose they are; this one is added.
         limits: what it may be.
     """
     with opened(path, limits) as (_, file):
@@ -180,10 +187,13 @@ def _read(
     instance = hashlib.sha256(identifier(values, _INSTANCE)).digest()
     if identifier(values, _INSTANCE) and instance in seen:
         raise _Unusable(f"it is the same image as {seen[instance]}.")
-    who = facts.patient
-    if who is not None and who.issuer and issuers.setdefault(who.id, who.issuer) != who.issuer:
-        raise _Unusable("another hospital has a patient of the same id in this folder: export each by itself.")
     made = _line(path, view, values, facts, key)
+    if (who := facts.patient) is not None:
+        own = patients.setdefault(made.patient_id, set())
+        if not all(who.may_be(other) for other in own):
+            differs = "issuer, birth date or family name differs"
+            raise _Unusable(f"another patient in this folder has the same id ({differs}): export each by itself.")
+        own.add(who)
     seen[instance] = name
     return made
 

@@ -1,4 +1,4 @@
-"""What a table says that can be read, and that is hardly meant: other names of columns, and values nearly alike.
+"""What a table says that can be read, and that is hardly meant: names of columns, formulas, values nearly alike.
 
 None of these faults stops a reader of the table: where it is meant, it may stay.
 """
@@ -54,6 +54,9 @@ _PLACEHOLDERS = {
 }  # fmt: skip
 """What stands, in any capitals, for a value that is not there, or for a formula that failed."""
 
+_FORMULA = re.compile(r"[=+@]|-(?!\d+([.,]\d+)?$)")
+"""How a value begins that spreadsheets run; a negative number is none."""
+
 _INSTEAD = {
     "case_id": "Give the case an id.",
     "patient_id": "Write whose it is, or delete the row.",
@@ -74,10 +77,10 @@ def doubtful_faults(raw: RawTable, classes: Sequence[str] = ()) -> list[Fault]:
         classes: labels that are meant.
 
     Returns:
-        A fault for each cell whose value says that there is none, and for each patient, or label, that is written in
-        nearly the same way as another and counts as two.
+        A fault for each cell whose value says that there is none, or is a formula, and for each patient, or label, that
+        is written in nearly the same way as another and counts as two.
     """
-    faults = [fault for column in _INSTEAD for fault in _placeholder_faults(raw, column, classes)]
+    faults = [fault for column in _INSTEAD for fault in _value_faults(raw, column, classes)]
     return faults + _alike_faults(raw, "patient_id", "patient") + _alike_faults(raw, "label", "diagnosis")
 
 
@@ -86,21 +89,24 @@ def stands_for_none(value: str) -> bool:
     return value.casefold() in _PLACEHOLDERS
 
 
-def _placeholder_faults(raw: RawTable, column: str, meant: Sequence[str]) -> list[Fault]:
+def _value_faults(raw: RawTable, column: str, meant: Sequence[str]) -> list[Fault]:
     if column not in raw.frame.columns:
         return []
     cells = pl.DataFrame({"row": raw.rows, "value": raw.frame[column]}).drop_nulls()
-    return [
-        Fault(
-            cause="placeholder",
-            message=f"{value!r} says that there is none, and counts as one like any other",
-            remedy=_INSTEAD[column],
-            row=row,
-            column=column,
-        )
-        for row, value in cells.rows()
-        if stands_for_none(value) and not (column == "label" and value in meant)
-    ]
+    faults = []
+    for row, value in cells.rows():
+        if column == "label" and value in meant:
+            continue
+        if stands_for_none(value):
+            cause, remedy = "placeholder", _INSTEAD[column]
+            message = f"{value!r} says that there is none, and counts as one like any other"
+        elif _FORMULA.match(value):
+            cause, remedy = "formula", "Write it without the sign that it begins with."
+            message = f"{value!r} is a formula to a spreadsheet, also in the CSV files that are made of this table"
+        else:
+            continue
+        faults.append(Fault(cause=cause, message=message, remedy=remedy, row=row, column=column))
+    return faults
 
 
 def plain(value: str) -> str:

@@ -40,7 +40,7 @@ DECODE_SIDE = 256
 _BITS = 64
 _FINE_BITS = 256
 _SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS hashes_v2 (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT,"
+    "CREATE TABLE IF NOT EXISTS hashes_v3 (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, sha256 TEXT,"
     " coarse BLOB, fine BLOB, mm_per_pixel REAL, names_patient INTEGER)"
 )
 ONE_LESION = "Correct the path or the label; where one image shows two lesions, cut one out of it for each."
@@ -200,7 +200,7 @@ def _hash_missing(
             sha256, int.from_bytes(coarse, "big"), int.from_bytes(fine, "big"), mm_per_pixel, bool(names)
         )
         for path, size, mtime, sha256, coarse, fine, mm_per_pixel, names in database.execute(
-            "SELECT path, size, mtime_ns, sha256, coarse, fine, mm_per_pixel, names_patient FROM hashes_v2"
+            "SELECT path, size, mtime_ns, sha256, coarse, fine, mm_per_pixel, names_patient FROM hashes_v3"
         )
     }
     hashes: dict[str, Hashes] = {}
@@ -226,7 +226,7 @@ def _hash_missing(
                     result.fine.to_bytes(_FINE_BITS // 8, "big"),
                 )
                 row = (path, *stamps[path], result.sha256, *blobs, result.mm_per_pixel, result.names_patient)
-                database.execute("INSERT OR REPLACE INTO hashes_v2 VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+                database.execute("INSERT OR REPLACE INTO hashes_v3 VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
             database.commit()
             if progress is not None:
                 progress(done + start + len(batch), len(paths))

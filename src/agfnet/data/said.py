@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import polars as pl
@@ -17,6 +18,8 @@ SAME_SCALE = 0.1
 """Up to this difference of their logarithms a given scale and a file's own are one, rounded."""
 SCALE_REMEDY = "Leave the scale empty to take the file's; if it is the file that errs, convert it to PNG."
 
+NEARLY_ALL = 0.9
+"""An id that a larger share of the files have is a placeholder, as an anonymised set's."""
 KIND_REMEDY = "Put each image in its own view's place."
 _USUAL = {kind.view: kind for kind in KINDS.values()}
 
@@ -68,12 +71,13 @@ def wrong_kind(own: str | None, wanted: Kind | None) -> str | None:
 
 
 def said_faults(uses: pl.DataFrame, said: Mapping[str, Said]) -> list[Fault]:
-    """Cases whose files say to be of two patients, and files that say another kind or scale than the table.
+    """Cases whose files say to be of two patients, patients of two ids, and files that contradict the table.
 
     A column of the name that a kind's view usually has is taken to be of that kind; of another one it is not known.
 
     Args:
-        uses: a line for each image of a case: row, view, path, mm_per_pixel (null where the table gives none).
+        uses: a line for each image of a case: row, view, path, patient, mm_per_pixel (the last two null where the table
+            gives none).
         said: path -> what the file says, of those that say something.
     """
     faults = []
@@ -92,4 +96,27 @@ def said_faults(uses: pl.DataFrame, said: Mapping[str, Said]) -> list[Fault]:
             message = "a DICOM image is of another patient than one before it in this case"
             remedy = "Correct the table: a case is one lesion of one patient."
             faults.append(Fault(cause="other-patient", message=message, remedy=remedy, row=row, column=view))
-    return faults
+    return faults + _torn_faults(uses, said)
+
+
+def _torn_faults(uses: pl.DataFrame, said: Mapping[str, Said]) -> list[Fault]:
+    """Patients of files who have several patient_ids: a split may put them into two parts."""
+    whose = {path: own.patient for path, own in said.items() if own.patient is not None and own.patient.id}
+    common = Counter(patient.id for patient in whose.values())
+    faults: dict[tuple[bytes, str], Fault] = {}
+    first: dict[bytes, tuple[int, str, Patient]] = {}
+    for row, path, name in uses.select("row", "path", "patient").drop_nulls().rows():
+        patient = whose.get(path)
+        if patient is None or common[patient.id] > NEARLY_ALL * len(whose):
+            continue
+        other_row, other_name, other = first.setdefault(patient.id, (row, name, patient))
+        if name != other_name and patient.may_be(other):
+            fault = Fault(
+                cause="patient-of-two-ids",
+                message=f"{path}: this DICOM file is of the same patient as one of {other_name!r} in row {other_row}",
+                remedy="Write one patient_id for both, if the files' patient ids are no placeholders.",
+                row=row,
+                column="patient_id",
+            )
+            faults.setdefault((patient.id, name), fault)
+    return list(faults.values())

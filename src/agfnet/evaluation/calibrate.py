@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from agfnet.data.table import cases_sha256, own_cases, read_cases, table_sha256
 from agfnet.evaluation.answers import Answers, answers_of, labels_of, synthetic_note, whole
 from agfnet.evaluation.calibration_page import calibration_markdown
 from agfnet.evaluation.evaluate import own_data
-from agfnet.evaluation.fit_decision import Asked, fit_decision, statistics_of
+from agfnet.evaluation.fit_decision import Asked, by_views, fit_decision, statistics_of
 from agfnet.evaluation.fitting import cross_fitted, fit_class_temperatures, fit_temperature, referral_facts
 from agfnet.evaluation.missed import missed_malignant
 from agfnet.evaluation.pictures import reliability_picture
@@ -26,9 +27,9 @@ from agfnet.files import read_json, write_json, write_text
 from agfnet.metrics.weighting import IntArray
 from agfnet.prediction.asking import predict_cases
 from agfnet.prediction.bundle import BUNDLE, PARTS, read_bundle, write_bundle
-from agfnet.prediction.decision import Decision, write_decision
+from agfnet.prediction.decision import Decision, named, write_decision
 from agfnet.prediction.predictor import Predictor
-from agfnet.types import Case, ConfigError, Place, TableError
+from agfnet.types import Case, ConfigError, Place, Reason, TableError
 
 log = logging.getLogger("agfnet")
 FOLDER = "calibration"
@@ -100,6 +101,7 @@ def calibrate(
     labels_of(cases, predictor.classes)
     log.info("asking about %d calibration cases", len(cases))
     asked = list(whole(predict_cases(predictor, cases), skip_bad=config.data.skip_bad))
+    fewer = _asked_with_fewer(predictor, [case for case, _ in asked])
     log.info("asking about %d training cases, for what their images look like", len(trained))
     learnt = described(predictor, trained, skip_bad=config.data.skip_bad)
 
@@ -128,6 +130,7 @@ def calibrate(
     }
     decision = fit_decision(
         asked,
+        fewer,
         {view: np.concatenate(statistics_of(view, learnt)) for view in predictor.specs},
         predictor.classes,
         predictor.bundle.prior,
@@ -142,9 +145,22 @@ def calibrate(
         log.warning("%s", note)
     _write(run, decision)
     (run / FOLDER).mkdir(exist_ok=True)
-    made = _fared(decision, asked, predictor, run / FOLDER, seed=seed, draws=draws)
+    made = _fared(decision, asked, fewer, predictor, run / FOLDER, seed=seed, draws=draws)
     write_json(run / FOLDER / "calibration.json", made)
     write_text(run / FOLDER / "calibration.md", calibration_markdown(made, predictor.classes))
+    return made
+
+
+def _asked_with_fewer(predictor: Predictor, cases: Sequence[Case]) -> dict[str, Asked]:
+    """`named` views -> what is said of the cases that have these and more, asked with these alone."""
+    made: dict[str, Asked] = {}
+    for views in chain.from_iterable(combinations(predictor.specs, n) for n in range(1, len(predictor.specs))):
+        having = [case for case in cases if all(map(case.views.get, views))]
+        more = [case for case in having if sum(map(bool, case.views.values())) > len(views)]
+        if more:
+            log.info("asking about %d of them with %s alone", len(more), " and ".join(views))
+            less = [replace(case, views={view: case.views[view] for view in views}) for case in more]
+            made[named(views)] = list(whole(predict_cases(predictor, less)))
     return made
 
 
@@ -157,24 +173,32 @@ def described(predictor: Predictor, cases: Sequence[Case], *, skip_bad: bool) ->
 
 
 def _fared(
-    decision: Decision, asked: Asked, predictor: Predictor, folder: Path, *, seed: int, draws: int
+    decision: Decision,
+    asked: Asked,
+    fewer: Mapping[str, Asked],
+    predictor: Predictor,
+    folder: Path,
+    *,
+    seed: int,
+    draws: int,
 ) -> dict[str, Any]:
     """What was fitted, and how the cases that it was fitted on fare before and after; see `calibrate`."""
-    answers, temperature, rule = answers_of(asked, predictor.classes), decision.temperature, decision.refer
-    decided = [decision.decide(p.probabilities, p.view_probabilities, p.statistics) for _, p in asked]
-    calibrated = np.stack([one.probabilities for one in decided])
-    reasons = [one.referred for one in decided]
-    right = (calibrated.argmax(1) == answers.labels).tolist()
+    answers, temperature = answers_of(asked, predictor.classes), decision.temperature
+    calibrated, reasons, _ = _decided(decision, asked, predictor)
     honest = cross_fitted(
         answers.labels, answers.probabilities, answers.patients, lambda y, p: _as_before(temperature, y, p), seed=seed
     )
     made: dict[str, Any] = {
         "temperature": list(temperature),
         "prevalence": predictor.bundle.config.prediction.prevalence,
-        "coverage": decision.conformal.coverage,
-        "thresholds": {"marginal": decision.conformal.marginal, "per_class": decision.conformal.per_class},
-        "referral": referral_facts(rule, reasons, right),
-        "certainty": rule.certainty,
+        "coverage": decision.coverage,
+        "risk": decision.risk,
+        "views": {
+            views: asdict(decision.limits[views])
+            | {"cases": len(own)}
+            | referral_facts(*_decided(decision, own, predictor)[1:])
+            for views, own in by_views(asked, fewer).items()
+        },
         "missed": missed_malignant(
             answers.labels,
             calibrated,
@@ -188,6 +212,16 @@ def _fared(
         fared = replace(answers, probabilities=probabilities)
         made[name] = _calibration_of(fared, predictor, draws, folder / f"reliability-{name}.png")
     return made
+
+
+def _decided(
+    decision: Decision, asked: Asked, predictor: Predictor
+) -> tuple[NDArray[np.float64], list[tuple[Reason, ...]], list[bool]]:
+    """Of each case the calibrated probabilities, why it is referred, and whether its likeliest diagnosis is right."""
+    labels = answers_of(asked, predictor.classes).labels
+    decided = [decision.decide(p.probabilities, p.view_probabilities, p.statistics) for _, p in asked]
+    calibrated = np.stack([one.probabilities for one in decided])
+    return calibrated, [one.referred for one in decided], (calibrated.argmax(1) == labels).tolist()
 
 
 def _trained(run: Path, config: Config, cases: Sequence[Case]) -> list[Case]:

@@ -25,7 +25,7 @@ def calibration_markdown(made: Mapping[str, Any], classes: Sequence[str]) -> str
         made: from `agfnet.evaluation.calibrate.calibrate`.
         classes: the diagnoses.
     """
-    referral, facts = made["referral"], made["facts"]
+    facts = made["facts"]
     temperature = made["temperature"]
     told = (
         f"temperature {temperature[0]:.2f}"
@@ -52,23 +52,35 @@ def calibration_markdown(made: Mapping[str, Any], classes: Sequence[str]) -> str
         f"| ece of a calibrated model of this size | {made['before']['ece_if_calibrated']:.3f} "
         f"| {made['after']['ece_if_calibrated']:.3f} |"
     )
-    kind = "each class" if made["thresholds"]["per_class"] else "all classes together"
-    answered = "no case" if made["certainty"] > 1.0 else f"{referral['answered']:.0%} of these cases"
     lines += [
         "",
-        f"Diagnosis sets cover {percent(made['coverage'])} of the cases of {kind}, if new cases are like these.",
         (
-            f"Referral: wanted risk {referral['wanted_risk']:.0%}; certainty at least "
-            f"{min(1.0, made['certainty']):.2f}; {answered} answered, error {_share(referral['error_answered'])} "
-            f"(all: {_share(referral['error_all'])}), on the very cases that the rule was fitted on: optimistic. "
+            f"Diagnosis sets cover {percent(made['coverage'])} of cases, and answers are wrong in at most "
+            f"{percent(made['risk'])}, if new cases are like these. Cases with several views were "
+            "asked with fewer, too, as a case whose other views are missing is:"
+        ),
+        "",
+        "| Views | Cases | Sets cover | Certainty of an answer | Answered | Wrong: answered, all |",
+        "|---|---|---|---|---|---|",
+        *(_row(views, own) for views, own in made["views"].items()),
+        "",
+        (
+            "The last two columns are of the very cases that was fitted on: optimistic. "
             f"A stranger image, or views further apart, than in all but {facts['false_refers']:.1%} of them is handed "
-            "back."
+            "back. Other views than these are always handed back."
         ),
         *(["", f"{missed_text(made['missed'])} On the same cases, so optimistic too."] if made["missed"] else []),
         "",
         *(f"- {note}" for note in facts["notes"]),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _row(views: str, own: Mapping[str, Any]) -> str:
+    kind = "each class" if own["conformal"]["per_class"] else "all classes together"
+    certainty = "never enough" if own["certainty"] > 1.0 else f"{own['certainty']:.2f}"
+    wrong = ", ".join(_share(own[name]) for name in ("error_answered", "error_all"))
+    return f"| {views.replace(';', ', ')} | {own['cases']} | {kind} | {certainty} | {own['answered']:.0%} | {wrong} |"
 
 
 def _share(value: float | None) -> str:

@@ -23,9 +23,10 @@ from agfnet.metrics.patients import patient_index
 from agfnet.metrics.weighting import IntArray, check_cases, tie_groups
 from agfnet.prediction.calibration import tempered
 from agfnet.prediction.conformal import Conformal
+from agfnet.prediction.decision import Limits
 from agfnet.prediction.drift import BINS, Usual
 from agfnet.prediction.output import percent
-from agfnet.prediction.refer import Reference, ReferRule
+from agfnet.prediction.refer import Reference
 from agfnet.types import AgfnetWarning, Reason
 
 LIMITS = (0.05, 20.0)
@@ -157,7 +158,7 @@ def fit_conformal(
             AgfnetWarning,
             stacklevel=2,
         )
-    return Conformal(coverage, _threshold(scores, coverage), per_class, tuple(counts.tolist()))
+    return Conformal(_threshold(scores, coverage), per_class, tuple(counts.tolist()))
 
 
 def _threshold(scores: NDArray[np.float64], coverage: float) -> float:
@@ -216,25 +217,19 @@ def fit_reference(
     return Reference(reference.mean, reference.whiten, float(limit))
 
 
-def fit_refer(
-    labels: ArrayLike,
-    probabilities: ArrayLike,
-    patients: Sequence[str],
-    disagreements: ArrayLike,
-    references: Mapping[str, Reference],
-    *,
-    risk: float,
-    false_refers: float,
-    seed: int = 0,
-) -> ReferRule:
-    """The rule that refers: certainty for the wanted risk, and the disagreement that few ordinary cases exceed.
+def fit_limits(
+    labels: ArrayLike, probabilities: ArrayLike, patients: Sequence[str], *, coverage: float, risk: float, seed: int = 0
+) -> Limits:
+    """Thresholds of the diagnosis sets and the least certainty of an answer, for cases of the same views.
 
-    The certainty is fitted on one case a patient: its confidence is that of cases that do not depend on each other.
+    Both are fitted on one case a patient: their confidence is that of cases that do not depend on each other.
     """
     y, p = check_cases(labels, probabilities)
     one = one_case_each(patients, seed)
-    apart = np.quantile(np.asarray(disagreements, np.float64), 1.0 - false_refers, method="higher")
-    return ReferRule(risk, fit_certainty(y[one], p[one], risk=risk), float(apart), references)
+    return Limits(
+        fit_conformal(labels, probabilities, patients, coverage=coverage, seed=seed),
+        fit_certainty(y[one], p[one], risk=risk),
+    )
 
 
 def fit_usual(probabilities: NDArray[np.float64], distances: Mapping[str, NDArray[np.float64]]) -> Usual:
@@ -253,12 +248,11 @@ def fit_usual(probabilities: NDArray[np.float64], distances: Mapping[str, NDArra
     )
 
 
-def referral_facts(rule: ReferRule, reasons: Sequence[tuple[Reason, ...]], right: Sequence[bool]) -> dict[str, Any]:
-    """How often a rule refers, why, and how often the answered cases are wrong."""
+def referral_facts(reasons: Sequence[tuple[Reason, ...]], right: Sequence[bool]) -> dict[str, Any]:
+    """How often cases are referred, why, and how often the answered ones are wrong."""
     answered = [ok for ok, why in zip(right, reasons, strict=True) if not why]
     kinds = Counter(str(reason) for why in reasons for reason in why)
     return {
-        "wanted_risk": rule.risk,
         "answered": len(answered) / len(reasons),
         "error_answered": 1.0 - sum(answered) / len(answered) if answered else None,
         "error_all": 1.0 - sum(right) / len(right),

@@ -179,10 +179,10 @@ def set_figures(kept: Sequence[Outcome], answers: Answers, predictor: Predictor,
         return {"": weighted_mean(inside, weights), " size": weighted_mean(size, weights), **classes}
 
     entries = _entries(figures, answers.patients, draws)
-    conformal = predictor.decision.conformal if predictor.decision else None
+    decision = predictor.decision
     return {
-        "chosen": conformal.coverage if conformal else None,
-        "by_class": bool(conformal and conformal.per_class),
+        "chosen": decision.coverage if decision else None,
+        "by_class": decision is not None and all(own.conformal.per_class for own in decision.limits.values()),
         "coverage": entries[""],
         "size": entries[" size"],
         "per_class": {name: entries[name] for name in predictor.classes},

@@ -36,7 +36,12 @@ class WithoutLocal(Fusion):
         )
         self.norm = nn.LayerNorm(width)
         self.global_fusion = GlobalFusion(
-            [c[-1] for c in channels.values()], width=width, heads=heads, queries=queries, depth=depth
+            [c[-1] for c in channels.values()],
+            scales=len(next(iter(channels.values()))),
+            width=width,
+            heads=heads,
+            queries=queries,
+            depth=depth,
         )
         self.out_features = self.global_fusion.out_features
 

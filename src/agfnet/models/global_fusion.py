@@ -59,7 +59,7 @@ class GlobalFusion(nn.Module):
         self,
         channels: Sequence[int],
         *,
-        scales: int = 3,
+        scales: int,
         width: int = 128,
         heads: int = 4,
         queries: int = 4,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -17,13 +17,13 @@ from agfnet.data.tablefile import load_table
 from agfnet.places import place
 from agfnet.prediction.output import outcome_table
 from agfnet.prediction.predictor import Change, Outcome, Predictor
-from agfnet.types import Case, ConfigError, Place, TableError
+from agfnet.types import Case, ConfigError, Place, TableError, Warned
 
 log = logging.getLogger("agfnet")
-UNCALIBRATED = (
-    "the bundle is not calibrated: probabilities are raw, images unlike the training images are not noticed, and "
-    "nothing is referred. `agfnet calibrate` fits all of it."
+NOT_CALIBRATED = (
+    "not calibrated: probabilities are raw, images unlike the training images are not noticed, and nothing is referred"
 )
+SCALES_ARE_IN_THE_TABLE = "--mm-per-pixel is for --view. A TABLE has the columns <view>_mm_per_pixel."
 
 
 def cases_of(table: Place, predictor: Predictor, *, data_root: Place | None = None) -> list[Case]:
@@ -66,7 +66,21 @@ def _letters(name: str) -> str:
 def say_uncalibrated(predictor: Predictor) -> None:
     """Warn where nothing was fitted on calibration cases."""
     if predictor.decision is None:
-        log.warning("%s", UNCALIBRATED)
+        log.warning("the bundle is %s. `agfnet calibrate` fits all of it.", NOT_CALIBRATED)
+
+
+def say_unscaled(predictor: Predictor, warnings: Iterable[Warned]) -> None:
+    """Warn of images of `--view` without a scale, in views that the network sees at a fixed one.
+
+    Unlike those of a table they are known to have none only once they are read: a file may have its own.
+    """
+    for warned in warnings:
+        if warned.code == "no-scale":
+            log.warning(
+                "--view %s: an image has no scale. The network sees this view at %g mm per pixel; the image is fitted "
+                "to its frame whatever it measures, and may be misjudged. Add --mm-per-pixel %s=MM.",
+                warned.view, predictor.specs[warned.view].mm_per_pixel, warned.view,
+            )  # fmt: skip
 
 
 def predict_cases(
@@ -115,7 +129,7 @@ def asked_cases(
     if (table is None) == (not views):
         raise ConfigError("give either a TABLE or --view MODALITY=FILE, once for each view.")
     if table is not None and scales:
-        raise ConfigError("--mm-per-pixel is for --view. A TABLE has the columns <view>_mm_per_pixel.")
+        raise ConfigError(SCALES_ARE_IN_THE_TABLE)
     predictor = Predictor(source, threads=threads, provider=provider, prevalence=parse_prevalence(prevalence))
     say_uncalibrated(predictor)
     if table is not None:
@@ -130,9 +144,7 @@ def asked_cases(
     known = _scales(scales, predictor)
     if alone := known.keys() - files.keys():
         raise ConfigError(f"--mm-per-pixel {min(alone)}: there is no --view {min(alone)}.")
-    case = Case(case_id="1", patient_id="1", row=1, views=files, mm_per_pixel=known)
-    say_scales([case], predictor.specs)
-    return predictor, [case]
+    return predictor, [Case(case_id="1", patient_id="1", row=1, views=files, mm_per_pixel=known)]
 
 
 def _of_modality(option: str, argument: str, example: str, predictor: Predictor) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from agfnet.prediction.asking import parse_prevalence, say_uncalibrated
+from agfnet.prediction.asking import SCALES_ARE_IN_THE_TABLE, parse_prevalence, say_uncalibrated
 from agfnet.prediction.bulk_part import PartPredictor
 from agfnet.prediction.bulk_plan import (
     PREDICTIONS,
@@ -59,6 +59,7 @@ def predict_bulk(
     *,
     engine: str,
     views: Sequence[str] = (),
+    scales: Sequence[str] = (),
     part_rows: int | None = None,
     batch_size: int = 16,
     prevalence: str | None = None,
@@ -77,6 +78,7 @@ def predict_bulk(
         folder: for the results.
         engine: one of `ENGINES`.
         views: must be empty: bulk prediction is of a table.
+        scales: must be empty as well: a table has its own.
         part_rows: rows that are predicted, written and, after a stop, repeated together; None: `PART_ROWS`.
         batch_size: looks that go through the network at once.
         prevalence: see `agfnet.prediction.asking.parse_prevalence`.
@@ -96,6 +98,8 @@ def predict_bulk(
         raise ConfigError(f"--engine {engine!r} is not known: {' or '.join(ENGINES)}.")
     if table is None or views:
         raise ConfigError("--engine is for a TABLE. Leave it out to predict the files of --view.")
+    if scales:
+        raise ConfigError(SCALES_ARE_IN_THE_TABLE)
     if folder is None:
         raise ConfigError("--engine writes a folder. Name it with -o.")
     if engine == "local" and (workers is not None or address is not None):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
 from array import array
 from collections import Counter
@@ -38,6 +39,7 @@ from agfnet.types import ConfigError, Place, TableError
 RECORD = "bulk.json"
 PLAN, PREDICTIONS, QUARANTINE = "plan", "predictions", "quarantine"
 FORMAT = 1
+_OF_A_PLAN = re.compile(r"part-\d{6,}\.parquet|\.part-\d{6,}\.parquet\.\w+\.tmp")
 _DIGEST_BYTES = 16
 log = logging.getLogger("agfnet")
 
@@ -153,10 +155,14 @@ def plan_work(
         work = read_work(folder)
         _check_same(folder, work, bundle_sha256, table_sha256, settings)
         return work
-    strange = sorted(path.name for path in folder.iterdir() if path.name != PLAN) if folder.exists() else []
+    stopped = sorted((folder / PLAN).glob("*"))  # of a planning that was
+    strange = sorted(path for path in folder.glob("*") if path.name != PLAN)
+    strange += [path for path in stopped if not _OF_A_PLAN.fullmatch(path.name)]
     if strange:
-        raise ConfigError(f"{folder}: holds other files ({strange[0]}). Name a new or empty folder.")
-    shutil.rmtree(folder / PLAN, ignore_errors=True)  # of a planning that was stopped
+        name = strange[0].relative_to(folder)
+        raise ConfigError(f"{folder}: holds other files ({name}). Name a new or empty folder.")
+    for path in stopped:
+        path.unlink()
     views, rows, parts = _stage(folder, table, specs, settings.part_rows)
     work = Work(
         bundle_sha256=bundle_sha256, table_sha256=table_sha256, settings=settings, views=views, rows=rows, parts=parts

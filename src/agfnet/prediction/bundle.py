@@ -25,7 +25,7 @@ from agfnet.files import write_atomically
 from agfnet.kinds import KINDS
 from agfnet.types import BundleError
 
-FORMAT = 6
+FORMAT = 7
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 GRAPH = "model.onnx"
 PARTS = (GRAPH, "weights.safetensors", "config.yaml")

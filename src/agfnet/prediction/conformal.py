@@ -17,14 +17,12 @@ class Conformal:
     """Thresholds of prediction sets.
 
     Attributes:
-        coverage: chosen share of cases whose set holds the diagnosis.
         marginal: a class is in the marginal set where its 1 - p is at most this.
         per_class: (K,) the same, class by class, for sets that cover every class alike; None where some class had too
             few calibration cases.
         counts: (K,) calibration cases of each class.
     """
 
-    coverage: float
     marginal: float
     per_class: tuple[float, ...] | None
     counts: tuple[int, ...]

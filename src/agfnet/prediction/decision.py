@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -29,6 +29,24 @@ class Decided(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What was fitted on calibration cases that were asked with the same views: fewer views make answers less sure.
+
+    Attributes:
+        conformal: thresholds of the diagnosis sets.
+        certainty: least probability of the likeliest class of an answered case.
+    """
+
+    conformal: Conformal
+    certainty: float
+
+
+def named(views: Iterable[str]) -> str:
+    """Views as a key of `Decision.limits`, in whatever order they are given."""
+    return ";".join(sorted(views))
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """Everything that was fitted on calibration cases.
 
@@ -36,8 +54,10 @@ class Decision:
         temperature: one number, or one for each class.
         prior: (K,) prevalence under which the network's probabilities are right; a temperature does not change it.
         prevalence: (K,) that the diagnosis sets and the rule that refers were fitted for.
-        conformal: thresholds of the diagnosis sets.
-        refer: when a case is handed back.
+        coverage: chosen share of cases whose diagnosis set holds the diagnosis.
+        risk: wanted share of errors among the answered cases.
+        limits: `named` views -> what was fitted with these; cases of other views are referred.
+        refer: when a case is handed back, besides.
         usual: what calibration cases look like, the reference of drift.
         facts: table, part, numbers of cases, and what a reader must know; JSON.
     """
@@ -45,7 +65,9 @@ class Decision:
     temperature: tuple[float, ...]
     prior: tuple[float, ...]
     prevalence: tuple[float, ...]
-    conformal: Conformal
+    coverage: float
+    risk: float
+    limits: Mapping[str, Limits]
     refer: ReferRule
     usual: Usual
     facts: Mapping[str, Any]
@@ -69,32 +91,32 @@ class Decision:
             statistics: modality -> (I, D) of its images.
             prevalence: (K,) among the patients that are asked about, where it is not what this was fitted for.
         """
-        said = self.calibrated(probabilities)
-        inside, certainty = self.conformal.sets(said), float(said.max())
+        said, own = self.calibrated(probabilities), self.limits.get(named(opinions))
+        certainty = float(said.max())
+        inside = np.ones(len(said), np.bool_) if own is None else own.conformal.sets(said)
         if prevalence is not None:
             said = reweighted(said, np.array(self.prevalence), prevalence)
             # What is answered then has to be sure enough at both prevalences, and in the set.
             certainty = min(certainty, float(said.max())) if inside[said.argmax()] else 0.0
         distances = {view: self.refer.references[view].farthest(images) for view, images in statistics.items()}
-        reasons = self.refer.reasons(certainty, disagreement(list(opinions.values())), distances)
+        reasons = self.refer.reasons(
+            sure=own is not None and certainty >= own.certainty,
+            disagreement=disagreement(list(opinions.values())),
+            distances=distances,
+        )
         return Decided(said, distances, tuple(np.flatnonzero(inside).tolist()), reasons)
 
 
 def write_decision(decision: Decision) -> dict[str, bytes]:
     """The parts of a bundle that hold a decision; no pickle."""
-    conformal, refer = decision.conformal, decision.refer
+    refer = decision.refer
     told = {
         "temperature": list(decision.temperature),
         "prevalence": list(decision.prevalence),
-        "conformal": {
-            "coverage": conformal.coverage,
-            "marginal": conformal.marginal,
-            "per_class": conformal.per_class and list(conformal.per_class),
-            "counts": list(conformal.counts),
-        },
+        "coverage": decision.coverage,
+        "risk": decision.risk,
+        "limits": {views: asdict(own) for views, own in decision.limits.items()},
         "refer": {
-            "risk": refer.risk,
-            "certainty": refer.certainty,
             "disagreement": refer.disagreement,
             "limits": {view: own.limit for view, own in refer.references.items()},
         },
@@ -119,19 +141,14 @@ def read_decision(bundle: Bundle) -> Decision | None:
             view: Reference(arrays[f"{view}.mean"], arrays[f"{view}.whiten"], limit)
             for view, limit in told["refer"]["limits"].items()
         }
-    conformal, refer = told["conformal"], told["refer"]
-    per_class = conformal["per_class"]
     return Decision(
         tuple(told["temperature"]),
         tuple(bundle.prior.tolist()),
         tuple(told["prevalence"]),
-        Conformal(
-            conformal["coverage"],
-            conformal["marginal"],
-            None if per_class is None else tuple(per_class),
-            tuple(conformal["counts"]),
-        ),
-        ReferRule(refer["risk"], refer["certainty"], refer["disagreement"], references),
+        told["coverage"],
+        told["risk"],
+        {views: Limits(_conformal(own["conformal"]), own["certainty"]) for views, own in told["limits"].items()},
+        ReferRule(told["refer"]["disagreement"], references),
         Usual(
             {view: tuple(edges) for view, edges in told["usual"]["distances"].items()},
             tuple(told["usual"]["certainty"]),
@@ -139,3 +156,8 @@ def read_decision(bundle: Bundle) -> Decision | None:
         ),
         told["facts"],
     )
+
+
+def _conformal(told: Mapping[str, Any]) -> Conformal:
+    per_class = told["per_class"]
+    return Conformal(told["marginal"], None if per_class is None else tuple(per_class), tuple(told["counts"]))

@@ -29,10 +29,11 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
 import agfnet
-from agfnet.data.dicom import read_dicom
+from agfnet.data.dicom import Patient, read_dicom
 from agfnet.data.images import sniff
+from agfnet.data.said import other_patient
 from agfnet.files import write_atomically
-from agfnet.prediction.explanation import Explanation, explanation_sheet
+from agfnet.prediction.explanation import Explanation, explanation_sheet, set_says
 from agfnet.types import RESEARCH_USE, Case, ImageError, Place
 
 log = logging.getLogger("agfnet")
@@ -58,11 +59,13 @@ class Source:
         header: all but its pixels.
         frames: number of the frame that was looked at, from 1, or None where it has only one.
         burned_in: whether it says that text is burned into its pixels; None where it does not say.
+        patient: whose image it is.
     """
 
     header: Dataset
     frames: list[int] | None
     burned_in: bool | None
+    patient: Patient | None
 
 
 def dicom_sources(files: Sequence[Place]) -> list[Source]:
@@ -70,27 +73,12 @@ def dicom_sources(files: Sequence[Place]) -> list[Source]:
 
     Raises:
         ImageError: one cannot be read, lacks what a reference to it needs, does not say whose it is, or is of another
-            patient than the first.
+            patient than one before it.
     """
     sources = [_source(path) for path in files]
-    first = sources[0].header
-    for path, source in zip(files, sources, strict=True):
-        if not _may_be_one(source.header, first):
-            raise ImageError(f"{path}: is of another patient than {files[0]}. Correct the case table.")
+    if other := other_patient({str(path): [source.patient] for path, source in zip(files, sources, strict=True)}):
+        raise ImageError(f"{other}: is of another patient than an image before it. Correct the case table.")
     return sources
-
-
-def _may_be_one(header: Dataset, other: Dataset) -> bool:
-    """Whether two headers can be of one patient: what both say of id, issuer and birth date is the same.
-
-    Without birth dates family names count, as devices write the rest of a name in many ways.
-    """
-    pairs = {k: (str(header.get(k, "")).strip(), str(other.get(k, "")).strip()) for k in _PATIENT}
-    names = [str(one.get("PatientName", "")).partition("=")[0].partition("^")[0] for one in (header, other)]
-    pairs["PatientName"] = (names[0].strip().casefold(), names[1].strip().casefold())
-    if all(pairs["PatientBirthDate"]):
-        del pairs["PatientName"]
-    return all(one == another for one, another in pairs.values() if one and another)
 
 
 def _check_letters(header: Dataset, path: Place) -> None:
@@ -113,7 +101,7 @@ def _source(path: Place) -> Source:
         _check_letters(header, path)
     if missing:
         raise ImageError(f"{path}: this DICOM file has no {missing[0]}. {_REMEDY}")
-    return Source(header, [said.frame + 1] if said.frames > 1 else None, said.burned_in)
+    return Source(header, [said.frame + 1] if said.frames > 1 else None, said.burned_in, said.patient)
 
 
 @contextmanager
@@ -229,14 +217,14 @@ def _texts(explanation: Explanation, bundle_sha256: str) -> Iterator[tuple[str, 
     yield "notice", "Notice", RESEARCH_USE
     yield "bundle", "SHA-256 of the bundle", bundle_sha256
     yield "version", "Version of agfnet", agfnet.__version__
+    yield "calibration", "Calibration", set_says(explanation.coverage)
+    for view in explanation.missing:
+        yield "missing", "Missing view", view
     for warned in explanation.prediction.warnings:
         yield "warning", "Note on an image", str(warned)
     if explanation.prevalence is not None:
         yield "prevalence", "Diagnoses as if so frequent", explanation.prevalence
-    referred = explanation.prediction.referred
-    if referred is None:
-        yield "calibration", "Calibration", "None: probabilities are not calibrated, and no diagnosis set was fitted."
-    for reason in referred or ():
+    for reason in explanation.prediction.referred or ():
         yield "reason", "Reason for referral", str(reason)
     for view, share in explanation.shares.items():
         yield f"share {view}", f"Share of {view}", f"{share:+.3f} log-odds"

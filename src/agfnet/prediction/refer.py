@@ -43,27 +43,23 @@ class ReferRule:
     """When a case is handed back.
 
     Attributes:
-        risk: wanted share of errors among the answered cases.
-        certainty: least probability of the likeliest class of an answered case.
         disagreement: largest Jensen-Shannon divergence of the views' opinions of an answered case, nats.
         references: modality -> reference.
     """
 
-    risk: float
-    certainty: float
     disagreement: float
     references: Mapping[str, Reference]
 
-    def reasons(self, certainty: float, disagreement: float, distances: Mapping[str, float]) -> tuple[Reason, ...]:
+    def reasons(self, *, sure: bool, disagreement: float, distances: Mapping[str, float]) -> tuple[Reason, ...]:
         """Why one case is referred; empty: it is answered.
 
         Args:
-            certainty: calibrated probability of the likeliest class.
+            sure: whether the likeliest class is likely enough.
             disagreement: see `disagreement`.
             distances: modality -> distance.
         """
+        found = [] if sure else [Reason("unsure")]
         # What is no number is referred.
-        found = [] if certainty >= self.certainty else [Reason("unsure")]
         found += [] if disagreement <= self.disagreement else [Reason("disagree")]
         strange = [view for view, distance in distances.items() if not distance <= self.references[view].limit]
         return (*found, *(Reason("strange", view) for view in strange))

@@ -11,7 +11,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
@@ -21,7 +20,6 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from agfnet.data.imagefile import MM_PER_PIXEL_RANGE, scale_of
-from agfnet.data.preprocess import Framed
 from agfnet.prediction.explanation import explained, questions
 from agfnet.prediction.predictor import Frames, Look, Predictor
 from agfnet.serving.audit import AuditError, AuditLog
@@ -37,7 +35,17 @@ from agfnet.serving.replies import (
     predicted,
     read_upload,
 )
-from agfnet.serving.schemas import Answer, Explained, Feedback, ModelFacts, Predicted, ProblemBody, Recorded, Status
+from agfnet.serving.schemas import (
+    OTHER,
+    Answer,
+    Explained,
+    Feedback,
+    ModelFacts,
+    Predicted,
+    ProblemBody,
+    Recorded,
+    Status,
+)
 from agfnet.serving.settings import ServiceSettings
 from agfnet.serving.telemetry import Telemetry
 from agfnet.types import RESEARCH_USE, Prediction
@@ -82,13 +90,9 @@ class Service:
             predictor.ask, batch=settings.batch, wait=settings.wait, seen=self.telemetry.looks
         )  # fmt: skip
         self.pool = ThreadPoolExecutor(settings.decoders, thread_name_prefix="agfnet-decoder")
+        # As many as fill a pass, and those that are decoded meanwhile: others wait as uploads, which take less.
+        self.at_work = asyncio.Semaphore(settings.batch + settings.decoders)
         self.scribe = ThreadPoolExecutor(1, thread_name_prefix="agfnet-scribe")
-
-    def warm_up(self) -> None:
-        """The first pass through the network takes longer: let no caller wait for it."""
-        blank = {view: np.zeros((*spec.size, 3), np.uint8) for view, spec in self.predictor.specs.items()}
-        frames = {view: [Framed(pixels)] for view, pixels in blank.items()}
-        self.predictor.ask(self.predictor.looks(frames))
 
     def close(self) -> None:
         """Finish what was begun."""
@@ -106,7 +110,7 @@ class Service:
         upload = await self._upload(request)
         request_id, caller = request.state.request_id, request.state.caller
         try:
-            async with asyncio.timeout(self.settings.timeout):
+            async with asyncio.timeout(self.settings.timeout), self.at_work:
                 answer, prediction = await (self._explain if explain else self._predict)(upload, request_id)
         except TimeoutError:
             raise Problem(504, "timeout", "The answer took too long. Try again.", retry_after=5) from None
@@ -145,8 +149,9 @@ class Service:
         Raises:
             Problem: an unknown request or diagnosis.
         """
-        if feedback.diagnosis not in self.predictor.classes:
-            raise Problem(422, "unknown-diagnosis", "The diagnosis is none of the model's classes; see /v1/model.")
+        if feedback.diagnosis not in {*self.predictor.classes, OTHER}:
+            message = f"Send one of the model's classes, see /v1/model, or `{OTHER}` where it is none of them."
+            raise Problem(422, "unknown-diagnosis", message)
         loop = asyncio.get_running_loop()
         known = await loop.run_in_executor(self.scribe, self.audit.result_of, feedback.request_id)
         if known is None:
@@ -234,7 +239,6 @@ def create_app(predictor: Predictor, settings: ServiceSettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        service.warm_up()
         yield
         service.close()
 

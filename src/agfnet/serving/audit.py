@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import re
 import sqlite3
 import threading
 from collections.abc import Mapping
@@ -35,6 +36,7 @@ CREATE INDEX IF NOT EXISTS by_request ON entries (request_id);
 CREATE TRIGGER IF NOT EXISTS no_update BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END;
 CREATE TRIGGER IF NOT EXISTS no_delete BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END;
 """
+_COLUMNS = ("number", "time", "kind", "request_id", "content", "previous", "hash")
 
 
 class AuditError(AgfnetError):
@@ -62,7 +64,7 @@ class AuditLog:
     """An audit log that is written to, by one process.
 
     Args:
-        path: the file; made where it is not there.
+        path: the file; made where it is not there, for its owner alone.
 
     Attributes:
         failing: the last thing that was to be written could not be.
@@ -72,10 +74,13 @@ class AuditLog:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path = path.resolve()  # a log is the same by each of its names
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._claim = path.with_name(f"{path.name}.lock").open("w")
+        claim = path.with_name(f"{path.name}.lock")
+        for file in (path, claim):
+            file.touch(mode=0o600)  # SQLite gives the journal's files the mode of the log
+        self._claim = claim.open("w")
         try:
             fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -83,6 +88,7 @@ class AuditLog:
             raise AuditError(f"{path}: another service writes to this audit log. Name another file.") from None
         try:
             self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=2.0)
+            self._check_own()
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")
             self._database.executescript(_SCHEMA)
@@ -92,6 +98,15 @@ class AuditLog:
         self._number: int = row[0] if row else 0
         self._last: str = row[1] if row else START
         self.failing = False
+
+    def _check_own(self) -> None:
+        """Nothing is written to a database of something else."""
+        query = (
+            "SELECT own.name, held.name FROM sqlite_master AS own JOIN pragma_table_info(own.name) AS held "
+            "WHERE own.type IN ('table', 'view') AND own.name NOT GLOB 'sqlite_*' ORDER BY own.name, held.cid"
+        )
+        if self._database.execute(query).fetchall() not in ([], [("entries", name) for name in _COLUMNS]):
+            raise AuditError(f"{self.path}: is a database of something else and no audit log. Name another file.")
 
     def add(self, kind: str, request_id: str, content: Mapping[str, Any]) -> None:
         """Write one entry; it is on disk when this returns.
@@ -158,9 +173,12 @@ def verify(path: Path, *, noted: str = START) -> ChainState:
         noted: a last hash of before, 64 hexadecimal digits; the chain must go on from it.
 
     Raises:
-        AuditError: no log, an entry that is not what was written (the message names the first), or the hash that was
-            noted is none of its.
+        AuditError: no log, an entry that is not what was written (the message names the first), what was noted is no
+            hash, or none of its.
     """
+    noted = noted.strip().lower()
+    if not re.fullmatch("[0-9a-f]{64}", noted):
+        raise AuditError(f"{noted!r} is no hash: give all 64 hexadecimal digits of the last hash as it was printed.")
     if not path.is_file():
         raise AuditError(f"{path}: no such audit log.")
     path = path.resolve()  # the journal lies beside the file itself, not beside a link to it

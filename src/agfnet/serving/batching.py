@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 import time
@@ -15,7 +14,6 @@ import numpy as np
 from agfnet.prediction.predictor import Array, Look
 from agfnet.serving.problems import busy
 
-log = logging.getLogger("agfnet.serving")
 Answers = Mapping[str, Array]
 _Job = tuple[Sequence[Look], "Future[Answers]"]
 
@@ -128,8 +126,7 @@ class Batcher:
             looks = [look for own, _ in jobs for look in own]
             passes = [self._pass(looks[i : i + self._batch]) for i in range(0, len(looks), self._batch)]
             answers = {name: np.concatenate([made[name] for made in passes]) for name in passes[0]}
-        except Exception as error:  # it belongs to those who wait, and the thread must go on
-            log.exception("the network could not answer")
+        except Exception as error:  # noqa: BLE001 - it belongs to those who wait, and the thread must go on
             for _, future in jobs:
                 future.set_exception(error)
             return

@@ -20,7 +20,7 @@ from agfnet.serving.settings import ServiceSettings
 
 log = logging.getLogger("agfnet.serving")
 OPEN = ("/", "/healthz")
-"""Paths that tell nothing of the model: they need no token."""
+"""Paths that tell nothing of the model: they need no token, and a link of another site may lead to them."""
 PAGE = "/page/"
 _ASKING = ("/v1/predict", "/v1/explain")
 SMALL_BODY = 2**16
@@ -110,22 +110,16 @@ class Guard:
     def _admit(self, scope: Scope) -> None:
         """Pass if this caller may ask for this path; before anything of the body is read."""
         headers, path = Headers(scope=scope), scope["path"]
-        self._check_origin(scope["method"], headers)
-        if path not in OPEN and not path.startswith(PAGE):
-            caller = self.settings.caller(headers.get("authorization", ""))
-            if caller is None:
-                raise Problem(401, "unauthorized", "This needs a token: Authorization: Bearer TOKEN.")
-            scope["state"]["caller"] = caller
-
-    def _check_origin(self, method: str, headers: Headers) -> None:
-        """A page of another site must not use a browser that may ask here."""
-        host = headers.get("host", "")
-        if not self.settings.tokens and _name(host) not in _LOOPBACK:
+        if not self.settings.tokens and _name(headers.get("host", "")) not in _LOOPBACK:
             raise Problem(403, "forbidden", "Without tokens this service is asked for as localhost only.")
-        origin = headers.get("origin")
-        other = origin is not None and origin.partition("://")[2] != host
-        if method not in ("GET", "HEAD") and (other or headers.get("sec-fetch-site") == "cross-site"):
-            raise Problem(403, "forbidden", "A page of another site may not ask this service.")
+        if path in OPEN or path.startswith(PAGE):
+            return
+        if _from_elsewhere(headers):
+            raise Problem(403, "forbidden", "A page of another origin may not ask this service.")
+        caller = self.settings.caller(headers.get("authorization", ""))
+        if caller is None:
+            raise Problem(401, "unauthorized", "This needs a token: Authorization: Bearer TOKEN.")
+        scope["state"]["caller"] = caller
 
     async def _body(self, headers: Headers, receive: Receive, most: int) -> bytes:
         """The whole body, if it has no more than `most` bytes and comes in time."""
@@ -157,6 +151,13 @@ def log_fault(request_id: str, what: str) -> None:
 def _too_large(most: int) -> Problem:
     size = f"{most >> 20} MiB" if most >= 2**20 else f"{most >> 10} KiB"
     return Problem(413, "oversized-body", f"The request is over {size}. Send less, such as smaller images.")
+
+
+def _from_elsewhere(headers: Headers) -> bool:
+    """Whether a page of another origin, such as another port of this machine, uses a browser that may ask here."""
+    origin = headers.get("origin")
+    other = origin is not None and origin.partition("://")[2] != headers.get("host", "")
+    return other or headers.get("sec-fetch-site", "none") not in {"same-origin", "none"}
 
 
 def _name(host: str) -> str:

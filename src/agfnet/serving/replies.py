@@ -7,6 +7,7 @@ import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ from agfnet.types import RESEARCH_USE, ImageError, Prediction
 VERSION: str = agfnet.__version__
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Upload:
     """What a request brought.
 
@@ -49,7 +50,7 @@ class Upload:
     files: Mapping[str, Sequence[bytes]]
     mm_per_pixel: Mapping[str, float]
 
-    @property
+    @cached_property
     def hashes(self) -> dict[str, list[str]]:
         """Modality -> SHA-256 of each image."""
         return {view: [hashlib.sha256(one).hexdigest() for one in own] for view, own in self.files.items()}
@@ -59,7 +60,7 @@ def read_upload(upload: Upload, predictor: Predictor, limits: ImageLimits) -> Fr
     """Decode and fit every image.
 
     Raises:
-        Problem: one that cannot be used, or is of another patient, with its view.
+        Problem: one that cannot be used, is of another patient or was sent twice, with its view.
     """
     frames = {
         view: [
@@ -69,7 +70,21 @@ def read_upload(upload: Upload, predictor: Predictor, limits: ImageLimits) -> Fr
     }
     if view := other_patient({view: [frame.patient for frame in own] for view, own in frames.items()}):
         raise Problem(422, "other-patient", f"{view}: an image is of another patient than the one before.", view=view)
+    if view := _sent_twice(upload.hashes):
+        message = f"{view}: is the same file as another image. Send each image once, as the view that it is."
+        raise Problem(422, "duplicate-image", message, view=view)
     return frames
+
+
+def _sent_twice(hashes: Mapping[str, Sequence[str]]) -> str | None:
+    """The view with an image that came before, if one has."""
+    seen: set[str] = set()
+    for view, own in hashes.items():
+        for one in own:
+            if one in seen:
+                return view
+            seen.add(one)
+    return None
 
 
 def _framed(content: bytes, view: str, spec: ViewSpec, mm_per_pixel: float | None, limits: ImageLimits) -> Framed:
@@ -96,7 +111,7 @@ def _common(p: Prediction, predictor: Predictor, request_id: str) -> dict[str, o
         "probabilities": _named(classes, p.probabilities),
         "calibrated": decision is not None,
         "diagnosis_set": None if p.diagnosis_set is None else [classes[k] for k in p.diagnosis_set],
-        "coverage": None if decision is None else decision.conformal.coverage,
+        "coverage": None if decision is None else decision.coverage,
         "referred": None if p.referred is None else bool(p.referred),
         "reasons": [reason._asdict() for reason in p.referred or ()],
         "views_missing": [view for view in predictor.specs if view not in p.views_present],
@@ -159,19 +174,9 @@ def _png(pixels: NDArray[np.uint8]) -> str:
 
 
 def audited(answer: Answer, upload: Upload) -> dict[str, object]:
-    """What the audit log keeps of an answer: no image, no identifier."""
-    return {
-        "bundle_sha256": answer.bundle_sha256,
-        "version": answer.version,
-        "prevalence": answer.prevalence,
-        "inputs_sha256": upload.hashes,
-        "mm_per_pixel": dict(upload.mm_per_pixel),
-        "prediction": answer.prediction,
-        "probabilities": answer.probabilities,
-        "diagnosis_set": answer.diagnosis_set,
-        "referred": answer.referred,
-        "reasons": [reason.model_dump() for reason in answer.reasons],
-    }
+    """What the audit log keeps of an answer: all that it says, and of what; no image, no identifier."""
+    said = answer.model_dump(exclude={"notice": True, "request_id": True, "views": {"__all__": {"frame", "evidence"}}})
+    return {**said, "inputs_sha256": upload.hashes, "mm_per_pixel": dict(upload.mm_per_pixel)}
 
 
 def model_facts(predictor: Predictor, limits: ImageLimits) -> ModelFacts:
@@ -194,8 +199,8 @@ def model_facts(predictor: Predictor, limits: ImageLimits) -> ModelFacts:
             for view, spec in predictor.specs.items()
         },
         calibrated=decision is not None,
-        coverage=None if decision is None else decision.conformal.coverage,
-        risk=None if decision is None else decision.refer.risk,
+        coverage=None if decision is None else decision.coverage,
+        risk=None if decision is None else decision.risk,
         limits=Limits(max_bytes=limits.max_bytes, max_pixels=limits.max_pixels),
         card=None if card is None else card.decode("utf-8", "replace"),
     )

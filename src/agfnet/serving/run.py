@@ -7,13 +7,15 @@ import logging
 import socket
 from contextlib import suppress
 
+import numpy as np
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from agfnet.data.preprocess import Framed
 from agfnet.prediction.predictor import Predictor
 from agfnet.serving.app import create_app
 from agfnet.serving.settings import ServiceSettings
-from agfnet.types import ConfigError
+from agfnet.types import AgfnetError, BundleError, ConfigError
 
 log = logging.getLogger("agfnet.serving")
 
@@ -55,6 +57,7 @@ def serve(predictor: Predictor, settings: ServiceSettings) -> None:
 
     Raises:
         AuditError: the audit log cannot be used.
+        BundleError: the network does not answer.
         ConfigError: something else listens there.
     """
     try:
@@ -66,6 +69,7 @@ def serve(predictor: Predictor, settings: ServiceSettings) -> None:
         raise ConfigError(
             f"{settings.host}:{settings.port} cannot be listened on ({error.strerror}). Choose another --port."
         ) from error
+    _warm_up(predictor)
     config = uvicorn.Config(
         create_app(predictor, settings),
         host=settings.host,
@@ -84,3 +88,16 @@ def serve(predictor: Predictor, settings: ServiceSettings) -> None:
     log.info("http://%s:%d with bundle %s", settings.host, settings.port, predictor.bundle.sha256[:12])
     with suppress(KeyboardInterrupt):  # the signal that it was stopped by, once all is answered
         uvicorn.Server(config).run()
+
+
+def _warm_up(predictor: Predictor) -> None:
+    """The first pass through the network takes longer: let no caller wait for it, nor be the first to find a fault."""
+    blank = {view: [Framed(np.zeros((*spec.size, 3), np.uint8))] for view, spec in predictor.specs.items()}
+    try:
+        predictor.ask(predictor.looks(blank))
+    except AgfnetError:
+        raise
+    except Exception as error:  # ONNX Runtime's own exceptions have no common base
+        raise BundleError(
+            f"the network does not answer ({error}). Try --provider cpu; else export the run again."
+        ) from error

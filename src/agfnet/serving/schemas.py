@@ -6,6 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+OTHER = "other"
+"""A confirmed diagnosis that is none of the model's classes; a class of that name is the same."""
+
 
 class Record(BaseModel):
     """Base of all: an unknown key is an error."""
@@ -124,7 +127,7 @@ class Feedback(Record):
     """The diagnosis that was confirmed later."""
 
     request_id: str = Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", description="Of the answer.")
-    diagnosis: str = Field(max_length=200, description="One of the model's classes.")
+    diagnosis: str = Field(max_length=200, description=f"One of the model's classes, or `{OTHER}`: none of them.")
 
 
 class Recorded(Record):

@@ -30,6 +30,7 @@ class ServiceSettings:
         queue: requests with images that are accepted and not yet answered; more get 503. With `max_body` it bounds
             the memory that requests take.
         batch: looks that go through the network at once at most; memory grows with it, about 20 MiB each at 224 px.
+            With `decoders` it also bounds how many requests hold decoded images: more could not share a pass.
         wait: how long a question waits for others to share a batch, seconds.
         timeout: from an accepted request to its answer, seconds.
         body_timeout: for a request's body to arrive, seconds.

@@ -191,7 +191,7 @@ def test_store_holds_no_images(tmp_path):
     path = write(tmp_path, good_lines(tmp_path))
     check_table(path, level="deep")
     with sqlite3.connect(tmp_path / "cases.csv.hashes.sqlite") as database:
-        assert database.execute("SELECT count(*), max(length(fine)) FROM hashes_v2").fetchone() == (16, 32)
+        assert database.execute("SELECT count(*), max(length(fine)) FROM hashes_v3").fetchone() == (16, 32)
 
 
 def test_deep_without_imagehash_names_the_extra(tmp_path, monkeypatch):

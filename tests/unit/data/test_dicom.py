@@ -12,6 +12,7 @@ from dicom_files import PLANTED, content_of, dicom, jpeg, palette, region, save,
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from malformed_dicom import GOOD, MALFORMED, RLE_HEADER, TINY, as_jpeg, as_rle
+from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.pixels.processing import convert_color_space
 from pydicom.sequence import Sequence
@@ -111,6 +112,25 @@ def test_baseline_jpeg(photometric):
     # Pillow's JPEGs say by their JFIF marker that they are YCbCr, whatever the header says.
     pixels = read_image(content_of(jpeg(dicom(RGB, photometric), RGB)))
     assert np.abs(pixels.astype(int) - RGB).mean() < 3
+
+
+@pytest.mark.parametrize("marked", [True, False])
+@pytest.mark.filterwarnings("ignore:The .0028,0004.")
+def test_colours_that_are_sampled_less_often_are_no_rgb(marked):
+    """Without JFIF's marker a decoder goes by the header: all would be green and violet."""
+    stream = io.BytesIO()
+    Image.fromarray(RGB).save(stream, "JPEG", quality=95, subsampling=2)
+    frame = stream.getvalue()
+    assert frame[2:4] == b"\xff\xe0"
+    frame = frame if marked else frame[:2] + frame[20:]
+    for photometric in ("YBR_FULL_422", "RGB"):
+        ds = jpeg(dicom(RGB, photometric), RGB)
+        ds.PixelData = pydicom.encaps.encapsulate([frame])
+        if marked or photometric != "RGB":
+            assert np.abs(read_image(content_of(ds)).astype(int) - RGB).mean() < 5
+        else:
+            with pytest.raises(CodedImageError, match="differ in how colours are stored"):
+                read_image(content_of(ds))
 
 
 def test_ybr_and_planes():
@@ -249,6 +269,16 @@ def test_regions(regions, scale, cropped):
     assert made.facts.cropped == cropped
 
 
+def test_a_scan_that_says_to_be_upside_down_is_told(tmp_path, caplog):
+    for side in ([region((0, 0, 20, 39))], [region((0, 0, 20, 39)), region((24, 0, 47, 39))]):
+        for name, told in (("PhysicalDeltaX", False), ("PhysicalDeltaY", True)):
+            setattr(side[-1], name, -0.005)
+            path = save(tmp_path / "scan.dcm", with_regions(dicom(RGB, modality="US"), *side))
+            assert read_dicom(path).facts.mm_per_pixel == pytest.approx(0.05)
+            assert (f"{path}: this DICOM file says that depth grows upwards" in caplog.text) == told
+        caplog.clear()
+
+
 def test_pixels_that_are_not_square_are_made_so():
     made = read_dicom(content_of(with_regions(dicom(RGB, modality="US"), region(PhysicalDeltaY=0.0025))))
     assert made.pixels.shape == (16, 32, 3)
@@ -290,6 +320,39 @@ def test_burned_in_text(said, known):
 def test_kinds(modality, kind, captured):
     made = read_dicom(content_of(dicom(RGB, modality=modality)))
     assert (made.facts.kind, made.facts.captured) == (kind, captured)
+
+
+ANNA = {"PatientID": "0", "PatientName": "Muster^Anna", "PatientBirthDate": "19500101"}
+LATIN, UTF_8 = {"SpecificCharacterSet": "ISO_IR 100"}, {"SpecificCharacterSet": "ISO_IR 192"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (ANNA, {**ANNA, "PatientName": "Smith^John", "PatientBirthDate": "19990101"}, False),
+        (ANNA, {**ANNA, "PatientName": "Meier^Anna"}, True),  # a married name
+        (ANNA, {**ANNA, "PatientName": "MUSTER ^A", "PatientBirthDate": ""}, True),
+        (ANNA, {**ANNA, "PatientName": "Smith^John", "PatientBirthDate": None}, False),
+        (ANNA, {**ANNA, "PatientID": "", "PatientBirthDate": "19990101"}, False),
+        ({"PatientID": ""}, {"PatientID": "", "PatientName": "Smith^John", "PatientBirthDate": None}, False),
+        (ANNA, {"PatientID": "0", "PatientName": None, "PatientBirthDate": None}, True),
+        (ANNA, {**ANNA, "PatientID": "1"}, False),
+        ({**LATIN, "PatientName": "Müller^J"}, {**UTF_8, "PatientName": "MULLER=穆勒", "PatientBirthDate": ""}, True),
+        ({**LATIN, "PatientName": "Möller"}, {**UTF_8, "PatientName": "Müller", "PatientBirthDate": ""}, False),
+        ({**LATIN, "PatientName": "Öz"}, {"PatientName": "Smith", "PatientBirthDate": "", **UTF_8}, False),
+    ],
+)
+def test_what_two_files_say_of_their_patient_is_held_together(one, other, same):
+    first, second = (read_dicom(content_of(dicom(RGB, **values))).facts.patient for values in (one, other))
+    assert first.may_be(second) == second.may_be(first) == same
+
+
+@pytest.mark.parametrize("letters", ["ISO_IR 999", "\\ISO 2022 IR 87", "", "punycode"])
+def test_a_name_in_letters_that_are_not_known_says_nothing(letters):
+    content = content_of(dicom(RGB, PatientName="AAAA^B", PatientBirthDate="", SpecificCharacterSet="ISO_IR 100"))
+    said = letters.encode().ljust(16)
+    content = content.replace(b"CS\x0a\0ISO_IR 100", b"CS\x10\0" + said).replace(b"AAAA", b"\xfc\xe9\xff\x80")
+    assert read_dicom(content).facts.patient.family == b""
 
 
 def test_a_frame_is_fitted_by_the_files_own_scale_and_none_that_contradicts_it(tmp_path):

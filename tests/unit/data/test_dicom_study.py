@@ -104,7 +104,17 @@ def test_one_id_of_two_hospitals_is_not_one_patient(tmp_path):
     made = dicom_table(tmp_path, tmp_path / "out.csv", key=b"0123456789abcdef")
     assert made.frame["ultrasound"].to_list() == [f"{tmp_path}/0.dcm;{tmp_path}/2.dcm"]
     assert made.skipped[0][0] == "1.dcm"
-    assert "another hospital" in made.skipped[0][1]
+    assert "another patient in this folder has the same id" in made.skipped[0][1]
+
+
+def test_one_id_with_two_names_and_birth_dates_is_not_one_patient(tmp_path):
+    """As in exports where all have the id 0."""
+    for i, (name, born) in enumerate((("Muster^Anna", "19500101"), ("Smith^John", "19990101"), ("MUSTER^A", ""))):
+        save(tmp_path / f"{i}.dcm", scan(i, PatientID="0", PatientName=name, PatientBirthDate=born))
+    made = dicom_table(tmp_path, tmp_path / "out.csv", key=KEY)
+    assert made.frame["ultrasound"].to_list() == [f"{tmp_path}/0.dcm;{tmp_path}/2.dcm"]
+    assert [name for name, _ in made.skipped] == ["1.dcm"]
+    assert "Smith" not in str(made)
 
 
 def test_lists_of_identifiers_do_not_run_together():
@@ -154,6 +164,15 @@ def test_without_pydicom_the_remedy_is_said(export, tmp_path, monkeypatch):
     monkeypatch.setattr("agfnet.data.dicom.find_spec", lambda _: None)
     with pytest.raises(TableError, match=r"pip install 'agfnet\[dicom\]'"):
         dicom_table(export, tmp_path / "t.csv", key=KEY)
+
+
+def test_a_key_that_others_may_read_is_told(tmp_path, caplog):
+    for mode, told in ((0o600, False), (0o640, True), (0o604, True)):
+        (tmp_path / "key").write_text("0123456789abcdef\n")
+        (tmp_path / "key").chmod(mode)
+        read_key(tmp_path / "key")
+        assert ("others on this machine may read the key" in caplog.text) == told
+        caplog.clear()
 
 
 def test_keys(tmp_path):

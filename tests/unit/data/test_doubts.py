@@ -59,6 +59,19 @@ def test_what_stands_for_no_value_is_no_value(tmp_path):
     assert [(f.row, f.column) for f in named] == [(2, "patient_id"), (3, "label"), (4, "case_id")]
 
 
+def test_a_value_that_a_spreadsheet_runs_is_named(tmp_path):
+    rows = [
+        "=1+1,1,A,a.jpg", "2,@SUM(A1),A,b.jpg", '3,3,"+cmd|\' /C calc\'!A0",c.jpg', "-1+2,4,-x,d.jpg", "-1,-2,A,e.jpg",
+        '"-0,5",-2.5,HER2+,f.jpg',
+    ]  # fmt: skip
+    assert [(f.row, f.column, f.cause) for f in found(tmp_path, rows)] == [
+        (2, "case_id", "formula"), (3, "patient_id", "formula"), (4, "label", "formula"), (5, "case_id", "formula"),
+        (5, "label", "formula"),
+    ]  # fmt: skip
+    named = found(tmp_path, rows, classes=["A", "-x", "HER2+"])
+    assert [(f.row, f.column) for f in named if f.cause == "formula"][2:] == [(4, "label"), (5, "case_id")]
+
+
 def test_numbers_that_are_none_are_empty_cells_of_parquet(tmp_path):
     pl.DataFrame({"case_id": [1, 2], "label": [float("nan"), 1.0]}).write_parquet(tmp_path / "cases.parquet")
     raw, faults = load_table(tmp_path / "cases.parquet")

@@ -117,7 +117,7 @@ def test_one_case_of_each_patient():
 
 
 def test_no_set_is_empty():
-    sets = Conformal(0.9, 0.01, None, (9, 9)).sets(np.array([[0.5, 0.5], [0.6, 0.4]]))
+    sets = Conformal(0.01, None, (9, 9)).sets(np.array([[0.5, 0.5], [0.6, 0.4]]))
     assert sets.any(1).all()
 
 

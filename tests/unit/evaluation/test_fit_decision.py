@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -43,13 +45,24 @@ def learnt(rng):
     return {view: rng.standard_normal((400, 4)).astype(np.float32) for view in ("clinical", "ultrasound")}
 
 
+def with_photo_alone(asked):
+    """The same cases where the network sees their photo alone, of which it makes far too much."""
+    made = []
+    for case, p in asked:
+        own = tempered(p.probabilities, 0.4)
+        less = {name: {"clinical": getattr(p, name)["clinical"]} for name in ("view_probabilities", "statistics")}
+        made.append((case, replace(p, probabilities=own, views_present=("clinical",), **less)))
+    return made
+
+
 @pytest.fixture(scope="module")
 def decision():
     rng = np.random.default_rng(0)
     pairs = asked_about([f"P{i // 2}" for i in range(600)], rng)
     # Many cases of one patient, all with a strange photo: one patient's, however many they are.
     busy = asked_about(["busy"] * 100, rng, far=20.0)
-    return fit_decision([*pairs, *busy], learnt(rng), CLASSES, PRIOR, {"notes": ["said before"]})
+    fewer = {"clinical": with_photo_alone(pairs)}
+    return fit_decision([*pairs, *busy], fewer, learnt(rng), CLASSES, PRIOR, {"notes": ["said before"]})
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +96,30 @@ def test_the_answered_are_wrong_no_more_often_than_wanted_and_not_for_want_of_an
     assert 0.5 * possible < answered.mean() < possible
 
 
+def test_with_a_view_missing_sets_cover_and_answers_are_right_as_often(decision, fresh):
+    """Held against cases that were asked with that view alone; against whole ones neither would hold."""
+    alone = with_photo_alone(fresh)
+    both = replace(decision, limits={"clinical": decision.limits["clinical;ultrasound"]})
+    covered, wrong = [], []
+    for one in (decision, both):
+        decided = [one.decide(p.probabilities, p.view_probabilities, p.statistics) for _, p in alone]
+        truth = [CLASSES.index(case.label) for case, _ in alone]
+        covered.append(np.mean([y in made.diagnosis_set for y, made in zip(truth, decided, strict=True)]))
+        errors = [y != made.probabilities.argmax() for y, made in zip(truth, decided, strict=True) if not made.referred]
+        wrong.append(np.mean(errors) if errors else 0.0)
+    assert covered[0] == pytest.approx(0.9, abs=0.035)
+    assert covered[1] < 0.87
+    assert wrong[0] <= 0.1 < wrong[1]
+
+
+def test_views_that_nothing_was_fitted_with_are_referred(decision, fresh):
+    _, p = fresh[0]
+    scan = {"ultrasound": p.view_probabilities["ultrasound"]}
+    made = decision.decide(np.array([0.98, 0.01, 0.01]), scan, {"ultrasound": p.statistics["ultrasound"]})
+    assert made.diagnosis_set == (0, 1, 2)
+    assert Reason("unsure") in made.referred
+
+
 def test_few_ordinary_cases_are_handed_back_as_strange(decided):
     strange = np.mean([Reason("strange", "clinical") in made.referred for made in decided])
     assert 0.0 < strange < 0.03
@@ -103,19 +140,27 @@ def test_prevalence_and_notes(decision):
 
 def test_of_few_cases_it_is_said_what_they_are_too_few_for():
     rng = np.random.default_rng(0)
-    made = fit_decision(asked_about([f"P{i}" for i in range(20)], rng), learnt(rng), CLASSES, PRIOR, {})
+    made = fit_decision(asked_about([f"P{i}" for i in range(20)], rng), {}, learnt(rng), CLASSES, PRIOR, {})
     told = "\n".join(made.facts["notes"])
     assert "cyst: " in told
     assert "class 0" not in told
     assert "20 patients are too few" in told
-    assert "every case is referred" in told
+    assert "every such case is referred" in told
+    assert "With " not in told
+
+
+def test_what_holds_for_some_views_alone_names_them():
+    rng = np.random.default_rng(0)
+    asked = asked_about([f"P{i}" for i in range(200)], rng)
+    made = fit_decision(asked, {"clinical": with_photo_alone(asked[:5])}, learnt(rng), CLASSES, PRIOR, {})
+    assert "With clinical alone: 5 cases do not show an error of at most 10%" in "\n".join(made.facts["notes"])
 
 
 def test_a_view_that_no_calibration_case_has_is_refused():
     rng = np.random.default_rng(0)
     with pytest.raises(TableError, match="no case has a dermoscopic"):
         fit_decision(
-            asked_about(["P0", "P1", "P2"], rng), {"dermoscopic": np.zeros((9, 4), np.float32)}, CLASSES, PRIOR, {}
+            asked_about(["P0", "P1", "P2"], rng), {}, {"dermoscopic": np.zeros((9, 4), np.float32)}, CLASSES, PRIOR, {}
         )
 
 
@@ -124,7 +169,7 @@ def test_more_ordinary_cases_may_be_handed_back_where_that_is_wanted():
     for share in (0.01, 0.2):
         rng = np.random.default_rng(0)
         asked = asked_about([f"P{i}" for i in range(300)], rng)
-        made.append(fit_decision(asked, learnt(rng), CLASSES, PRIOR, {}, false_refers=share).refer)
+        made.append(fit_decision(asked, {}, learnt(rng), CLASSES, PRIOR, {}, false_refers=share).refer)
     strict, loose = made
     assert loose.disagreement < strict.disagreement
     assert all(loose.references[view].limit < strict.references[view].limit for view in strict.references)
@@ -134,8 +179,8 @@ def test_everything_after_the_temperature_is_fitted_for_the_patients_that_predic
     rng = np.random.default_rng(3)
     asked, images = asked_about([f"P{i}" for i in range(300)], rng), learnt(rng)
     mix = np.array([0.9, 0.05, 0.05])
-    plain = fit_decision(asked, images, CLASSES, PRIOR, {})
-    other = fit_decision(asked, images, CLASSES, PRIOR, {}, prevalence=mix)
+    plain = fit_decision(asked, {}, images, CLASSES, PRIOR, {})
+    other = fit_decision(asked, {}, images, CLASSES, PRIOR, {}, prevalence=mix)
     assert other.temperature == plain.temperature
     assert other.prevalence == pytest.approx(tuple(mix))
     decided = [other.decide(p.probabilities, p.view_probabilities, p.statistics) for _, p in asked]

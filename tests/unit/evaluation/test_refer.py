@@ -93,11 +93,11 @@ def test_of_several_images_the_farthest_counts():
 
 def test_every_reason_is_given():
     reference = Reference(np.zeros(2, np.float32), np.eye(2, dtype=np.float32), 3.0)
-    rule = ReferRule(0.1, 0.7, 0.3, {"clinical": reference})
+    rule = ReferRule(0.3, {"clinical": reference})
     everything = (Reason("unsure"), Reason("disagree"), Reason("strange", "clinical"))
-    assert rule.reasons(0.8, 0.1, {"clinical": 1.0}) == ()
-    assert rule.reasons(0.6, 0.4, {"clinical": 9.0}) == everything
-    assert rule.reasons(math.nan, math.nan, {"clinical": math.nan}) == everything
+    assert rule.reasons(sure=True, disagreement=0.1, distances={"clinical": 1.0}) == ()
+    assert rule.reasons(sure=False, disagreement=0.4, distances={"clinical": 9.0}) == everything
+    assert rule.reasons(sure=False, disagreement=math.nan, distances={"clinical": math.nan}) == everything
     assert [str(reason) for reason in everything] == [
         "unsure",
         "views disagree",

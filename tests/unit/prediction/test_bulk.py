@@ -185,8 +185,22 @@ def test_what_was_planned_by_a_stopped_run_is_planned_anew(calibrated, predicted
         with pytest.raises(KeyboardInterrupt):
             again(calibrated, table, tmp_path / "out")
     assert list((tmp_path / "out/plan").iterdir())
+    (tmp_path / "out/plan/part-000099.parquet").write_bytes(b"of a longer table")
+    (tmp_path / "out/plan/.part-000001.parquet.12ab34cd.tmp").write_bytes(b"half of it")
     again(calibrated, table, tmp_path / "out")
+    left = {path.name for path in (tmp_path / "out/plan").iterdir()}
+    assert left == {f"part-{part:06d}.parquet" for part in range(5)}
     assert results(tmp_path / "out")[1].equals(results(predicted)[1])
+
+
+def test_a_folder_plan_of_other_origin_is_left_alone(calibrated, table, tmp_path):
+    (tmp_path / "out/plan").mkdir(parents=True)
+    for name in ("thesis.txt", "part-1.parquet"):
+        (tmp_path / "out/plan" / name).write_text("a year's work")
+        with pytest.raises(ConfigError, match=rf"holds other files \(plan/{name}\)"):
+            again(calibrated, table, tmp_path / "out")
+        assert (tmp_path / "out/plan" / name).read_text() == "a year's work"
+        (tmp_path / "out/plan" / name).unlink()
 
 
 def test_options_that_make_no_sense_together(agfnet_command, calibrated, table, tmp_path):
@@ -195,6 +209,7 @@ def test_options_that_make_no_sense_together(agfnet_command, calibrated, table, 
         ((table, "--engine", "spark", *out), "local or ray"),
         (("--engine", "local", *out), "--engine is for a TABLE"),
         ((table, "--engine", "local", "--view", "clinical=a.jpg", *out), "--engine is for a TABLE"),
+        ((table, "--engine", "local", "--mm-per-pixel", "ultrasound=1", *out), "--mm-per-pixel is for --view"),
         ((table, "--engine", "local"), "Name it with -o"),
         ((table, "--engine", "local", "--workers", 2, *out), "are for --engine ray"),
         ((table, "--part-rows", 2, "--address", "auto"), "--part-rows and --address: only with --engine"),

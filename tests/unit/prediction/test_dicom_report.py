@@ -28,7 +28,7 @@ SHA = "ab" * 32
 STUDY = generate_uid()
 
 
-def explanation(**changes: object) -> Explanation:
+def explanation(*, missing: tuple[str, ...] = (), coverage: float | None = 0.9, **changes: object) -> Explanation:
     own = np.array([0.7, 0.2, 0.1])
     values = {
         "case_id": "c1",
@@ -48,6 +48,9 @@ def explanation(**changes: object) -> Explanation:
         frames={"clinical": frame, "ultrasound": frame},
         heat={"clinical": heat, "ultrasound": heat},
         mm_per_pixel={"clinical": None, "ultrasound": 0.1},
+        images={"clinical": 1, "ultrasound": 1},
+        missing=missing,
+        coverage=coverage,
     )
 
 
@@ -100,7 +103,7 @@ def dciodvfy(path: Path) -> list[str]:
 def test_both_files_are_valid(kind, tmp_path):
     case, made = None, explanation()
     if kind == "uncalibrated":
-        made = explanation(diagnosis_set=None, referred=None)
+        made = explanation(diagnosis_set=None, referred=None, coverage=None, missing=("dermoscopy",))
     elif kind == "bare source":
         absent = dict.fromkeys(
             ("StudyDate", "StudyTime", "StudyID", "ReferringPhysicianName", "PatientBirthDate", "AccessionNumber")
@@ -118,8 +121,10 @@ def test_both_files_are_valid(kind, tmp_path):
 
 def test_the_report_says_what_was_found(tmp_path):
     case = case_of(tmp_path)
-    report, _ = written(tmp_path, case)
+    report, _ = written(tmp_path, case, explanation(missing=("dermoscopy",)))
     found = items(report)
+    assert ("TEXT", "Missing view", "dermoscopy") in found
+    assert ("TEXT", "Calibration", "diagnosis set (90 %; others are not excluded)") in found
     for name, p in zip(CLASSES, ("0.7", "0.2", "0.1"), strict=True):
         assert ("NUM", f"Probability of {name}"[:64], p) in found
     assert ("CODE", "Likeliest diagnosis", CLASSES[0]) in found
@@ -139,9 +144,11 @@ def test_the_report_says_what_was_found(tmp_path):
 
 
 def test_an_uncalibrated_bundle_gives_no_set_and_says_so(tmp_path):
-    report, _ = written(tmp_path, made=explanation(diagnosis_set=None, referred=None))
-    names = [name for _, name, _ in items(report)]
-    assert "Calibration" in names
+    report, _ = written(tmp_path, made=explanation(diagnosis_set=None, referred=None, coverage=None))
+    found = items(report)
+    (said,) = (value for _, name, value in found if name == "Calibration")
+    assert said.startswith("not calibrated: ")
+    names = [name for _, name, _ in found]
     assert "Diagnosis in the set" not in names
     assert "Referred to a clinician" not in names
 
@@ -253,6 +260,22 @@ def test_a_case_that_is_not_all_dicom_gets_none(tmp_path, caplog):
     case = Case(case_id="c", patient_id="p", row=2, views={**case.views, "clinical": (tmp_path / "photo.png",)})
     assert write_dicom(explanation(), case, tmp_path / "0001", classes=CLASSES, bundle_sha256=SHA) == []
     assert "no DICOM report" in caplog.text
+
+
+def test_two_patients_under_one_id_are_not_answered(trained, tmp_path, agfnet_command):
+    """As in exports where all have the id 0, or none."""
+    for number in ("0", ""):
+        views = []
+        for view, modality, name, born in (
+            ("clinical", "XC", "Muster^Anna", "19500101"),
+            ("ultrasound", "US", f"{PLANTED}^John", "19990101"),
+        ):
+            made = dicom(smooth(1), modality=modality, PatientID=number, PatientName=name, PatientBirthDate=born)
+            views += ["--view", f"{view}={save(tmp_path / f'{view}.dcm', made)}"]
+        done = agfnet_command("predict", trained, *views)
+        assert done.exit_code == 1
+        assert "ultrasound: this DICOM image is of another patient" in done.stdout
+        assert PLANTED not in done.stdout + done.stderr
 
 
 def test_the_command(trained, drawn, tmp_path, agfnet_command):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import chain, combinations
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from agfnet.data.table import read_cases
 from agfnet.prediction.asking import parse_prevalence
-from agfnet.prediction.explanation import explain, log_odds, shapley
+from agfnet.prediction.explanation import explain, explain_cases, explanation_sheet, log_odds, shapley
 from agfnet.prediction.overlay import Row, colours, letters, overlay, positive_part, sheet, spread, wrapped
 from agfnet.prediction.predictor import Predictor
 
@@ -123,12 +124,17 @@ def test_the_command(trained, calibrated, drawn, tmp_path, agfnet_command):
     assert [case["picture"] for case in told["cases"]] == ["0001.png", "0002.png"]
     assert Image.open(tmp_path / "x" / "0001.png").width >= 640
     assert told["cases"][0]["diagnosis_set"] is None
+    assert told["coverage"] is None
+    assert told["calibration"].startswith("not calibrated: ")
     other = agfnet_command("explain", calibrated, drawn / "parts.csv", "-o", tmp_path / "x", "--cases", 1)
     assert other.exit_code == 1
     assert "holds explanations by another network" in other.stderr.replace("\n", " ")
     done = agfnet_command("explain", calibrated, drawn / "parts.csv", "-o", tmp_path / "z", "--cases", 1)
     assert done.exit_code == 0, done.stderr
-    told = json.loads((tmp_path / "z" / "explanations.json").read_text())["cases"][0]
+    listing = json.loads((tmp_path / "z" / "explanations.json").read_text())
+    assert (listing["coverage"], listing["calibration"]) == (0.9, "diagnosis set (90 %; others are not excluded)")
+    told = listing["cases"][0]
+    assert told["views_missing"] == []
     assert told["prediction"] in told["diagnosis_set"]
     assert told["referred"] == bool(told["refer_reasons"])
     nothing = agfnet_command("explain", trained, "-o", tmp_path / "y")
@@ -155,28 +161,112 @@ def test_bad_images_are_named_or_left_out(trained, drawn, tmp_path, agfnet_comma
     assert f"row 2, case {cases[0, 'case_id']}: " in done.stderr.replace("\n", " ")
     done = agfnet_command("explain", trained, tmp_path / "cases.csv", "-o", tmp_path / "b", "--skip-bad")
     assert done.exit_code == 0
+    assert "1 of 2 cases could not be explained" in done.stderr
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["0002.png", "explanations.json"]
+    told = json.loads((tmp_path / "b" / "explanations.json").read_text())
+    assert told["left_out"] == [cases[0, "case_id"]]
+    assert [case["case_id"] for case in told["cases"]] == [cases[1, "case_id"]]
+
+
+def test_where_no_case_is_explained_the_command_fails(trained, tmp_path, agfnet_command):
+    (tmp_path / "cases.csv").write_text("case_id,patient_id,clinical\na,p,gone.jpg\nb,q,gone.jpg\n")
+    done = agfnet_command("explain", trained, tmp_path / "cases.csv", "-o", tmp_path / "x", "--skip-bad")
+    assert done.exit_code == 1
+    assert "2 of 2 cases could not be explained" in done.stderr
+    assert json.loads((tmp_path / "x" / "explanations.json").read_text())["left_out"] == ["a", "b"]
+
+
+def drawn_on(monkeypatch, made, classes):
+    """Lines above the sheet's pictures, and captions."""
+    seen = []
+    monkeypatch.setattr("agfnet.prediction.explanation.sheet", lambda rows, title, _: seen.extend([title, rows]))
+    explanation_sheet(made, classes)
+    return seen[0], [row.caption for row in seen[1]]
+
+
+def test_the_sheet_says_what_is_missing_and_what_the_set_promises(trained, calibrated, drawn, monkeypatch):
+    cases = read_cases(drawn / "parts.csv")
+    lone = next(c for c in cases if not c.views["ultrasound"])
+    both = next(c for c in cases if all(c.views.values()))
+    for source, told in (
+        (trained, "not calibrated: probabilities are raw"),
+        (calibrated, "diagnosis set (90 %; others"),
+    ):
+        asked = Predictor(source, threads=1)
+        for case, missing in ((lone, True), (both, False)):
+            lines, _ = drawn_on(monkeypatch, explain(asked, case), asked.classes)
+            assert ("missing: ultrasound" in lines) == missing
+            assert [line for line in lines if line.startswith(told)]
+
+
+def test_what_is_nearly_sure_is_not_shown_as_certain(predictor, drawn, monkeypatch):
+    made = explain(predictor, read_cases(drawn / "parts.csv")[0])
+    sure = np.array([0.9993, 0.0004, 0.0003])
+    views = dict.fromkeys(made.prediction.views_present, sure)
+    made = replace(made, prediction=replace(made.prediction, probabilities=sure, view_probabilities=views))
+    lines, captions = drawn_on(monkeypatch, made, predictor.classes)
+    assert f"{predictor.classes[0]}: >99%" in lines
+    assert all("(>99%)" in caption for caption in captions)
+
+
+def test_of_several_images_the_sheet_says_which_is_shown(predictor, drawn, monkeypatch, tmp_path):
+    cases = [c for c in read_cases(drawn / "parts.csv") if all(c.views.values())]
+    views = {**cases[0].views, "clinical": cases[0].views["clinical"] + cases[1].views["clinical"]}
+    case = replace(cases[0], views=views)
+    _, captions = drawn_on(monkeypatch, explain(predictor, case), predictor.classes)
+    assert [caption.partition(": share")[0] for caption in captions] == ["clinical, image 1 of 2", "ultrasound"]
+    monkeypatch.undo()
+    explain_cases(predictor, [case], tmp_path)
+    told = json.loads((tmp_path / "explanations.json").read_text())["cases"][0]
+    assert told["images"] == {"clinical": 2, "ultrasound": 1}
 
 
 def test_a_folder_of_images_is_not_written_over(trained, drawn, tmp_path, agfnet_command):
-    (tmp_path / "0002.png").write_text("a photo")
-    done = agfnet_command("explain", trained, drawn / "parts.csv", "-o", tmp_path, "--cases", 1)
-    assert done.exit_code == 1
-    assert "0002.png: is no explanation of an earlier call" in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["0002.png"]
+    """Neither a new one, nor one that holds explanations beside them."""
+    for name in ("0002.png", "2024.png", "0001-report.dcm"):
+        (tmp_path / name).write_text("a photo")
+        done = agfnet_command("explain", trained, drawn / "parts.csv", "-o", tmp_path, "--cases", 1)
+        assert done.exit_code == 1
+        assert f"{name}: is no explanation of an earlier call" in done.stderr
+        assert (tmp_path / name).read_text() == "a photo"
+        (tmp_path / name).unlink()
+        assert agfnet_command("explain", trained, drawn / "parts.csv", "-o", tmp_path, "--cases", 1).exit_code == 0
 
 
 def test_no_file_of_an_earlier_case_stays(trained, drawn, tmp_path, agfnet_command):
     """A report beside another patient's picture would be taken for that patient's."""
     table = drawn / "parts.csv"
     assert agfnet_command("explain", trained, table, "-o", tmp_path, "--cases", 3).exit_code == 0
+    listing = tmp_path / "explanations.json"
+    told = json.loads(listing.read_text())
+    told["cases"][0]["dicom"], told["cases"][2]["dicom"] = ["0001-report.dcm"], ["0003-overlay.dcm"]
+    listing.write_text(json.dumps(told))
     for name in ("0001-report.dcm", "0003-overlay.dcm", "notes.png"):
         (tmp_path / name).write_text("of another case")
     stated = "cyst=0.1,lipoma=0.1,naevus=0.8"
     done = agfnet_command("explain", trained, table, "-o", tmp_path, "--cases", 1, "--prevalence", stated)
     assert done.exit_code == 0
     assert {path.name for path in tmp_path.iterdir()} == {"0001.png", "explanations.json", "notes.png"}
-    told = json.loads((tmp_path / "explanations.json").read_text())
+    told = json.loads(listing.read_text())
     assert told["prevalence"] == stated
+    assert told["unfinished"] == []
     asked = next(Predictor(trained, prevalence=parse_prevalence(stated)).predict(read_cases(table)[:1])).prediction
     assert told["cases"][0]["probability"] == pytest.approx(asked.probabilities.max())
+
+
+def test_what_a_stopped_call_leaves_is_listed(predictor, drawn, tmp_path):
+    """So that the next call knows it for its own, and deletes it."""
+    cases = read_cases(drawn / "parts.csv")[:3]
+
+    def stopped(_explanation, _case, stem):
+        if stem.name == "0002":
+            stem.with_name("0002-report.dcm").write_text("half of a case")
+            stem.with_name(".0002-overlay.dcm.12ab.tmp").write_text("half of a file")
+            raise KeyboardInterrupt
+        return []
+
+    with pytest.raises(KeyboardInterrupt):
+        explain_cases(predictor, cases, tmp_path, also=stopped)
+    assert json.loads((tmp_path / "explanations.json").read_text())["unfinished"] == ["0002"]
+    explain_cases(predictor, cases[:1], tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"0001.png", "explanations.json"}

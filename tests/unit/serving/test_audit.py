@@ -50,6 +50,26 @@ def test_one_service_writes_to_a_log(filled):
     AuditLog(filled).close()
 
 
+def test_a_log_is_the_same_by_each_of_its_names(filled, tmp_path):
+    (tmp_path / "link.sqlite").symlink_to(filled)
+    log = AuditLog(tmp_path / "link.sqlite")
+    with pytest.raises(AuditError, match="another service"):
+        AuditLog(filled)
+    log.add("predict", "r40", {})
+    log.close()
+    assert verify(filled).entries == 41
+
+
+def test_only_its_owner_may_read_a_log(tmp_path):
+    before = os.umask(0o022)
+    log = AuditLog(tmp_path / "audit.sqlite")
+    os.umask(before)
+    log.add("predict", "r1", {})
+    modes = {file.name.removeprefix("audit.sqlite"): file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("", ".lock", "-wal", "-shm"), 0o600)
+    log.close()
+
+
 def test_an_answer_is_found_by_its_request(filled):
     log = AuditLog(filled)
     assert log.result_of("r7")["i"] == 7
@@ -97,7 +117,6 @@ def test_a_log_that_is_written_anew_or_cut_off_shows_to_who_noted_a_hash(filled,
     log.close()
     assert verify(filled, noted=noted).entries == 41
     assert agfnet_command("audit", filled, "--noted", noted).exit_code == 0
-    assert agfnet_command("audit", filled, "--noted", "").exit_code == 1
     tampered(filled, "DELETE FROM entries WHERE number > 39")
     with pytest.raises(AuditError, match="hash that was noted is not in it"):
         verify(filled, noted=noted)
@@ -127,6 +146,26 @@ def test_what_is_no_log(tmp_path, agfnet_command):
     with pytest.raises(AuditError, match="no such"):
         verify(tmp_path / "nowhere")
     assert agfnet_command("audit", path).exit_code == 1
+
+
+@pytest.mark.parametrize("statement", ["CREATE TABLE patients (name)", "CREATE TABLE entries (number, title)"])
+def test_a_database_of_something_else_stays_as_it_is(tmp_path, statement):
+    path = tmp_path / "other.sqlite"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(statement)
+    before = path.read_bytes()
+    with pytest.raises(AuditError, match="something else"):
+        AuditLog(path)
+    assert path.read_bytes() == before
+
+
+def test_what_is_noted_is_a_hash(filled, agfnet_command):
+    noted = verify(filled).last
+    assert agfnet_command("audit", filled, "--noted", f" {noted.upper()}\n").exit_code == 0
+    for mistyped in (noted[:-1], f"{noted}0", f"{noted[:-1]}o", ""):
+        failed = agfnet_command("audit", filled, "--noted", mistyped)
+        assert failed.exit_code == 1
+        assert "is no hash" in failed.stderr
 
 
 def test_an_empty_log_is_whole(tmp_path, agfnet_command):

@@ -39,7 +39,7 @@ def test_a_lone_question_does_not_wait_for_long():
     batcher.close()
 
 
-def test_a_fault_belongs_to_those_who_asked():
+def test_a_fault_belongs_to_those_who_asked(caplog):
     def ask(looks):
         if any(one["clinical"].mean() < 0 for one in looks):
             raise RuntimeError("broken")
@@ -51,6 +51,7 @@ def test_a_fault_belongs_to_those_who_asked():
         bad.result(5)
     assert good.result(5)["mean"][0, 0] == 4
     batcher.close()
+    assert not caplog.records  # who asked knows of which request it is
 
 
 def test_closing_answers_what_waits_and_cancelled_questions_are_not_asked():

@@ -11,7 +11,7 @@ import uvicorn
 from agfnet.prediction.predictor import Predictor
 from agfnet.serving.run import Impatient, serve
 from agfnet.serving.settings import ServiceSettings
-from agfnet.types import ConfigError
+from agfnet.types import BundleError, ConfigError
 
 
 async def hello(scope, _receive, send):
@@ -40,6 +40,12 @@ def address():
     yield where
     server.should_exit = True
     thread.join(10)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
 
 
 def answered(connection: socket.socket, request: bytes) -> None:
@@ -96,6 +102,23 @@ def test_a_port_in_use_is_said_before_anything_else(trained, tmp_path):
         settings = ServiceSettings(port=taken.getsockname()[1], audit=tmp_path / "audit.sqlite")
         with pytest.raises(ConfigError, match="Choose another --port"):
             serve(Predictor(trained, threads=1), settings)
+
+
+@pytest.mark.parametrize("fault", [BundleError("the network's answer is no number."), RuntimeError("no kernel")])
+def test_a_network_that_does_not_answer_is_said_before_the_address(
+    trained, tmp_path, fault, monkeypatch, agfnet_command, caplog
+):
+    def ask(*_):
+        raise fault
+
+    monkeypatch.setattr(Predictor, "ask", ask)
+    with caplog.at_level("INFO"):
+        failed = agfnet_command("serve", trained, "--port", free_port(), "--audit", tmp_path / "audit.sqlite")
+    assert failed.exit_code == 1
+    assert failed.stderr.splitlines()[-1].startswith("error: ")
+    assert str(fault) in failed.stderr
+    assert "http://" not in caplog.text
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_short_queue_leaves_room_for_a_browsers_connections(trained, tmp_path, monkeypatch):

@@ -1,11 +1,24 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from agfnet.serving.settings import ServiceSettings, read_tokens
 from agfnet.types import ConfigError
 
 LONG = "0123456789abcdef"
+
+
+def test_the_unit_allows_the_memory_that_requests_may_take():
+    """As docs/deploy.md reckons it for 384 px, with every request as large as may be."""
+    settings, look = ServiceSettings(), 3 * 384 * 384 * 4
+    uploads, decoding = settings.queue * 2 * settings.max_body, settings.decoders * 10**9
+    looks = (settings.batch + settings.decoders) * 96 * look  # 80 looks at 8 and 8 images, of one view or of both
+    unit = (Path(__file__).parents[3] / "deploy" / "agfnet.service").read_text(encoding="utf-8")
+    allowed = re.search(r"^MemoryMax=(\d+)G$", unit, re.MULTILINE)
+    assert uploads + decoding + looks + 0.9e9 <= int(allowed[1]) * 2**30
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])

@@ -59,7 +59,7 @@ function seconds(text) {
   return Number.isFinite(value) ? Math.max(1, Math.ceil(value)) : null;
 }
 
-export const readModel = () => ask('v1/model');
+export const readModel = (signal = null) => ask('v1/model', { signal });
 
 /** Images are sent under the view's name: a file's own name may be that of a patient. */
 export function explain(images, signal) {

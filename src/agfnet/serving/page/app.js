@@ -183,6 +183,17 @@ async function takeSample(sample) {
   find('analyse').focus();
 }
 
+/** What the zones are made for. */
+const inputs = ({ views }) => JSON.stringify(Object.entries(views).map(([view, { kind }]) => [view, kind]));
+
+/** The model that an answer is of, read again where the service has been started with another one since. */
+async function modelOf(answer, signal) {
+  if (answer.bundle_sha256 === state.model.sha256) return state.model;
+  const model = await readModel(signal);
+  if (model.sha256 !== answer.bundle_sha256 || inputs(model) !== inputs(state.model)) throw new ServiceError('other-model');
+  return model;
+}
+
 async function analyse() {
   if (state.asking) return;
   const chosen = state.zones.filter((zone) => zone.file);
@@ -206,11 +217,11 @@ async function analyse() {
   announce(`${say('busy')}. ${say('busyText')}`);
   try {
     const answer = await explain(chosen.map(({ view, file, scale }) => ({ view, file, scale })), asking.signal);
+    const model = await modelOf(answer, asking.signal);
     if (state.asking !== asking || asking.signal.aborted) return;
-    Object.assign(state, { asking: null, answer, kept: { at: new Date(), sample: state.sample, opacity: {}, confirmed: null } });
+    Object.assign(state, { asking: null, model, answer, kept: { at: new Date(), sample: state.sample, opacity: {}, confirmed: null } });
     closeToken();
-    drawInput();
-    drawOutput();
+    drawAll();
     announce(say('done', { sentence: summary(answer) }));
     show(find('verdict-title'));
   } catch (error) {
@@ -239,7 +250,7 @@ function refused(error, asking) {
     zone.focus();
     return;
   }
-  state.trouble = { error: told, at: Date.now(), again: told.code === 'oversized-body' ? null : analyse };
+  state.trouble = { error: told, at: Date.now(), again: ['oversized-body', 'other-model'].includes(told.code) ? null : analyse };
   drawOutput();
   if (asking) show(find('again') ?? find('answer').querySelector('h3'));
   announce(`${say('failed')}: ${sayError(told.code, told.message, sizes())}`);

@@ -4,6 +4,7 @@ import { icon, make } from './dom.js';
 import { hundred, list, percent, say, signed, time } from './language.js';
 import { viewName } from './zone.js';
 
+const OTHER = 'other'; // what the service is told where the confirmed diagnosis is none of the model's
 const SHOWN = 3; // classes that a view's own opinion names
 const BAR = [5, 1, 10]; // millimetres of a scale bar, in order of preference
 const PICTURE = 'data:image/png;base64,';
@@ -203,8 +204,10 @@ function opinionRow(label, p, out = false) {
 /** Where the answer goes: saved, printed, or told later how it turned out. */
 export function drawRecord(answer, model, kept, send) {
   const status = make('p', { class: 'status', id: 'feedback-status', role: 'status' });
+  const called = (diagnosis) => (model.classes.includes(diagnosis) ? diagnosis : say('noneOfThese'));
+  const diagnoses = [...new Set([...model.classes, OTHER])]; // a class of that name is the same
   const choice = make('select', { id: 'feedback-choice', 'aria-describedby': 'feedback-hint feedback-status' },
-    make('option', { value: '', text: say('choose') }), model.classes.map((name) => make('option', { value: name, text: name })));
+    make('option', { value: '', text: say('choose') }), diagnoses.map((name) => make('option', { value: name, text: called(name) })));
   choice.value = kept.confirmed ?? '';
   choice.addEventListener('change', () => { kept.confirmed = choice.value; });
   const button = make('button', { type: 'submit', text: say('send') });
@@ -214,7 +217,7 @@ export function drawRecord(answer, model, kept, send) {
     make('p', { class: 'soft', id: 'feedback-hint', text: say('laterHint') }),
     status);
   const tell = (text, wrong = false) => { status.textContent = text; status.classList.toggle('error', wrong); };
-  if (kept.recorded) tell(say('recorded', { diagnosis: kept.recorded }));
+  if (kept.recorded) tell(say('recorded', { diagnosis: called(kept.recorded) }));
   form.addEventListener('submit', async (event) => {
     event.preventDefault();
     if (!choice.value) { tell(say('chooseFirst'), true); choice.focus(); return; }
@@ -223,7 +226,7 @@ export function drawRecord(answer, model, kept, send) {
     const trouble = await send(choice.value);
     button.disabled = false;
     if (!trouble) kept.recorded = choice.value;
-    tell(trouble ?? say('recorded', { diagnosis: choice.value }), Boolean(trouble));
+    tell(trouble ?? say('recorded', { diagnosis: called(choice.value) }), Boolean(trouble));
   });
   const mix = ordered(answer.prevalence).map(([name, share]) => `${name} ${percent(share)}`).join(say('comma'));
   const facts = [[say('time'), time(kept.at)], [say('model'), `${answer.bundle_sha256.slice(0, 12)}, ${say('modelVersion', { version: answer.version })}`], [say('number'), answer.request_id], [say('mix'), mix]];

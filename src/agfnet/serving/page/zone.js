@@ -6,6 +6,8 @@ import { bytes, say, sayError } from './language.js';
 const ACCEPT = 'image/*,.dcm,.dicom,.ima,.tif,.tiff,application/dicom';
 /** Millimetres per pixel outside of these are another unit; the service refuses them too. */
 const [LEAST_SCALE, MOST_SCALE] = [0.0005, 2];
+/** Errors of a file that sending it could only repeat. */
+const UNSENDABLE = new Set(['empty-file', 'oversized-body', 'unreadable-file']);
 const KIND_NAMES = { photo: 'kindPhoto', dermoscopy: 'kindDermoscopy', ultrasound: 'kindUltrasound' };
 const USUAL = new Set(['clinical', 'photo', 'ultrasound', 'dermoscopy', 'dermoscopic', 'derm']);
 
@@ -89,14 +91,20 @@ export class Zone {
     if (this.scaleInput) this.scaleInput.value = scale ?? ''; // a scale belongs to one file
     this.file = file;
     this.note = several ? 'several' : null;
-    const dicom = await isDicom(file);
-    if (this.file !== file) return; // another came meanwhile
-    this.dicom = dicom;
-    if (!dicom) this.#preview(file);
     const code = file.size === 0 ? 'empty-file' : file.size > this.limits.max_bytes ? 'oversized-body' : null;
     this.fail(code && { code });
+    const tell = () => this.onChange(this.error ? `${this.name}: ${this.complaint.textContent}` : say('chosen', { view: this.name }));
+    if (!quiet) tell(); // before it is read: an earlier answer is not of this file, whether it can be read or not
+    const dicom = await isDicom(file).catch(() => null); // such as a folder, or a file that was moved
+    if (this.file !== file) return; // another came meanwhile
+    if (dicom === null) {
+      this.fail({ code: 'unreadable-file' });
+      tell();
+      return;
+    }
+    this.dicom = dicom;
+    if (!dicom) this.#preview(file);
     this.draw();
-    if (!quiet) this.onChange(code ? `${this.name}: ${this.complaint.textContent}` : say('chosen', { view: this.name }));
   }
 
   #preview(file) {
@@ -130,7 +138,7 @@ export class Zone {
 
   /** Whether what was typed and chosen can be sent; else the error stands beside it. */
   check() {
-    if (this.error?.code === 'empty-file' || this.error?.code === 'oversized-body') return false;
+    if (UNSENDABLE.has(this.error?.code)) return false;
     const scale = this.scale === '' ? null : Number(this.scale);
     const wrong = this.file !== null && scale !== null && !(scale >= LEAST_SCALE && scale <= MOST_SCALE);
     this.fail(wrong ? { code: 'bad-scale' } : null);
