@@ -93,11 +93,11 @@ def test_training_images_are_looked_at_once_each(trained, drawn, monkeypatch):
         assert not np.allclose(own, full.statistics[view][1:], atol=1e-2)
 
 
-def test_another_prevalence_is_stated(copied, drawn):
+def test_another_prevalence_is_stated(calibrated, drawn):
     case = read_cases(drawn / "parts.csv")[:1]
-    plain = Predictor(copied, threads=1)
+    plain = Predictor(calibrated, threads=1)
     stated = {"cyst": 0.8, "lipoma": 0.1, "naevus": 0.1}
-    other = Predictor(copied, threads=1, prevalence=stated)
+    other = Predictor(calibrated, threads=1, prevalence=stated)
     p, q = (next(x.predict(case)).prediction for x in (plain, other))
     expected = reweighted(p.probabilities, np.array(plain.decision.prevalence), np.array(list(stated.values())))
     assert np.allclose(q.probabilities, expected)
@@ -105,35 +105,35 @@ def test_another_prevalence_is_stated(copied, drawn):
     # Before any view is seen, the stated shares hold: they are no view's doing.
     told = explain(other, case[0])
     assert told.baseline == pytest.approx(log_odds(stated[other.classes[int(q.probabilities.argmax())]]))
-    rounded = Predictor(copied, threads=1, prevalence=dict.fromkeys(stated, 0.33))
+    rounded = Predictor(calibrated, threads=1, prevalence=dict.fromkeys(stated, 0.33))
     assert rounded.prior.tolist() == pytest.approx([1 / 3] * 3)
     for wrong in ({"cyst": 1.0}, {"cyst": 0.5, "lipoma": 0.5, "naevus": 0.5}):
         with pytest.raises(ConfigError, match="prevalence needs a share"):
-            Predictor(copied, prevalence=wrong)
+            Predictor(calibrated, prevalence=wrong)
 
 
-def test_figures_under_another_prevalence(copied, drawn, tmp_path, agfnet_command):
+def test_figures_under_another_prevalence(calibrated, drawn, tmp_path, agfnet_command):
     """As a table says that is asked with it; what it costs shows in the figures, and is said."""
     table, stated = drawn / "parts.csv", "cyst=0.01,lipoma=0.01,naevus=0.98"
     done = agfnet_command(
-        "evaluate", copied, table, "--part", "validation", "-o", tmp_path, "--prevalence", stated, "--draws", 100
+        "evaluate", calibrated, table, "--part", "validation", "-o", tmp_path, "--prevalence", stated, "--draws", 100
     )
     assert done.exit_code == 0, done.output
     card = json.loads((tmp_path / "scorecard.json").read_text())
     assert card["prevalence"] == stated
     assert any(stated in note for note in card["notes"])
     shown = pl.read_csv(tmp_path / "predictions.csv")
-    said = evaluate(copied, table, tmp_path / "own", part="validation", draws=100)
+    said = evaluate(calibrated, table, tmp_path / "own", part="validation", draws=100)
     own = pl.read_csv(tmp_path / "own" / "predictions.csv")
     assert said["prevalence"] is None
     assert (shown["p_naevus"] > own["p_naevus"]).all()
 
 
-def test_what_another_prevalence_makes_sure_is_still_referred(copied, drawn):
+def test_what_another_prevalence_makes_sure_is_still_referred(calibrated, drawn):
     """Neither the rule nor the set was fitted to it."""
     cases = read_cases(drawn / "parts.csv")
-    plain = Predictor(copied, threads=1)
-    extreme = Predictor(copied, threads=1, prevalence={"cyst": 0.0, "lipoma": 0.0, "naevus": 1.0})
+    plain = Predictor(calibrated, threads=1)
+    extreme = Predictor(calibrated, threads=1, prevalence={"cyst": 0.0, "lipoma": 0.0, "naevus": 1.0})
     for one, other in zip(plain.predict(cases), extreme.predict(cases), strict=True):
         p, q = one.prediction, other.prediction
         inside = int(q.probabilities.argmax()) in q.diagnosis_set

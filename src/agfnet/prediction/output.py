@@ -66,7 +66,7 @@ def outcome_table(outcomes: Iterable[Outcome], predictor: Predictor) -> pl.DataF
 def stated_prevalence(predictor: Predictor) -> str | None:
     """CLASS=SHARE by commas, where one is stated."""
     stated = predictor.prevalence
-    return None if stated is None else ",".join(f"{c}={s:g}" for c, s in zip(predictor.classes, stated, strict=True))
+    return None if stated is None else ",".join(f"{c}={s:.3g}" for c, s in zip(predictor.classes, stated, strict=True))
 
 
 def _values(
