@@ -35,14 +35,7 @@ class WithoutLocal(Fusion):
             {m: nn.ModuleList(nn.Conv2d(c, width, 1) for c in cs) for m, cs in channels.items()}
         )
         self.norm = nn.LayerNorm(width)
-        self.global_fusion = GlobalFusion(
-            [c[-1] for c in channels.values()],
-            scales=len(next(iter(channels.values()))),
-            width=width,
-            heads=heads,
-            queries=queries,
-            depth=depth,
-        )
+        self.global_fusion = GlobalFusion(channels, width=width, heads=heads, queries=queries, depth=depth)
         self.out_features = self.global_fusion.out_features
 
     def forward(self, pyramids: Sequence[Pyramid], pooled: Sequence[Pooled], present: Presence) -> Fused:

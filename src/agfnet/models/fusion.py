@@ -65,14 +65,7 @@ class AttentionGuidedFusion(Fusion):
     ) -> None:
         super().__init__()
         self.local_fusion = LocalFusion(channels, width=width, heads=heads, depth=local_depth)
-        self.global_fusion = GlobalFusion(
-            [c[-1] for c in channels.values()],
-            scales=len(next(iter(channels.values()))),
-            width=width,
-            heads=heads,
-            queries=queries,
-            depth=global_depth,
-        )
+        self.global_fusion = GlobalFusion(channels, width=width, heads=heads, queries=queries, depth=global_depth)
         self.out_features = self.global_fusion.out_features
         self.local_features = width
 

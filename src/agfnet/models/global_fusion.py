@@ -5,7 +5,7 @@ That global information is fused under guidance of attention is the paper's; the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +43,7 @@ class GlobalFusion(nn.Module):
     views. The vector that they give, z, also recalibrates each view's pooled encoder vector, channel by channel.
 
     Args:
-        channels: channels of each view's pooled encoder vector.
-        scales: number of scales.
+        channels: modality -> channels of its maps, finest first; a pooled encoder vector has as many as the coarsest.
         width: D.
         heads: attention heads.
         queries: number of learned queries Q.
@@ -52,14 +51,13 @@ class GlobalFusion(nn.Module):
         ratio: feed-forward ratio.
 
     Attributes:
-        out_features: length of the vector that `forward` gives: Q * D + sum of `channels`.
+        out_features: length of the vector that `forward` gives: Q * D + channels of all pooled vectors.
     """
 
     def __init__(
         self,
-        channels: Sequence[int],
+        channels: Mapping[str, Sequence[int]],
         *,
-        scales: int,
         width: int = 128,
         heads: int = 4,
         queries: int = 4,
@@ -68,16 +66,17 @@ class GlobalFusion(nn.Module):
     ) -> None:
         super().__init__()
         self.heads = heads
-        self.kinds = nn.Parameter(torch.randn(2 * len(channels) * scales + len(channels), width) * 0.02)
+        maps = sum(map(len, channels.values()))
+        self.kinds = nn.Parameter(torch.randn(2 * maps + len(channels), width) * 0.02)
         self.queries = nn.Parameter(torch.randn(1, queries, width) * 0.5)
         self.null = nn.Parameter(torch.zeros(1, 1, width))
         self.norm_context = nn.LayerNorm(width)
         self.keys = nn.Linear(width, 2 * depth * width)  # keys and values of all blocks in one product
         self.blocks = nn.ModuleList(GlobalBlock(width, heads, ratio) for _ in range(depth))
         self.norm_out = nn.LayerNorm(queries * width)
-        self.gate = nn.Linear(queries * width, sum(channels))
-        self.channels = tuple(channels)
-        self.out_features = queries * width + sum(channels)
+        self.channels = tuple(own[-1] for own in channels.values())
+        self.gate = nn.Linear(queries * width, sum(self.channels))
+        self.out_features = queries * width + sum(self.channels)
 
     def forward(self, local: LocalFeatures, pooled: Sequence[Pooled], present: Presence) -> Tensor:
         """The case's feature vector (B, out_features) from ALL's output and each view's pooled vector (B, C_m)."""
