@@ -128,15 +128,18 @@ class Warned(NamedTuple):
 
     Attributes:
         code: burned-in, the file says that text is burned into it; no-scale, it was fitted to the frame whatever it
-            measures, though the network sees the view at a fixed scale.
+            measures, though the network sees the view at a fixed scale; clip, one frame of several was looked at.
         view: its modality.
+        detail: of a clip, the frame's number, from 1, and how many there are: 13/25.
     """
 
-    code: Literal["burned-in", "no-scale"]
+    code: Literal["burned-in", "no-scale", "clip"]
     view: str
+    detail: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.view}: {'text is burned in' if self.code == 'burned-in' else 'no scale'}"
+        words = {"burned-in": "text is burned in", "no-scale": "no scale", "clip": f"of a clip frame {self.detail}"}
+        return f"{self.view}: {words[self.code]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

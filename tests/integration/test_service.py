@@ -335,9 +335,15 @@ def test_an_unknown_scale_is_said_where_the_model_has_a_fixed_one(calibrated, fi
     app = create_app(fixed, ServiceSettings(tokens={TOKEN: "ward"}, audit=tmp_path / "audit.sqlite"))
     with TestClient(app, headers=OWN) as client:
         said = client.post("/v1/predict", files=files).json()["warnings"]
-        assert said == [{"code": "no-scale", "view": "ultrasound"}]
+        assert said == [{"code": "no-scale", "view": "ultrasound", "detail": None}]
         given = {"mm_per_pixel_ultrasound": "0.12"}
         assert client.post("/v1/predict", files=files, data=given).json()["warnings"] == []
+
+
+def test_the_frame_of_a_clip_is_said(client):
+    clip = dicom(np.stack([smooth(k, 64, 64) for k in range(4)]), modality="US", NumberOfFrames=4)
+    answer = client.post("/v1/predict", files={"ultrasound": ("clip.dcm", content_of(clip))}).json()
+    assert answer["warnings"] == [{"code": "clip", "view": "ultrasound", "detail": "3/4"}]
 
 
 def test_without_tokens_only_as_localhost(predictor, tmp_path):

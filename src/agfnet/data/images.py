@@ -126,12 +126,14 @@ class Said(NamedTuple):
     Attributes:
         mm_per_pixel: where it is calibrated.
         burned_in: it says that text is burned into the pixels.
+        clip: number of the frame that is taken, from 1, and how many there are; None for one alone.
         kind: one of `agfnet.kinds.KINDS` or other, where it is a device's image.
         patient: whose image it is.
     """
 
     mm_per_pixel: float | None = None
     burned_in: bool = False
+    clip: tuple[int, int] | None = None
     kind: str | None = None
     patient: Patient | None = None
 
@@ -155,7 +157,8 @@ def read_said(path: str | Place, *, limits: ImageLimits = DEFAULT_LIMITS) -> Sai
 
 def _said(facts: DicomFacts) -> Said:
     kind = None if facts.captured else facts.kind  # a program's picture may be of anything
-    return Said(facts.mm_per_pixel, bool(facts.burned_in), kind, facts.patient)
+    clip = (facts.frame + 1, facts.frames) if facts.frames > 1 else None
+    return Said(facts.mm_per_pixel, bool(facts.burned_in), clip, kind, facts.patient)
 
 
 def read_scaled_image(

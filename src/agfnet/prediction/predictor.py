@@ -229,7 +229,12 @@ class Predictor:
             if self.specs[m].mm_per_pixel and any(one.mm_per_pixel is None for one in own)
         ]
         burned = [m for m, own in frames.items() if any(one.burned_in for one in own)]
-        return (*(Warned("burned-in", m) for m in burned), *(Warned("no-scale", m) for m in unscaled))
+        clips = sorted({(m, *one.clip) for m, own in frames.items() for one in own if one.clip})
+        return (
+            *(Warned("burned-in", m) for m in burned),
+            *(Warned("no-scale", m) for m in unscaled),
+            *(Warned("clip", m, f"{frame}/{frames}") for m, frame, frames in clips),
+        )
 
     def looks(self, frames: Frames) -> list[Look]:
         """What the network is asked about one case.

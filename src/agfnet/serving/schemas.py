@@ -26,8 +26,9 @@ class Reason(Record):
 class Warned(Record):
     """What a reader must know of an image."""
 
-    code: Literal["burned-in", "no-scale"]
+    code: Literal["burned-in", "no-scale", "clip"]
     view: str
+    detail: str | None = Field(description="Of a clip, the frame that was looked at, from 1, and how many there are.")
 
 
 class ViewAnswer(Record):

@@ -236,6 +236,23 @@ def test_one_strange_image_among_several_is_noticed(calibrated, drawn, tmp_path)
     assert distance(blank, photo, photo) == pytest.approx(strange, rel=1e-3)
 
 
+def test_which_frame_of_a_clip_was_looked_at(predictor, tmp_path):
+    """Each image of the view by itself, counted from 1; what the third frame alone says is what the clip says."""
+    frames = [smooth(k, 64, 64) for k in range(4)]
+    clip = save(tmp_path / "clip.dcm", dicom(np.stack(frames), modality="US", NumberOfFrames=4))
+    long = save(tmp_path / "long.dcm", dicom(np.stack(frames * 2), modality="US", NumberOfFrames=8))
+    still = save(tmp_path / "still.dcm", dicom(frames[2], modality="US"))
+
+    def told(*scans):
+        return only(predictor, Case(case_id="a", patient_id="a", row=2, views={"ultrasound": scans})).prediction
+
+    assert list(map(str, told(clip, long, still, clip).warnings)) == [
+        "ultrasound: of a clip frame 3/4", "ultrasound: of a clip frame 5/8",
+    ]  # fmt: skip
+    assert told(still).warnings == ()
+    assert np.array_equal(told(clip).probabilities, told(still).probabilities)
+
+
 def test_images_of_two_patients_are_not_one_case(trained, tmp_path):
     scan = {who: save(tmp_path / f"{who}.dcm", dicom(smooth(1, 64, 64), modality="US", PatientID=who)) for who in "ab"}
     photo = save(tmp_path / "photo.dcm", dicom(smooth(2, 64, 64), PatientID="a"))

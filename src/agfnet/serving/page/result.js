@@ -56,10 +56,11 @@ function why(answer, nameOf) {
   return make('div', { class: 'why' }, make('p', {}, make('strong', { text: say('reasonsTitle') })), make('ul', {}, items.map((text) => make('li', { text }))));
 }
 
-const WARNINGS = { 'burned-in': 'burnedIn', 'no-scale': 'noScale' };
+const WARNINGS = { 'burned-in': 'burnedIn', 'no-scale': 'noScale', clip: 'clip' };
 
 function remarks(answer, nameOf) {
-  const lines = (answer.warnings ?? []).map(({ code, view }) => say(WARNINGS[code] ?? 'otherWarning', { view: nameOf(view), code }));
+  const lines = (answer.warnings ?? []).map(({ code, view, detail }) =>
+    say(WARNINGS[code] ?? 'otherWarning', { view: nameOf(view), code, detail }));
   if (answer.views_missing?.length) lines.unshift(say('missing', { views: list(answer.views_missing.map(nameOf)) }));
   return lines.map((text) => make('p', { class: 'remark' }, icon('warning'), make('span', { text })));
 }
