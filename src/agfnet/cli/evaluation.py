@@ -1,118 +1,31 @@
-"""Commands that ask an exported network: predictions, figures, explanations, reports and the checks of its maps."""
+"""Commands that judge an exported network by labelled cases: figures, calibration, reports and checks of its maps."""
 
 from __future__ import annotations
 
-import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from agfnet.cli.options import (
-    AskedTableArg,
-    BatchOpt,
+    DrawsOpt,
     OwnTableArg,
     PartOpt,
     PrevalenceOpt,
-    ProviderOpt,
     RootOpt,
-    ScaleOpt,
     SkipOpt,
     SourceArg,
     SubgroupOpt,
     TableArg,
     TestOpt,
     ThreadsOpt,
-    ViewOpt,
     app,
     here,
 )
-from agfnet.console import bar, err, errors_said, out
+from agfnet.console import bar, errors_said, out
 from agfnet.files import ready_folder
 from agfnet.places import place
 from agfnet.types import Place
-
-
-@app.command()
-def predict(
-    source: SourceArg,
-    table: AskedTableArg = None,
-    *,
-    view: ViewOpt = None,
-    mm_per_pixel: ScaleOpt = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            parser=here,
-            help="Write here, .csv or .parquet, instead of the screen; with --engine, a folder.",
-        ),
-    ] = None,
-    engine: Annotated[
-        str | None, typer.Option(help="Predict a long table part by part: local, or ray for several processes.")
-    ] = None,
-    part_rows: Annotated[int | None, typer.Option(min=1, help="With --engine: rows of a part; 1000.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="With --engine ray: processes; otherwise all fit.")] = None,
-    address: Annotated[str | None, typer.Option(help="With --engine ray: of a cluster, or auto.")] = None,
-    retry: Annotated[
-        bool,
-        typer.Option("--retry", help="With --engine: ask again about images that could not be read."),
-    ] = False,
-    prevalence: PrevalenceOpt = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Exit code 0 although some cases could not be read; their rows stay.")
-    ] = False,
-    threads: ThreadsOpt = 0,
-    batch: BatchOpt = 16,
-    provider: ProviderOpt = "cpu",
-    data_root: RootOpt = None,
-) -> None:
-    """Predict from an exported network, one row per case. Needs no torch.
-
-    A case that cannot be read has its reason in the column `error`, and the exit code is 1 unless --skip-bad.
-
-    Examples:  agfnet predict runs/first cases.csv -o predictions.csv
-
-    agfnet predict model.agf --view clinical=photo.jpg --view ultrasound=scan.png --mm-per-pixel ultrasound=0.05
-
-    With --engine: into a folder of Parquet files, with a quarantine of bad cases; a stopped run goes on when called
-    again. TABLE may then be a folder of Parquet files, too.
-
-    agfnet predict model.agf cases.parquet --engine local -o predicted
-
-    agfnet predict model.agf /shared/cases --engine ray --address auto -o /shared/predicted
-    """
-    with errors_said():
-        from agfnet.data.tablefile import writable_table
-        from agfnet.prediction.asking import asked_cases, predict_cases, say_unscaled, show
-        from agfnet.prediction.bulk import predict_bulk, refuse_without_engine
-
-        if engine is not None:
-            tally = predict_bulk(
-                source, table, output, engine=engine, views=view or (), scales=mm_per_pixel or (), part_rows=part_rows,
-                batch_size=batch, prevalence=prevalence, provider=provider, data_root=data_root, threads=threads,
-                workers=workers, address=address, retry=retry,
-            )  # fmt: skip
-            out.print(tally.said())
-            raise typer.Exit(1 if tally.quarantined and not skip_bad else 0)
-        refuse_without_engine(part_rows=part_rows, workers=workers, address=address, retry=retry or None)
-        if output is not None:
-            writable_table(output, source=table)
-
-        predictor, cases = asked_cases(
-            source, table, view or [], threads=threads, provider=provider, data_root=data_root, prevalence=prevalence,
-            scales=mm_per_pixel or [],
-        )  # fmt: skip
-        outcomes = predict_cases(predictor, cases, batch_size=batch)
-        if view:
-            say_unscaled(predictor, (warned for o in outcomes if o.prediction for warned in o.prediction.warnings))
-        bad = show(predictor, outcomes, output, sys.stdout)
-        if bad:
-            err.print(f"{bad} of {len(outcomes)} cases could not be predicted; see the column `error`")
-            if not skip_bad:
-                raise typer.Exit(1)
 
 
 @app.command()
@@ -125,7 +38,7 @@ def evaluate(
     include_test: TestOpt = False,
     subgroup: SubgroupOpt = None,
     skip_bad: SkipOpt = False,
-    draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = 2000,
+    draws: DrawsOpt = 2000,
     prevalence: PrevalenceOpt = None,
     against: Annotated[
         Path | None,
@@ -199,57 +112,6 @@ def calibrate(
 
 
 @app.command()
-def explain(
-    source: SourceArg,
-    table: AskedTableArg = None,
-    *,
-    view: ViewOpt = None,
-    mm_per_pixel: ScaleOpt = None,
-    folder: Annotated[
-        Path, typer.Option("--out", "-o", parser=here, help="Folder for one picture and one line a case.")
-    ],
-    cases: Annotated[int, typer.Option(min=1, help="At most the first so many cases of the table.")] = 20,
-    dicom: Annotated[
-        bool,
-        typer.Option("--dicom", help="Of cases from DICOM files, also a report and the picture as DICOM."),
-    ] = False,
-    prevalence: PrevalenceOpt = None,
-    skip_bad: SkipOpt = False,
-    threads: ThreadsOpt = 0,
-    data_root: RootOpt = None,
-) -> None:
-    """Show where the evidence lies in each view, and each view's share in the decision. Needs no torch.
-
-    Examples:  agfnet explain runs/first cases.csv -o explained --cases 5
-
-    agfnet explain model.agf --view clinical=photo.jpg --view ultrasound=scan.png -o explained
-    """
-    with errors_said():
-        from agfnet.prediction.asking import asked_cases, say_unscaled
-        from agfnet.prediction.explanation import explain_cases
-
-        ready_folder(folder)
-        predictor, asked = asked_cases(
-            source, table, view or [], threads=threads, data_root=data_root, prevalence=prevalence,
-            scales=mm_per_pixel or [],
-        )  # fmt: skip
-        also = None
-        if dicom:
-            from agfnet.prediction.dicom_report import write_dicom
-
-            also = partial(write_dicom, classes=predictor.classes, bundle_sha256=predictor.bundle.sha256)
-        written = explain_cases(predictor, asked[:cases], folder, also=also, skip_bad=skip_bad)
-        if view:
-            say_unscaled(predictor, written.warnings)
-        for path in written.files:
-            out.print(str(path))
-        if len(asked) > cases:
-            err.print(f"the first {cases} of {len(asked)} cases are explained; --cases takes more")
-        if len(written.left_out) == len(asked[:cases]):
-            raise typer.Exit(1)
-
-
-@app.command()
 def report(
     source: SourceArg,
     table: OwnTableArg = None,
@@ -262,7 +124,7 @@ def report(
     subgroup: SubgroupOpt = None,
     robustness: Annotated[Path | None, typer.Option(help="Folder that `agfnet robustness` has written.")] = None,
     skip_bad: SkipOpt = False,
-    draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = 2000,
+    draws: DrawsOpt = 2000,
     prevalence: PrevalenceOpt = None,
     threads: ThreadsOpt = 0,
     data_root: RootOpt = None,
@@ -298,7 +160,8 @@ def robustness(
     include_test: TestOpt = False,
     cases: Annotated[int | None, typer.Option(min=10, help="At most so many cases, drawn with --seed.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of every corruption.")] = 0,
-    draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = 1000,
+    draws: DrawsOpt = 1000,
+    prevalence: PrevalenceOpt = None,
     threads: ThreadsOpt = 0,
     data_root: RootOpt = None,
 ) -> None:
@@ -317,7 +180,7 @@ def robustness(
         with bar("settings") as progress:
             made = ask(
                 source, asked, ready_folder(folder), part=part, include_test=include_test, limit=cases,
-                seed=seed, draws=draws, threads=threads, data_root=root, progress=progress,
+                seed=seed, draws=draws, threads=threads, data_root=root, prevalence=prevalence, progress=progress,
             )  # fmt: skip
         write_robustness(made, folder)
         out.print(robustness_markdown(made))
@@ -341,7 +204,7 @@ def focus(
     part: PartOpt = None,
     include_test: TestOpt = False,
     cases: Annotated[int | None, typer.Option(min=2, help="At most so many cases, drawn.")] = None,
-    draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = 2000,
+    draws: DrawsOpt = 2000,
     threads: ThreadsOpt = 0,
     data_root: RootOpt = None,
 ) -> None:
@@ -374,7 +237,7 @@ def faithfulness(
     part: PartOpt = None,
     include_test: TestOpt = False,
     cases: Annotated[int, typer.Option(min=2, help="At most so many cases, drawn.")] = 100,
-    draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")] = 2000,
+    draws: DrawsOpt = 2000,
     threads: ThreadsOpt = 0,
     data_root: RootOpt = None,
 ) -> None:

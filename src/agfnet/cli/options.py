@@ -80,6 +80,7 @@ RootOpt = Annotated[
 ThreadsOpt = Annotated[int, typer.Option(min=0, max=1024, help="Processor threads; 0 lets ONNX Runtime choose.")]
 ProviderOpt = Annotated[str, typer.Option(help="What computes: cpu, cuda or openvino (ONNX Runtime built for it).")]
 BatchOpt = Annotated[int, typer.Option("--batch", min=1, max=4096, help="Looks that go through the network at once.")]
+DrawsOpt = Annotated[int, typer.Option(min=100, help="Bootstrap draws of the intervals.")]
 PrevalenceOpt = Annotated[
     str | None,
     typer.Option(

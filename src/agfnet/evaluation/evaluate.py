@@ -163,6 +163,11 @@ def own_data(source: Path, remedy: str) -> tuple[Place, Place | None]:
     return data.table, data.data_root
 
 
+def prevalence_note(stated: str | None) -> list[str]:
+    """A sentence on the prevalence that was stated or configured, if any."""
+    return [] if stated is None else [f"Answers as if diagnoses were so frequent: {stated}."]
+
+
 def table_facts(table: Place, cases: Sequence[Case], *, include_test: bool) -> dict[str, Any]:
     """What a scorecard says of the cases that it is of."""
     part = ", ".join(sorted({case.split for case in cases if case.split is not None})) or None
@@ -226,8 +231,7 @@ def evaluate_outcomes(
     stated, *others = dict.fromkeys(stated_prevalence(network) for network, _ in answered)
     if others:
         stated = f"in each fold by its own training cases ({predictor.bundle.config.prediction.prevalence})"
-    asked = [] if stated is None else [f"Answers as if diagnoses were so frequent: {stated}."]
-    card["notes"] = list(dict.fromkeys([*first, *notes, *asked, *left, *card["notes"], *fitted]))
+    card["notes"] = list(dict.fromkeys([*first, *notes, *prevalence_note(stated), *left, *card["notes"], *fitted]))
     card |= {
         "bundle_sha256": sums[0] if len(sums) == 1 else sums,
         "calibrated": predictor.decision is not None,

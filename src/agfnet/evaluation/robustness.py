@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from agfnet.data.table import table_sha256
 from agfnet.evaluation.answers import Answers, answers_from_json, labels_of, whole
 from agfnet.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from agfnet.evaluation.evaluate import chosen_cases, drawn_cases, table_facts
+from agfnet.evaluation.evaluate import chosen_cases, drawn_cases, prevalence_note, table_facts
 from agfnet.files import read_json, write_json
 from agfnet.metrics.calibration import brier, ece, nll
 from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.statistics import MetricSet, bootstrap, paired_difference
 from agfnet.metrics.weighting import FloatArray
+from agfnet.prediction.asking import parse_prevalence
 from agfnet.prediction.output import stated_prevalence
 from agfnet.prediction.predictor import Change, Predictor
 from agfnet.types import Case, ConfigError, Place
@@ -111,6 +112,7 @@ def robustness(
     draws: int = 1000,
     threads: int = 0,
     data_root: Place | None = None,
+    prevalence: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Ask a network again and again about the same cases while their images get worse.
@@ -128,30 +130,35 @@ def robustness(
         draws: of the bootstrap.
         threads: of ONNX Runtime.
         data_root: the folder that every image must lie in.
+        prevalence: re-weights the probabilities, see `parse_prevalence` and `Predictor`.
         progress: called with settings done and all.
 
     Returns:
         See `robustness_table`.
 
     Raises:
-        ConfigError: the folder holds the answers of another network, table or seed.
+        ConfigError: the folder holds the answers of another network, table, seed or prevalence.
         ImageError: a case cannot be read.
         TableError: a label is none of the network's classes.
     """
-    predictor = Predictor(source, threads=threads)
+    predictor = Predictor(source, threads=threads, prevalence=parse_prevalence(prevalence))
     kinds = {view: spec.kind for view, spec in predictor.specs.items()}
     cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
     cases = drawn_cases([case for case in cases if case.label is not None], limit, notes, seed=seed)
     labels = labels_of(cases, predictor.classes)
+    stated = stated_prevalence(predictor)
     asked = {
         "bundle_sha256": predictor.bundle.sha256,
         "table_sha256": table_sha256(table),
         "cases": [case.case_id for case in cases],
         "seed": seed,
+        "prevalence": stated,
     }
     begun = folder / "asked.json"
     if begun.exists() and read_json(begun) != asked:
-        raise ConfigError(f"{folder}: holds answers of another network, other cases or seed; choose another folder.")
+        raise ConfigError(
+            f"{folder}: holds answers of another network, other cases, seed or prevalence; choose another."
+        )
     write_json(begun, asked)
     settings = settings_of(kinds)
     answers: dict[Setting, Answers] = {}
@@ -172,9 +179,9 @@ def robustness(
         if progress is not None:
             progress(i + 1, len(settings))
     made = robustness_table(answers, draws=draws)
-    made["notes"] = [*notes, *made["notes"]]
-    stated = {"bundle_sha256": predictor.bundle.sha256, "prevalence": stated_prevalence(predictor), "seed": seed}
-    return made | stated | table_facts(table, cases, include_test=include_test)
+    made["notes"] = [*notes, *prevalence_note(stated), *made["notes"]]
+    said = {key: asked[key] for key in ("bundle_sha256", "prevalence", "seed")}
+    return made | said | table_facts(table, cases, include_test=include_test)
 
 
 def robustness_table(answers: Mapping[Setting, Answers], *, draws: int = 1000) -> dict[str, Any]:

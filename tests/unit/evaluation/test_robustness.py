@@ -87,9 +87,25 @@ def test_the_command_writes_goes_on_and_refuses_other_answers(trained, tmp_path,
     assert json.loads((out / "robustness.json").read_text()) == made
     assert kept.stat().st_mtime_ns == stamp
 
-    refused = agfnet_command(*wanted, "--seed", 1)
-    assert refused.exit_code == 1
-    assert "choose another folder" in refused.stderr
+    for other in (("--seed", 1), ("--prevalence", "cyst=0.2,lipoma=0.4,naevus=0.4")):
+        refused = agfnet_command(*wanted, *other)
+        assert refused.exit_code == 1
+        assert "choose another" in refused.stderr
+
+
+def test_a_stated_prevalence_is_answered_for_and_said(trained, drawn, tmp_path, agfnet_command):
+    out, shares = tmp_path / "robust", "cyst=0.02,lipoma=0.49,naevus=0.49"
+    done = agfnet_command(
+        "robustness", trained, "-o", out, "--part", "train", "--cases", 10, "--draws", 100, "--threads", 1,
+        "--prevalence", shares,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert f"Answers as if diagnoses were so frequent: {shares}." in (out / "robustness.md").read_text()
+    asked = json.loads((out / "asked.json").read_text())
+    predictor = Predictor(trained, threads=1, prevalence={"cyst": 0.02, "lipoma": 0.49, "naevus": 0.49})
+    cases = [c for c in read_cases(drawn / "parts.csv") if c.case_id in asked["cases"]]
+    clean = json.loads((out / "settings" / "clean.json").read_text())["probabilities"]
+    assert np.allclose(clean, [o.prediction.probabilities for o in predictor.predict(cases)], atol=1e-6)
 
 
 def test_the_clean_answers_are_the_predictors(drawn, trained):
