@@ -12,7 +12,7 @@ from agfnet.console import bar, errors_said, out
 from agfnet.types import SYNTHETIC
 
 
-@app.command()
+@app.command(rich_help_panel="Data")
 def check(
     table: TableArg,
     *,
@@ -80,7 +80,7 @@ def check(
         out.print(f"no fault found ({level} check)", style="bold green")
 
 
-@app.command()
+@app.command(rich_help_panel="Data")
 def split(
     table: TableArg,
     *,
@@ -112,7 +112,7 @@ def split(
         out.print(f"{output}: " + ", ".join(f"{n} {part}" for part, n in counts.items()))
 
 
-@app.command()
+@app.command(rich_help_panel="Data")
 def phantom(
     output: Annotated[Path, typer.Argument(metavar="OUT", parser=here, help="The folder to make.")],
     *,
@@ -148,7 +148,7 @@ def phantom(
         out.print(f"note: {SYNTHETIC}")
 
 
-@app.command()
+@app.command(rich_help_panel="Data")
 def derm7pt(
     release: Annotated[
         Path, typer.Argument(metavar="RELEASE_DIR", parser=here, help="The unpacked Seven-Point Checklist release.")
@@ -172,7 +172,7 @@ def derm7pt(
             out.print(f"note: {note}")
 
 
-@app.command()
+@app.command(rich_help_panel="Data")
 def dicom(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", parser=here, help="DICOM files, also in folders within.")],
     *,

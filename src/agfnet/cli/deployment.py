@@ -16,7 +16,7 @@ KeyOpt = Annotated[
 ]
 
 
-@app.command()
+@app.command(rich_help_panel="Deployment")
 def bundle(
     source: SourceArg,
     *,
@@ -37,7 +37,7 @@ def bundle(
         out.print(f"{output}: SHA-256 {made.sha256}, {_CALIBRATED[made.calibrated]}")
 
 
-@app.command()
+@app.command(rich_help_panel="Deployment")
 def verify(source: SourceArg, *, public_key: KeyOpt = None) -> None:
     """Check a bundle: every part's sum, and with --public-key its signature. The exit code is 1 where one does not fit.
 
@@ -63,7 +63,7 @@ def verify(source: SourceArg, *, public_key: KeyOpt = None) -> None:
             out.print(f"  {name}: {len(content):,} bytes")
 
 
-@app.command()
+@app.command(rich_help_panel="Deployment")
 def serve(
     source: SourceArg,
     *,
@@ -107,7 +107,7 @@ def serve(
         run(predictor, settings)
 
 
-@app.command()
+@app.command(rich_help_panel="Deployment")
 def audit(
     log: Annotated[Path, typer.Argument(metavar="AUDIT_LOG", help="The audit log's file.")],
     *,

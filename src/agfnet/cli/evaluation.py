@@ -28,7 +28,7 @@ from agfnet.places import place
 from agfnet.types import Place
 
 
-@app.command()
+@app.command(rich_help_panel="Evaluation")
 def evaluate(
     source: SourceArg,
     table: TableArg,
@@ -73,7 +73,7 @@ def evaluate(
         out.print(f"everything is in {folder}")
 
 
-@app.command()
+@app.command(rich_help_panel="Evaluation")
 def calibrate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
     table: Annotated[
@@ -111,7 +111,7 @@ def calibrate(
         out.print(f"the bundle in {run} is calibrated; pictures are in {run / 'calibration'}")
 
 
-@app.command()
+@app.command(rich_help_panel="Evaluation")
 def report(
     source: SourceArg,
     table: OwnTableArg = None,
@@ -150,7 +150,7 @@ def report(
         out.print(f"{page}: open it in a browser; it needs nothing else")
 
 
-@app.command()
+@app.command(rich_help_panel="Evaluation")
 def robustness(
     source: SourceArg,
     table: OwnTableArg = None,
@@ -187,7 +187,7 @@ def robustness(
         out.print(f"everything is in {folder}")
 
 
-@app.command()
+@app.command(rich_help_panel="Evaluation")
 def focus(
     source: SourceArg,
     table: OwnTableArg = None,
@@ -228,7 +228,7 @@ def focus(
         out.print(f"everything is in {folder}")
 
 
-@app.command()
+@app.command(rich_help_panel="Evaluation")
 def faithfulness(
     source: SourceArg,
     table: OwnTableArg = None,

@@ -27,7 +27,7 @@ from agfnet.console import err, errors_said, out
 from agfnet.files import ready_folder
 
 
-@app.command()
+@app.command(rich_help_panel="Prediction")
 def predict(
     source: SourceArg,
     table: AskedTableArg = None,
@@ -108,7 +108,7 @@ def predict(
                 raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel="Prediction")
 def explain(
     source: SourceArg,
     table: AskedTableArg = None,

@@ -12,7 +12,7 @@ from agfnet.cli.options import app, here
 from agfnet.console import bar, errors_said, out, show_table
 
 
-@app.command()
+@app.command(rich_help_panel="Training")
 def train(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Change the configuration.")
@@ -62,7 +62,7 @@ def train(
         out.print(f"everything is in {folder}")
 
 
-@app.command()
+@app.command(rich_help_panel="Training")
 def compare(
     overrides: Annotated[
         list[str] | None,
@@ -103,7 +103,7 @@ def compare(
         out.print(f"{'complete' if done else 'not complete yet'}; everything is in {folder}")
 
 
-@app.command()
+@app.command(rich_help_panel="Training")
 def demo(
     folder: Annotated[Path, typer.Option("--out", "-o", parser=here, help="Folder for everything.")] = Path("demo"),
     *,
@@ -132,7 +132,7 @@ def demo(
         out.print(f"  agfnet serve {folder / 'both-views'}   (then open http://127.0.0.1:8000)")
 
 
-@app.command()
+@app.command(rich_help_panel="Training")
 def summary(
     *,
     config: Annotated[
