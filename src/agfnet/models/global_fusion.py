@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
-from agfnet.models.feed_forward import feed_forward
+from agfnet.models.blocks import attend, feed_forward
 from agfnet.models.local_fusion import LocalFeatures
 from agfnet.models.shapes import Pooled, Presence
 
@@ -28,11 +27,9 @@ class GlobalBlock(nn.Module):
         self.feed = feed_forward(width, ratio)
 
     def forward(self, queries: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
-        """Queries (B, Q, D), key and value (B, heads, T, d), seen (B, 1, 1, T) -> (B, Q, D)."""
-        B, Q, D = queries.shape
-        query = self.query(self.norm(queries)).view(B, Q, self.heads, -1).transpose(1, 2)
-        read = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
-        queries = queries + self.merge(read.transpose(1, 2).reshape(B, Q, D))
+        """Queries (B, Q, D), key and value (B, T, D), seen (B, 1, 1, T) -> (B, Q, D)."""
+        read = attend(self.query(self.norm(queries)), key, value, self.heads, seen)
+        queries = queries + self.merge(read)
         return queries + self.feed(queries)
 
 
@@ -65,7 +62,6 @@ class GlobalFusion(nn.Module):
         ratio: int = 2,
     ) -> None:
         super().__init__()
-        self.heads = heads
         maps = sum(map(len, channels.values()))
         self.kinds = nn.Parameter(torch.randn(2 * maps + len(channels), width) * 0.02)
         self.queries = nn.Parameter(torch.randn(1, queries, width) * 0.5)
@@ -89,8 +85,7 @@ class GlobalFusion(nn.Module):
         context = torch.cat([context, self.null.expand(B, -1, -1).to(context.dtype)], dim=1)
         seen = torch.cat([present.index_select(1, owner), torch.ones_like(present[:, :1])], dim=1)[:, None, None]
 
-        keys = self.keys(self.norm_context(context)).view(B, context.shape[1], 2 * len(self.blocks), self.heads, -1)
-        keys = keys.permute(2, 0, 3, 1, 4)
+        keys = self.keys(self.norm_context(context)).chunk(2 * len(self.blocks), dim=-1)
         queries = self.queries.expand(B, -1, -1)
         for i, block in enumerate(self.blocks):
             queries = block(queries, keys[2 * i], keys[2 * i + 1], seen)

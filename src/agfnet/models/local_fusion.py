@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from agfnet.models.feed_forward import feed_forward
+from agfnet.models.blocks import attend, feed_forward
 from agfnet.models.shapes import AttentionMap, Presence, Pyramid, Tokens
 
 Shape = tuple[int, int]
@@ -214,31 +214,27 @@ class LocalBlock(nn.Module):
 
     def _between(self, view: int, query: Tensor, keys: Tensor, place: Layout, present: Presence) -> Tensor:
         """One view's positions look at the other present views: (B, N_v, inner); exactly zero where there is none."""
-        B, N, D = query.shape
         others = [v for v in range(present.shape[1]) if v != view]
         if not others:
             return torch.zeros_like(query)
-        chosen = torch.cat([keys[:, place.key_spans[v]] for v in others] + [self.null.expand(B, -1, -1)], dim=1)
-        key, value = chosen.view(B, -1, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        null = self.null.expand(query.shape[0], -1, -1)
+        key, value = torch.cat([*(keys[:, place.key_spans[v]] for v in others), null], dim=1).chunk(2, dim=-1)
         lengths = [place.key_spans[v].stop - place.key_spans[v].start for v in others]
         seen = present[:, others].to(query.dtype)
         each = torch.cat([seen[:, i : i + 1].expand(-1, n) for i, n in enumerate(lengths)], dim=1)
         # A bias on the keys, added as a number: a Boolean mask of all pairs costs more than the attention itself.
         bias = F.pad(each - 1.0, (0, 1)) * 1e4
-        query = query.view(B, N, self.heads, -1).transpose(1, 2)
-        read = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[:, None, None])
-        return read.transpose(1, 2).reshape(B, N, D) * seen.amax(1)[:, None, None]
+        return attend(query, key, value, self.heads, bias[:, None, None]) * seen.amax(1)[:, None, None]
 
     def _within(self, projected: Tensor, place: Layout) -> Tensor:
         """Self-attention inside each window: (B, N, 3 * inner) -> (B, N, inner)."""
-        B, N, width = projected.shape
+        B, N, _ = projected.shape
         windows, slots = place.windows
-        query, key, value = projected.reshape(B * windows, slots, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        query, key, value = projected.reshape(B * windows, slots, -1).chunk(3, dim=-1)
         mask = None
         if place.padded:
             mask = place.filled[None, :, None, None].expand(B, -1, 1, slots, slots).flatten(0, 1)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return out.transpose(1, 2).reshape(B, N, width // 3)
+        return attend(query, key, value, self.heads, mask).reshape(B, N, -1)
 
 
 class LocalPositions(NamedTuple):

@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
-from agfnet.models.feed_forward import feed_forward
+from agfnet.models.blocks import attend, feed_forward
 from agfnet.models.fusion import Fused, Fusion, shown
 from agfnet.models.local_fusion import position_code
 from agfnet.models.shapes import Pooled, Presence, Pyramid
@@ -32,12 +31,9 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor, context: Tensor, seen: Tensor | None = None) -> Tensor:
         """Tokens (B, N, D) read context (B, T, D); `seen` (B, T) is false where there is nothing to read."""
-        B, N, D = tokens.shape
-        query = self.query(self.norm(tokens)).view(B, N, self.heads, -1).transpose(1, 2)
-        key, value = self.keys(self.norm(context)).view(B, context.shape[1], 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        key, value = self.keys(self.norm(context)).chunk(2, dim=-1)
         mask = None if seen is None else seen[:, None, None]
-        read = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        tokens = tokens + self.merge(read.transpose(1, 2).reshape(B, N, D))
+        tokens = tokens + self.merge(attend(self.query(self.norm(tokens)), key, value, self.heads, mask))
         return tokens + self.feed(tokens)
 
 

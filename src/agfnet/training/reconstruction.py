@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from agfnet.models.blocks import attend, feed_forward
 from agfnet.models.encoders import STRIDES
-from agfnet.models.feed_forward import feed_forward
 from agfnet.models.network import Output
 from agfnet.models.shapes import Presence, Pyramid
 
@@ -153,10 +153,8 @@ class FeatureReconstruction(nn.Module):
         return Completed(completed, torch.stack(losses).mean())
 
     def _decode(self, tokens: Tensor, visible: Tensor) -> Tensor:
-        B, N, D = tokens.shape
-        query, key, value = self.project(self.norm(tokens)).view(B, N, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        read = F.scaled_dot_product_attention(query, key, value, attn_mask=visible[:, None, None])
-        tokens = tokens + self.merge(read.transpose(1, 2).reshape(B, N, D))
+        query, key, value = self.project(self.norm(tokens)).chunk(3, dim=-1)
+        tokens = tokens + self.merge(attend(query, key, value, self.heads, visible[:, None, None]))
         return tokens + self.feed(tokens)
 
     def _write(self, modality: str, grid: Tensor, maps: Pyramid) -> Pyramid:
