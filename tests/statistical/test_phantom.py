@@ -148,7 +148,7 @@ def asked(predictors, table):
 
 @pytest.mark.full
 def test_networks_on_the_phantom_at_full_size(tmp_path):
-    """Properties 1 and 3, and no cue from marks: networks of both views and of each, trained alike."""
+    """Properties 1 and 3, and marks tell networks nothing: networks of both views and of each, trained alike."""
     train = phantom(tmp_path / "train", cases=1000, seed=31)
     shortcuts, frame = thumbnails_and_histograms(train)
     parts = tmp_path / "train" / "parts.csv"
@@ -191,9 +191,11 @@ def test_networks_on_the_phantom_at_full_size(tmp_path):
         easy = balanced_accuracy_score(bare_frame["label"].to_numpy(), probe.predict(bare_shortcuts[name]))
         print(name, f"{easy:.3f}")
         assert easy <= float(value(both, "bare").value) - 0.15
+    # Marks cover what lies below them, and in training a third of the images has them: networks may lose, not gain.
     cue = paired_difference(scores[both, "marked"], scores[both, "bare"], patients["bare"])["balanced accuracy"]
     print("marked against bare", shown(cue))
-    assert abs(float(cue.value)) <= 0.01
+    assert float(cue.high) <= 0.01
+    assert float(cue.value) >= -0.03
     # Other patients, so two samples: the fall against the standard error of a difference.
     bare, external = value(both, "bare"), value(both, "external")
     error = np.hypot(bare.high - bare.low, external.high - external.low) / (2 * 1.96)
