@@ -33,6 +33,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(*folders: Path) -> None:
+    """Remove what `write_atomically` left in these folders where its process was killed; nobody may write there now."""
+    for leftover in (file for folder in folders for file in folder.glob(f".*.{'[0-9a-f]' * 8}.tmp")):
+        leftover.unlink(missing_ok=True)
+
+
 def ready_folder(path: Path) -> Path:
     """The folder, made where it is not there: to be asked before long work whose results it will hold.
 

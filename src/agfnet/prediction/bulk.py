@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from agfnet.files import remove_leftovers
 from agfnet.prediction.asking import SCALES_ARE_IN_THE_TABLE, parse_prevalence, say_uncalibrated
 from agfnet.prediction.bulk_part import PartPredictor
 from agfnet.prediction.bulk_plan import (
@@ -129,8 +130,7 @@ def predict_bulk(
     else:
         done = _predicted_parts(PartPredictor(folder, predictor), todo)
     _follow(work, todo, done)
-    for leftover in (file for kind in (PREDICTIONS, QUARANTINE) for file in (folder / kind).glob(".*.tmp")):
-        leftover.unlink(missing_ok=True)  # of workers that were killed while they wrote
+    remove_leftovers(folder / PREDICTIONS, folder / QUARANTINE)
     bad = pl.scan_parquet(sorted((folder / QUARANTINE).glob("*.parquet")), glob=False).select(pl.len()).collect().item()
     return Tally(folder, work.rows, bad)
 

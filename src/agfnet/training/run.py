@@ -23,7 +23,7 @@ from agfnet.config import Config, different_keys, load_config, save_config
 from agfnet.data.dataset import warm
 from agfnet.data.fingerprints import image_fingerprints, patient_fingerprint
 from agfnet.data.table import cases_sha256, own_cases, table_sha256, write_table
-from agfnet.files import read_json, write_atomically, write_json
+from agfnet.files import read_json, remove_leftovers, write_atomically, write_json
 from agfnet.models.network import AGFNet
 from agfnet.training.build import CaseData, Task, build_network, task_of, view_specs
 from agfnet.training.callbacks import EpochHistory
@@ -212,6 +212,7 @@ def _begin(
             raise ConfigError(
                 f"{folder}: training images have changed since the run was started; restore them or start anew."
             )
+        remove_leftovers(folder, *(part for part in folder.iterdir() if part.is_dir() and part.name != "cache"))
         return facts
     if resume:
         log.info("%s: holds no finished epoch; starting from the beginning", folder)

@@ -131,7 +131,7 @@ def test_a_stopped_run_goes_on_where_it_was(calibrated, predicted, table, tmp_pa
         with pytest.raises(KeyboardInterrupt):
             again(calibrated, table, folder)
         assert len(list((folder / "predictions").glob("*.parquet"))) == done
-    (folder / "predictions" / ".part-000003.parquet.1.tmp").write_bytes(b"half of it")
+    (folder / "predictions" / ".part-000003.parquet.12ab34cd.tmp").write_bytes(b"half of it")
     assert again(calibrated, table, folder).quarantined == len(FAULTY)
     whole = [(kind, part) for part in range(5) for kind in ("quarantine", "predictions")]
     assert sorted(written) == sorted([*whole, ("quarantine", 1), ("quarantine", 3), ("predictions", 3)])
