@@ -219,6 +219,9 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(plan_file, tmp_path, 
             {"rows": {"full": {}, "x": {}, "m": {"mean_of": ["x"], "views": ["clinical"]}}},
             "'m' is a mean of others; it",
         ),
+        ({"rows": {"full": {}, "x": {}, "m": {"mean_of": ["x"], "seeds": [1]}}}, "'m' is a mean of others; it"),
+        ({"rows": {"full": {}, "x": {"change": ["data.table=other.csv"]}}}, "'x' changes data.table, but all rows"),
+        ({"rows": {"full": {}, "x": {"change": ["data.train=[calibration]"]}}}, "'x' changes data.train, but"),
         ({"claims": [{"says": "a", "row": "full", "than": "scan", "cases": "only sonar"}]}, "has no view 'sonar'"),
         ({"claims": [{"says": "a", "row": "full", "than": "photo", "cases": "only ultrasound"}]}, "row 'photo' has no"),
         ({"claims": [{"says": "a", "row": "full", "than": "full", "figure": "focus/clincal/attention"}]}, "not focus/"),
@@ -260,7 +263,7 @@ def test_copies_of_training_images_are_known_and_cases_that_a_row_lacks_are_told
     with pytest.raises(ConfigError, match="its image is one of those that the networks are trained"):
         compare(ComparisonPlan.model_validate(tree | {"test": str(tmp_path / "copied.csv")}), tmp_path / "out")
     plan = ComparisonPlan.model_validate(tree | {"test": str(tmp_path / "lacking.csv")})
-    notes = comparison_notes(plan, {"code": ["a", "b"]}, complete=True)
+    notes = comparison_notes(plan, {"code": ["a", "b"], "rows": {"full": {"seeds": 2}}}, complete=True)
     assert any("trained by 2 versions of the code" in note for note in notes)
     asked = pl.read_csv(tmp_path / "lacking.csv")
     lacking = asked.filter(pl.col("clinical").is_null() | pl.col("ultrasound").is_null())

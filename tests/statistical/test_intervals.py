@@ -130,6 +130,7 @@ def trainings(rng, patients, seeds, spread, hardness):
         pytest.param(300, (5, 3), 0.1, 0.92, id="seeds and patients"),
         pytest.param(300, (5, 5), 0.5, 0.92, id="five seeds decide"),
         pytest.param(300, (3, 2), 0.5, 0.90, id="few seeds decide"),
+        pytest.param(300, (5, 1), 0.3, 0.92, id="one seed beside five"),
     ],
 )
 @pytest.mark.parametrize("replicates", [200, pytest.param(2000, marks=FULL)], ids=["small", "full"])

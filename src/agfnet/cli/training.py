@@ -97,8 +97,9 @@ def compare(
         plan = load_plan(config, overrides or [])
         done = run_all(plan, folder, source=str(config), rows=row or (), jobs=jobs, minutes=minutes)
         table = comparison_table(plan, folder, draws=draws)
-        write_comparison(table, folder, comparison_notes(plan, table, complete=done))
-        told = "\n".join([comparison_markdown(table), *claims_markdown(table)])
+        notes = comparison_notes(plan, table, complete=done)
+        write_comparison(table, folder, notes)
+        told = "\n".join([comparison_markdown(table), *claims_markdown(table), *(f"- {note}" for note in notes)])
         out.print(told)
         out.print(f"{'complete' if done else 'not complete yet'}; everything is in {folder}")
 

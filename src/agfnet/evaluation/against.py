@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agfnet.evaluation.answers import Answers, answers_of
+from agfnet.evaluation.notes import ECE_BIAS
 from agfnet.evaluation.summary import cell, figure_text, figure_title
 from agfnet.files import write_json, write_text
 from agfnet.metrics.ranking import malignancy
-from agfnet.metrics.scores import HEADLINE, MALIGNANT, all_scores
+from agfnet.metrics.scores import BIASED, HEADLINE, MALIGNANT, all_scores
 from agfnet.metrics.significance import delong, mcnemar
 from agfnet.metrics.statistics import known, paired_difference
 from agfnet.prediction.predictor import Predictor
@@ -114,7 +115,7 @@ def difference(
     chosen = None if malignant is None else [list(classes).index(name) for name in malignant]
     patients, y = first.patients, first.labels
     one, other = (partial(all_scores, y, own.probabilities, malignant=chosen) for own in (first, second))
-    apart = paired_difference(one, other, patients, draws=draws)
+    apart = paired_difference(one, other, patients, draws=draws, without=BIASED)
     values = one(), other()
     single = len(set(patients)) == len(patients)
 
@@ -140,6 +141,7 @@ def difference(
         "notes": [
             "p is of each figure by itself: say beforehand which one decides.",
             "Intervals and p hold for these two trained networks; another training of either may come out otherwise.",
+            ECE_BIAS,
             *([] if single else ["Patients have several lesions: no McNemar's or DeLong's test."]),
         ],
     }

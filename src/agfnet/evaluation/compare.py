@@ -211,7 +211,7 @@ def _tested(
     sets, focus = plan.needed(row)
     cases = _test_cases(plan, config, held)
     fitted = _asked(predictor, _fitted_on(config, held))
-    answers = {on: _asked(predictor, *_made(on, cases, predictor, plan)) for on in sets}
+    answers = {on: _asked(predictor, *_made(on, cases, plan)) for on in sets}
     return {
         "classes": list(predictor.classes),
         "sets": {on: own.as_json() for on, own in answers.items()},
@@ -220,7 +220,7 @@ def _tested(
         "parameters": parameter_count(folder),
         "forward_ms": forward_time(predictor),
         "training_minutes": facts["minutes"],
-        "code": facts["code"],
+        "code": [by["code"] for by in (facts, *facts.get("resumed_by", []))],
     }
 
 
@@ -311,9 +311,7 @@ def _fitted_on(config: Config, held: Sequence[Case]) -> list[Case]:
     return calibration or list(held)
 
 
-def _made(
-    on: str, cases: Sequence[Case], predictor: Predictor, plan: ComparisonPlan
-) -> tuple[Sequence[Case], Change | None]:
+def _made(on: str, cases: Sequence[Case], plan: ComparisonPlan) -> tuple[Sequence[Case], Change | None]:
     """The cases of a set, and what is done to their images."""
     if on == EXTERNAL and plan.external is not None:
         return answerable(plan, tested_part(plan, plan.external)), None
@@ -321,7 +319,8 @@ def _made(
         view = on.removeprefix(ONLY)
         return [replace(case, views={view: case.views[view]}) for case in cases if case.views.get(view)], None
     if on == CORRUPTED:
-        kinds = {view: spec.kind for view, spec in predictor.specs.items()}
+        # Of all views, also for a row of fewer: which are made worse must not depend on the row.
+        kinds = {view: own.kind for view, own in plan.data.views.items()}
         return sampled(cases, plan), changer(Setting(tuple(kinds)), kinds, seed=0)
     return cases, None
 

@@ -79,7 +79,8 @@ def comparison_markdown(table: Mapping[str, Any]) -> str:
     lines = [
         (
             f"{table['cases']} cases of {table['patients']} patients. Mean over seeds; in brackets the 95 % interval "
-            f"over patients and seeds. Difference: row minus {reference}, same cases; p adjusted by Holm."
+            f"over patients and, with several seeds, trainings. Difference: row minus {reference}, same cases; p "
+            "adjusted by Holm."
         ),
         "",
         (
@@ -106,9 +107,9 @@ def claims_markdown(table: Mapping[str, Any]) -> list[str]:
         return []
     lines = [
         (
-            "A gain is positive where the first row does better; in brackets its 95 % interval (patients, seeds). "
-            "A claim holds, or does not, by itself; p is that of a gain of just the bound that the interval must lie "
-            "above, corrected for all claims that have one (Holm)."
+            "A gain is positive where the first row does better; in brackets its 95 % interval (patients and, with "
+            "several seeds, trainings). A claim holds, or does not, by itself; p is that of a gain of just the bound "
+            "that the interval must lie above, corrected for all claims that have one (Holm)."
         ),
         "",
         "| Claim | Figure | First | Second | Gain | Wanted | Holds | p |",

@@ -21,7 +21,7 @@ from agfnet.metrics.calibration import brier, nll
 from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.ranking import macro_auc
 from agfnet.metrics.significance import holm
-from agfnet.metrics.statistics import MetricSet, bootstrap, known, paired_difference
+from agfnet.metrics.statistics import Interval, MetricSet, bootstrap, known, paired_difference
 from agfnet.metrics.weighting import FloatArray, weighted_mean
 from agfnet.places import place
 from agfnet.prediction.calibration import tempered
@@ -59,8 +59,9 @@ def read_result(file: Path) -> Result:
     sets = {on: answers_from_json(own) for on, own in told["sets"].items()}
     focus = told["focus"] or {"patients": [], "energy": {}}
     costs = {cost: told[cost] for cost in COSTS}
-    code = frozenset([told.get("code", "of an earlier version")])
-    return Result(sets, answers_from_json(told["fitted"]), focus["energy"], focus["patients"], costs, code)
+    code = told["code"]
+    by = frozenset([code] if isinstance(code, str) else code)  # one alone: as earlier versions wrote it
+    return Result(sets, answers_from_json(told["fitted"]), focus["energy"], focus["patients"], costs, by)
 
 
 def results_of(plan: ComparisonPlan, folder: Path, row: str) -> list[Result]:
@@ -73,7 +74,7 @@ def results_of(plan: ComparisonPlan, folder: Path, row: str) -> list[Result]:
             for part in own.mean_of or (row,)
         ]
         if all(file.exists() for folds in files for file in folds):
-            made.append(_mean([_pooled([read_result(file) for file in folds]) for folds in files]))
+            made.append(_pooled([_mean([read_result(file) for file in fold]) for fold in zip(*files, strict=True)]))
     return made
 
 
@@ -156,7 +157,7 @@ def comparison_table(plan: ComparisonPlan, folder: Path, *, draws: int = 2000) -
         rows[row] = {
             "seeds": len(own),
             "by_seed": [{name: known(own[name]) for name in FIGURES} for own in (seed(every) for seed in sets[row])],
-            "figures": {name: figures[name].as_json() for name in FIGURES},
+            "figures": {name: _in_range(name, figures[name]).as_json() for name in FIGURES},
             **{cost: float(np.mean([r.costs[cost] for r in own])) for cost in COSTS},
         }
         if row != plan.reference:
@@ -207,7 +208,7 @@ def _judged(claim: Claim, results: Mapping[str, Sequence[Result]], draws: int) -
     null = claim.bound or 0.0
     null = sign * math.log1p(sign * null) if claim.relative else null
     if claim.row == claim.than:  # both sides are of the same trainings, which are drawn together
-        better, worse = list(map(_seed_by_seed, better, worse)), [_nothing]
+        better, worse = list(map(_seed_by_seed, better, worse)), [_nothing] * len(better)
     apart = paired_difference(better, worse, patients, draws=draws, null=null)["figure"]
     every = np.ones(len(patients))
     by_seed = [[float(seed(every)["figure"]) for seed in side] for side in (first, second)]
@@ -226,6 +227,12 @@ def _judged(claim: Claim, results: Mapping[str, Sequence[Result]], draws: int) -
         "seeds": seeds,
         "holds": reached and sure,
     }
+
+
+def _in_range(name: str, interval: Interval) -> Interval:
+    """An interval that ends where its figure does; by t, and of few seeds, it may reach further."""
+    top = math.inf if name in LOWER_IS_BETTER else 1.0
+    return replace(interval, **{end: np.clip(getattr(interval, end), 0.0, top) for end in ("low", "high")})
 
 
 def _adjust(family: Sequence[tuple[dict[str, Any], float | None]]) -> None:
@@ -303,6 +310,8 @@ def comparison_notes(plan: ComparisonPlan, made: Mapping[str, Any], *, complete:
         notes.append("Not every run is done: rows may have fewer seeds than planned, or be missing.")
     if len(made["code"]) > 1:
         notes.append(f"Runs were trained by {len(made['code'])} versions of the code: rows may differ by that, too.")
-    if any(len(plan.seeds_of(row)) < 2 for row in plan.rows):
-        notes.append("Of a row with one seed the interval does not know the spread between trainings.")
+    seeds = [row["seeds"] for row in made["rows"].values()]
+    if min(seeds) == 1:
+        others = "; beside a row of several it is taken to differ as much" if max(seeds) > 1 else ""
+        notes.append(f"Of a row with one seed the interval does not know the spread between trainings{others}.")
     return [*notes, *synthetic_note(read_cases(table))]

@@ -16,8 +16,8 @@ RARELY_DEFINED = 0.95  # share of draws under which an interval speaks only for 
 
 PREVALENCE = "PPV, NPV, accuracy and calibration hold for the mix of classes here; in another mix they differ."
 ECE_BIAS = (
-    "ECE is above 0 for a perfectly calibrated model too: read it beside that model's. Its bootstrap "
-    "interval lies too high, because every draw repeats cases, which this figure takes for miscalibration."
+    "ECE is above 0 for a perfectly calibrated model too: read it beside that model's. It has no bootstrap "
+    "interval, because every draw repeats cases, which this figure takes for miscalibration."
 )
 
 

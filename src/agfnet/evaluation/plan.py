@@ -15,6 +15,7 @@ from agfnet.config import (
     Positive,
     Section,
     apply_overrides,
+    different_keys,
     parse_config,
     read_yaml,
     validated,
@@ -49,6 +50,10 @@ FIGURES = ("balanced_accuracy", "accuracy", "macro_auc", "nll", "brier", "nll_te
 LOWER_IS_BETTER = tuple(name for name in FIGURES if name.removesuffix("_tempered") in scores.LOWER_IS_BETTER)
 TEST, EXTERNAL, CORRUPTED, ONLY = "test", "external", "corrupted", "only "
 """Sets of answers: the test cases; those of another site; the test cases made worse; with one view alone."""
+
+
+OF_ALL_ROWS = ("data.table", "data.data_root", "data.train", "data.validation")
+"""Keys of the configuration that say which cases a network is trained on: no row may have its own."""
 
 
 class Claim(Section):
@@ -112,8 +117,8 @@ class ComparisonPlan(Section):
             the base's table.
         external: a table of cases of another site, for claims on `external`.
         masks: a table of the test cases' evidence masks (see `agfnet.evaluation.focus`), for claims on focus.
-        sample: corrupted images and focus, which take longest, are measured on so many of the test cases, drawn once;
-            None: on all.
+        sample: corrupted images and focus, which take longest, are measured on so many of the test cases (with folds:
+            of each fold's), the same for every row; None: on all.
         claims: what is to be confirmed or refuted; a row is tested on those sets that its claims name.
     """
 
@@ -134,8 +139,8 @@ class ComparisonPlan(Section):
         if len(set(folders)) < len(folders):
             raise ValueError(f"rows need folders of their own; of {sorted(folders)} two are the same")
         for name, own in self.rows.items():
-            if own.mean_of and (own.change or own.views is not None):
-                raise ValueError(f"row {name!r} is a mean of others; it has no `change` and no `views` of its own")
+            if own.mean_of and (own.change or own.views is not None or own.seeds is not None):
+                raise ValueError(f"row {name!r} is a mean of others; it has no `change`, `views` or `seeds` of its own")
         for name in (self.reference, *(n for row in self.rows.values() for n in row.mean_of)):
             if name not in self.rows:
                 raise ValueError(f"{name!r} is not one of the rows {list(self.rows)}")
@@ -164,7 +169,12 @@ class ComparisonPlan(Section):
     @property
     def data(self) -> DataConfig:
         """The data of the base, with every view."""
-        return parse_config(self.base, "the plan").data
+        return self.base_config.data
+
+    @property
+    def base_config(self) -> Config:
+        """The configuration that every row starts from."""
+        return parse_config(self.base, "the plan")
 
     def needed(self, row: str) -> tuple[list[str], bool]:
         """The sets that a row is tested on, and whether its focus is measured."""
@@ -183,8 +193,9 @@ class ComparisonPlan(Section):
         """The configuration of one run.
 
         Raises:
-            ConfigError: an override does not fit, a view is not known, unreadable cases are to be left out, or answers
-                are for another prevalence than the training cases' own: a temperature would be fitted to the shift.
+            ConfigError: an override does not fit or chooses other cases, a view is not known, unreadable cases are to
+                be left out, or answers are for another prevalence than the training cases' own: a temperature would be
+                fitted to the shift.
         """
         own = self.rows[row]
         tree = apply_overrides(self.base, [*own.change, f"training.seed={seed}"])
@@ -195,6 +206,12 @@ class ComparisonPlan(Section):
                 raise ConfigError(f"{source}: row {row!r} names the views {missing}; the base has {list(views)}.")
             tree["data"]["views"] = {v: views[v] for v in own.views}
         config = parse_config(tree, f"{source}, row {row!r}")
+        others = [key for key in different_keys(self.base_config, config) if key in OF_ALL_ROWS]
+        if others:
+            raise ConfigError(
+                f"{source}: row {row!r} changes {', '.join(others)}, but all rows are trained and tested on the same "
+                "cases. State it in the base."
+            )
         if config.data.skip_bad:
             raise ConfigError(
                 f"{source}: row {row!r} has data.skip_bad, but all rows are tested on the same cases. Leave it out, "

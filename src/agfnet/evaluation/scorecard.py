@@ -16,7 +16,7 @@ from agfnet.metrics.calibration import BINS, reliability_bins, simulate_calibrat
 from agfnet.metrics.classification import confusion_matrix
 from agfnet.metrics.patients import patient_index
 from agfnet.metrics.ranking import roc_curve
-from agfnet.metrics.scores import HEADLINE, MALIGNANT, PER_CLASS, all_scores
+from agfnet.metrics.scores import BIASED, HEADLINE, MALIGNANT, PER_CLASS, all_scores
 from agfnet.metrics.selective import risk_coverage_curve
 from agfnet.metrics.statistics import LEVEL, Interval, bootstrap, known
 from agfnet.metrics.weighting import BoolArray, FloatArray, IntArray, check_cases
@@ -52,7 +52,7 @@ def scorecard(
     Returns:
         A dictionary of str, int, float, None, lists and dictionaries; None stands for "not defined".
         `n_cases`, `n_patients`, `classes`, `malignant`, `draws`, `seed`, `level`;
-        `metrics`: name -> {value, low, high};
+        `metrics`: name -> {value, low, high}, those in `BIASED` without an interval;
         `per_class`: class -> {n_cases, n_patients, sensitivity, ...: {value, low, high}, roc: {fpr, tpr}};
         `confusion`: [true][predicted] counts;
         `calibration`: bins, histogram of confidences, and what a perfectly calibrated model would score;
@@ -80,7 +80,7 @@ def scorecard(
             bins = {"bin_accuracy": reliability_bins(y_in, p_in, weights)["accuracy"]}
             return all_scores(y_in, p_in, weights, malignant=chosen) | bins
 
-        return bootstrap(figures, owners[inside].tolist(), draws=draws, seed=seed)
+        return bootstrap(figures, owners[inside].tolist(), draws=draws, seed=seed, without=BIASED)
 
     intervals = estimate(np.ones(y.size, dtype=np.bool_))
     headline = HEADLINE + (MALIGNANT if chosen is not None else ())

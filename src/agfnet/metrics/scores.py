@@ -34,6 +34,8 @@ TITLES = {
 """Of every figure of all cases, as readers see it."""
 LOWER_IS_BETTER = ("nll", "brier", "ece", "classwise_ece", "aurc", "augrc")
 MALIGNANT = ("malignant_auc", "malignant_sensitivity_at_90_specificity")
+BIASED = ("ece", "classwise_ece")
+"""Figures that a bootstrap cannot judge, as it repeats cases, which looks like miscalibration: no interval, no p."""
 HEADLINE = tuple(name for name in TITLES if name not in MALIGNANT)
 
 

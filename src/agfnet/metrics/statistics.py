@@ -6,7 +6,7 @@ Patients, not cases, are drawn (see `patients`). Every figure must come from a f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +69,7 @@ def bootstrap(
     draws: int = DRAWS,
     seed: int = 0,
     level: float = LEVEL,
+    without: Collection[str] = (),
 ) -> dict[str, Interval]:
     """Intervals by a bootstrap over patients.
 
@@ -84,6 +85,7 @@ def bootstrap(
         draws: number of draws.
         seed: of the draws.
         level: of the interval, between 0 and 1.
+        without: names of figures that get no interval, as draws of patients cannot judge them.
 
     Returns:
         Name -> interval.
@@ -99,7 +101,10 @@ def bootstrap(
     (0.75, 0.25, 1.0)
     """
     samples = _samples(metrics, patients, draws, seed)
-    return {name: Interval(**_summary([one], patients, level, 0.0)[0]) for name, one in samples.items()}
+    return {
+        name: Interval(**_summary([one], patients, level, 0.0, judged=name not in without)[0])
+        for name, one in samples.items()
+    }
 
 
 def paired_difference(
@@ -111,6 +116,7 @@ def paired_difference(
     seed: int = 0,
     level: float = LEVEL,
     null: float = 0.0,
+    without: Collection[str] = (),
 ) -> dict[str, Difference]:
     """First model minus second, both on the same patients in every draw.
 
@@ -123,7 +129,8 @@ def paired_difference(
     sum over models of s^2 / S - I: B that of the mean over seeds in draws of patients, s^2 that between the S seeds,
     and I = (mean over seeds of each one's B - B of their mean) / (S - 1) what both contain. The interval is
     +- t sqrt(V), V being at least B, with degrees of freedom by Satterthwaite (1946) from the same parts, and p is
-    that of t. Two seeds make it wide: t has few degrees of freedom then.
+    that of t. Two seeds make it wide: t has few degrees of freedom then. A model of one seed beside one of several is
+    taken to differ between trainings as much as that one does.
 
     Args:
         first: a function of weights, or one for each trained seed.
@@ -133,6 +140,7 @@ def paired_difference(
         seed: of the draws.
         level: of the interval, between 0 and 1.
         null: the difference that p is of; another than 0 for "no worse by more than".
+        without: names of figures that get no interval and no p, as draws of patients cannot judge them.
 
     Returns:
         Name -> difference, for the names that both models have.
@@ -152,7 +160,7 @@ def paired_difference(
         raise ValueError("the two models have no figure in common")
     out = {}
     for name in names:
-        figures, p = _summary([one[name], other[name]], patients, level, null)
+        figures, p = _summary([one[name], other[name]], patients, level, null, judged=name not in without)
         out[name] = Difference(**figures, p=p)
     return out
 
@@ -197,7 +205,7 @@ def _samples(
 
 
 def _summary(
-    samples: Sequence[_Sample], patients: Sequence[Hashable], level: float, null: float
+    samples: Sequence[_Sample], patients: Sequence[Hashable], level: float, null: float, *, judged: bool
 ) -> tuple[dict[str, FloatArray], FloatArray]:
     """The sum of the samples' means over seeds, with its interval, and the two-sided p of `null`."""
     if not 0 < level < 1:
@@ -209,17 +217,17 @@ def _summary(
     value, drawn = (np.where(np.abs(numbers) < 1e-12, 0.0, numbers) for numbers in (value, drawn))
     if any(len(one.values) > 1 for one in samples):
         error, freedom = _standard_error(samples, drawn, len(set(patients)))
-        still = error == 0.0  # neither patients nor seeds change it: t has no degrees of freedom then
+        still = error < 1e-12  # neither patients nor seeds change it: t has no degrees of freedom then
         reach = np.where(still, 0.0, stdtrit(freedom, (1 + level) / 2) * error)
         low, high = value - reach, value + reach
         with np.errstate(divide="ignore", invalid="ignore"):
-            p = np.where(still, 0.0, 2 * stdtr(freedom, -np.abs(value - null) / error))
+            p = np.where(still, 2.0 / (len(drawn) + 1), 2 * stdtr(freedom, -np.abs(value - null) / error))
         p = np.where(value == null, 1.0, p)
     else:
         low, high = _percentiles(drawn, [(1 - level) / 2, (1 + level) / 2])
         p = _two_sided_p(drawn - null)
     # One patient drawn again and again would look perfectly sure.
-    sensible = np.isfinite(value) & (len(set(patients)) > 1)
+    sensible = np.isfinite(value) & (judged and len(set(patients)) > 1)
     low, high, p = (np.where(sensible, number, np.nan) for number in (low, high, p))
     return {"value": value, "low": low, "high": high, "defined": np.isfinite(drawn).mean(axis=0)}, p
 
@@ -229,13 +237,17 @@ def _standard_error(samples: Sequence[_Sample], drawn: FloatArray, patients: int
     of_patients = _variance(drawn)
     parts = [(of_patients, patients - 1)]
     total = of_patients
-    for one in samples:
+    alone = sum(len(one.values) == 1 for one in samples)
+    several = [one for one in samples if len(one.values) > 1]
+    for one in several:
         seeds = len(one.values)
-        if seeds > 1:
-            of_seeds = one.values.var(axis=0, ddof=1) / seeds
-            of_both = (_variance(one.drawn, axis=1).mean(axis=0) - _variance(one.drawn.mean(axis=0))) / (seeds - 1)
-            parts.append((of_seeds, seeds - 1))
-            total = total + of_seeds - of_both
+        # What this model's seeds stand for: its own mean, and a share of each model that has one seed alone.
+        counted = 1 / seeds + alone / len(several)
+        of_seeds = one.values.var(axis=0, ddof=1) * counted
+        of_both = _variance(one.drawn, axis=1).mean(axis=0) - _variance(one.drawn.mean(axis=0))
+        of_both = of_both * seeds / (seeds - 1) * counted
+        parts.append((of_seeds, seeds - 1))
+        total = total + of_seeds - of_both
     whole = sum(part for part, _ in parts)
     freedom = ratio(whole**2, sum(part**2 / max(1, count) for part, count in parts))
     return np.sqrt(np.maximum(total, of_patients)), freedom

@@ -219,6 +219,6 @@ def focus_loss(before: Output, after: Output, label: Tensor, present: Presence) 
             far = F.kl_div(share.clamp(min=1e-12).log(), target / total.clamp(min=1e-9)[:, None], reduction="none").sum(
                 1
             )
-            weight = ((total > 0.0) & present[:, i]).float()
+            weight = ((total > 1e-9) & present[:, i]).float()
             terms.append((far * weight).sum() / weight.sum().clamp(min=1.0))
     return torch.stack(terms).mean() if terms else before.logits.new_zeros(())

@@ -212,6 +212,8 @@ def _begin(
             raise ConfigError(
                 f"{folder}: training images have changed since the run was started; restore them or start anew."
             )
+        if unfinished:
+            _note_resumption(facts)
         remove_leftovers(folder, *(part for part in folder.iterdir() if part.is_dir() and part.name != "cache"))
         return facts
     if resume:
@@ -227,11 +229,29 @@ def _begin(
         "table_sha256": table_hash,
         "cases_sha256": case_hash,
         "seed": config.training.seed,
-        "code": _code(),
-        "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        **_trained_by(),
         "command": sys.argv,
         **known,
     }
+
+
+def _trained_by() -> dict[str, Any]:
+    return {
+        "code": _code(),
+        "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
+    }
+
+
+def _note_resumption(facts: dict[str, Any]) -> None:
+    """Enter code and packages into `resumed_by` where they are others than those that trained until now."""
+    now = _trained_by()
+    before = facts.get("resumed_by", [facts])[-1]
+    changed = [name for name in now["versions"] if now["versions"][name] != before["versions"].get(name)]
+    if now["code"] != before["code"]:
+        changed.insert(0, "agfnet's code")
+    if changed:
+        log.warning("resumed with another version of %s: not as if it had not stopped", ", ".join(changed))
+        facts["resumed_by"] = [*facts.get("resumed_by", []), now]
 
 
 def _check_network(folder: Path, facts: Mapping[str, Any]) -> None:

@@ -7,8 +7,19 @@ import numpy as np
 import pytest
 
 from agfnet.evaluation.answers import Answers
-from agfnet.evaluation.comparison_table import Result, _judged, _mean_answers
-from agfnet.evaluation.plan import Claim
+from agfnet.evaluation.compare import RESULT, Run, run_folder
+from agfnet.evaluation.comparison_table import (
+    COSTS,
+    Result,
+    _in_range,
+    _judged,
+    _mean_answers,
+    comparison_notes,
+    results_of,
+)
+from agfnet.evaluation.plan import Claim, ComparisonPlan
+from agfnet.files import write_json
+from agfnet.metrics.statistics import Interval
 
 
 def answers(cases, first):
@@ -28,6 +39,56 @@ def test_a_mean_is_of_the_same_case_in_any_order():
     mean = _mean_answers([answers("ab", [0.9, 0.1]), answers("ba", [0.2, 0.7])])
     assert mean.cases == ["a", "b"]
     assert np.allclose(mean.probabilities[:, 0], [0.8, 0.15])
+
+
+def test_a_mean_over_folds_is_of_each_fold_by_itself(tmp_path):
+    """Every fold answers the same calibration cases: they must not be mixed up."""
+    plan = ComparisonPlan(
+        base={"data": {"table": "a.csv", "views": {"x": {"kind": "photo"}}}},
+        rows={"a": {}, "b": {}, "m": {"mean_of": ["a", "b"]}},
+        reference="a",
+        seeds=(0,),
+        folds=2,
+    )
+    for row, sure in (("a", 0.9), ("b", 0.7)):
+        for fold in (1, 2):
+            told = {
+                "sets": {"test": answers(f"{fold}", [sure]).as_json()},
+                "fitted": answers("yz", [sure / fold, 0.5]).as_json(),
+                "focus": None,
+                "code": ["c"],
+                **dict.fromkeys(COSTS, 1.0),
+            }
+            write_json(run_folder(tmp_path, Run(row, 0, fold)) / RESULT, told)
+    (mean,) = results_of(plan, tmp_path, "m")
+    assert mean.sets["test"].cases == ["1", "2"]
+    assert mean.fitted.probabilities[:, 0] == pytest.approx([0.8, 0.5, 0.4, 0.5])
+
+
+def test_an_interval_ends_where_its_figure_does():
+    wide = Interval(value=np.array(0.96), low=np.array(-0.1), high=np.array(1.07), defined=np.array(1.0))
+    told = _in_range("accuracy", wide)
+    assert (told.low, told.value, told.high) == (0.0, 0.96, 1.0)
+    assert _in_range("nll", wide).high == pytest.approx(1.07)
+
+
+def row_of(seeds):
+    return {"seeds": seeds}
+
+
+@pytest.mark.parametrize(("seeds", "said"), [((2, 2), None), ((1, 1), "trainings."), ((2, 1), "as much.")])
+def test_rows_with_one_finished_seed_are_told(tmp_path, seeds, said):
+    """Whatever was planned."""
+    table = tmp_path / "a.csv"
+    table.write_text("case_id,patient_id,label,clinical,split\na,a,n,a.png,train\n")
+    plan = ComparisonPlan(
+        base={"data": {"table": str(table), "views": {"clinical": {"kind": "photo"}}}},
+        rows={"a": {}, "b": {}},
+        reference="a",
+    )
+    made = {"code": ["c"], "rows": dict(zip("ab", map(row_of, seeds), strict=True))}
+    told = [note for note in comparison_notes(plan, made, complete=True) if "one seed" in note]
+    assert [note.endswith(said) for note in told] == ([True] if said else [])
 
 
 @pytest.mark.parametrize(("figure", "good", "bad", "gain"), [("nll", 0.91, 1.0, 0.09), ("accuracy", 0.88, 0.8, 0.1)])

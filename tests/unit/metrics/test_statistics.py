@@ -153,6 +153,31 @@ def test_two_models_whose_seeds_alone_differ_are_compared_by_welch():
     assert at_the_end.p == pytest.approx(0.05)
 
 
+def test_a_model_of_one_seed_is_taken_to_vary_as_the_other():
+    scores = [0.70, 0.72, 0.77, 0.75]
+    difference = paired_difference([mean_of([s] * 10) for s in scores], mean_of([0.7] * 10), range(10), draws=50)[
+        "mean"
+    ]
+    error = np.std(scores, ddof=1) * np.sqrt(1 / 4 + 1)
+    assert difference.p == pytest.approx(2 * stats.t.sf((np.mean(scores) - 0.7) / error, 3))
+
+
+def test_what_nothing_changes_has_the_least_p_that_draws_can_tell():
+    apart = paired_difference([mean_of([1.0] * 10)] * 2, [mean_of([0.7] * 10)] * 2, range(10), draws=199)["mean"]
+    assert (apart.low, apart.high) == pytest.approx((0.3, 0.3))
+    assert apart.p == pytest.approx(2 / 200)
+
+
+def test_figures_that_draws_cannot_judge_have_no_interval():
+    figures = lambda w: mean_of([0, 1, 1])(w) | {"other": mean_of([1, 0, 1])(w)["mean"]}  # noqa: E731
+    told = bootstrap(figures, ["a", "b", "c"], draws=50, without=["other"])
+    assert told["other"].value == pytest.approx(2 / 3)
+    assert np.isnan([told["other"].low, told["other"].high]).all()
+    assert np.isfinite(told["mean"].low)
+    apart = paired_difference(figures, mean_of([1, 1, 1]), ["a", "b", "c"], draws=50, without=["mean"])["mean"]
+    assert np.isnan([apart.low, apart.high, apart.p]).all()
+
+
 def test_seeds_that_all_say_the_same_leave_the_spread_of_patients():
     values = np.random.default_rng(4).normal(size=400)
     several = bootstrap([mean_of(values)] * 3, range(400), draws=4000)["mean"]
@@ -227,7 +252,7 @@ def test_what_neither_patients_nor_seeds_change_has_an_interval_of_no_width():
     found = bootstrap(right, patients, draws=50)["accuracy"]
     assert (found.low, found.value, found.high) == (0.75, 0.75, 0.75)
     apart = paired_difference(right, wrong, patients, draws=50)["accuracy"]
-    assert (apart.low, apart.value, apart.high, apart.p) == (0.5, 0.5, 0.5, 0.0)
+    assert (apart.low, apart.value, apart.high, apart.p) == (0.5, 0.5, 0.5, 2 / 51)
     assert paired_difference(right, right, patients, draws=50)["accuracy"].p == 1.0
     assert paired_difference(right, wrong, patients, draws=50, null=0.5)["accuracy"].p == 1.0
 

@@ -275,6 +275,22 @@ def test_an_unfinished_run_cannot_be_used(tmp_path):
         read_bundle(tmp_path)
 
 
+def test_a_run_that_other_code_went_on_with_tells_both(drawn, tmp_path, monkeypatch, caplog):
+    config = config_of(drawn, epochs=1)
+    train(config, tmp_path / "run")
+    (tmp_path / "run" / WEIGHTS).unlink()
+    first = json.loads((tmp_path / "run" / "run.json").read_text())
+    train(config, tmp_path / "run", resume=True)
+    assert "resumed_by" not in json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / WEIGHTS).unlink()
+    monkeypatch.setattr("agfnet.training.run._code", lambda: "another")
+    train(config, tmp_path / "run", resume=True)
+    told = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert told["code"] == first["code"]
+    assert [by["code"] for by in told["resumed_by"]] == ["another"]
+    assert "another version of agfnet's code" in caplog.text
+
+
 def test_a_run_of_another_versions_network_is_told(trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "run")
     facts = json.loads((folder / "run.json").read_text())
