@@ -45,6 +45,11 @@ _VERSION = (
 _ENVIRONMENT = "credentials and endpoint come from the environment"
 
 
+def shown(path: str | Path) -> str:
+    """A local path as it can be written anywhere: bytes of it that are no UTF-8 are spelt out."""
+    return str(path).encode(errors="backslashreplace").decode()
+
+
 class Url:
     """A file that is read by URL. It has those methods of `pathlib.Path` that reading needs.
 

@@ -128,17 +128,23 @@ class Warned(NamedTuple):
 
     Attributes:
         code: burned-in, the file says that text is burned into it; no-scale, it was fitted to the frame whatever it
-            measures, though the network sees the view at a fixed scale; clip, one frame of several was looked at.
+            measures, though the network sees the view at a fixed scale; clip, one frame of several was looked at;
+            upside-down, the file says that depth grows upwards.
         view: its modality.
         detail: of a clip, the frame's number, from 1, and how many there are: 13/25.
     """
 
-    code: Literal["burned-in", "no-scale", "clip"]
+    code: Literal["burned-in", "no-scale", "clip", "upside-down"]
     view: str
     detail: str | None = None
 
     def __str__(self) -> str:
-        words = {"burned-in": "text is burned in", "no-scale": "no scale", "clip": f"of a clip frame {self.detail}"}
+        words = {
+            "burned-in": "text is burned in",
+            "no-scale": "no scale",
+            "clip": f"of a clip frame {self.detail}",
+            "upside-down": "may be upside down",
+        }
         return f"{self.view}: {words[self.code]}"
 
 
@@ -159,6 +165,8 @@ class Prediction:
         statistics: modality -> (I, 2 C) mean and log deviation of the encoder's channels, of each image of the view.
         distances: modality -> how far the view's farthest image lies from those trained on, see `Reference.distance`;
             empty from a bundle that is not calibrated.
+        calibrated: (K,) float: `probabilities` at the prevalence that was calibrated for, whatever is stated, which is
+            what drift is told from; None from a bundle that is not calibrated.
         diagnosis_set: places of its classes, see `Conformal`; None from a bundle that is not calibrated.
         referred: why the case is handed back; empty where it is answered, None from a bundle that is not calibrated.
         warnings: of its images.
@@ -174,6 +182,7 @@ class Prediction:
     extra_probabilities: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     statistics: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     distances: Mapping[str, float] = field(default_factory=dict)
+    calibrated: NDArray[np.float64] | None = None
     diagnosis_set: tuple[int, ...] | None = None
     referred: tuple[Reason, ...] | None = None
     warnings: tuple[Warned, ...] = ()

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import shutil
+
 import click
 import numpy as np
 import polars as pl
@@ -70,6 +73,7 @@ def test_broken_tables_and_images_are_named(agfnet_command, broken, tmp_path):
         (["predict", "{trained}", "none.csv"], "none.csv"),
         (["predict", "{trained}", "--view", "clinical"], "not of the form"),
         (["predict", "{trained}", "--view", "xray=a.jpg"], "the network knows clinical, ultrasound"),
+        (["predict", "{drawn}/parts.csv", "{trained}"], "is a table. Name the bundle or run folder first"),
         (["evaluate", "{trained}", "{drawn}/parts.csv", "--part", "nowhere", "-o", "x"], "no case with split nowhere"),
         (
             ["evaluate", "{trained}", "{drawn}/parts.csv", "-o", "x", "--subgroup", "colour"],
@@ -125,6 +129,55 @@ def test_predict_says_which_cases_have_no_image(agfnet_command, trained, tmp_pat
     assert "1 of 1 cases could not be predicted" in said(result)
     assert "none.jpg" in (tmp_path / "out.csv").read_text()
     assert agfnet_command("predict", trained, table, "-o", tmp_path / "out.csv", "--skip-bad").exit_code == 0
+
+
+def test_answers_are_not_written_over_a_table_that_holds_none(agfnet_command, trained, drawn, tmp_path):
+    """It may hold diagnoses, filled in by hand."""
+    table = tmp_path / "mine.csv"
+    shutil.copy(drawn / "parts.csv", table)
+    before = table.read_bytes()
+    result = agfnet_command("predict", trained, drawn / "parts.csv", "-o", table)
+    assert result.exit_code == 1
+    assert "was not written by such a call" in " ".join(said(result).split())
+    (tmp_path / "out").mkdir()
+    table = table.rename(tmp_path / "out" / "predictions.csv")
+    for command in ("evaluate", "report"):
+        result = agfnet_command(command, trained, drawn / "parts.csv", "--part", "validation", "-o", tmp_path / "out")
+        assert result.exit_code == 1
+        assert "was not written by such a call" in " ".join(said(result).split())
+    assert table.read_bytes() == before
+
+
+def test_names_that_are_not_utf_8_are_told(agfnet_command, trained, tmp_path, monkeypatch):
+    folder = tmp_path / os.fsdecode(b"M\xfcller")
+    folder.mkdir()
+    (folder / "a.csv").write_text("case_id,patient_id,clinical\na,p,b.jpg\n")
+    monkeypatch.chdir(folder)
+    for arguments in (
+        ("check", "a.csv"),
+        ("predict", trained, "a.csv"),
+        ("predict", trained, "--view", os.fsdecode(b"clinical=m\xfc.jpg")),
+    ):
+        result = agfnet_command(*arguments)
+        assert result.exit_code == 1
+        assert "its path is not UTF-8" in " ".join(said(result).split())
+
+
+@pytest.mark.parametrize(
+    "views", [["clincal={}"], ["clinical={}", "ultrasound={}"], ["{}"]], ids=["unknown", "twice", "no view"]
+)
+def test_no_password_of_a_url_is_shown(agfnet_command, trained, views):
+    options = [part for view in views for part in ("--view", view.format("https://ward:hunter2@h.example/a.jpg"))]
+    result = agfnet_command("predict", trained, *options)
+    assert result.exit_code == 1
+    assert "hunter2" not in said(result)
+
+
+def test_columns_that_may_be_the_views_are_named(agfnet_command, trained, tmp_path):
+    (tmp_path / "t.csv").write_text("case_id,patient_id,photo,scan\na,p,a.jpg,b.png\n")
+    result = agfnet_command("predict", trained, tmp_path / "t.csv")
+    assert result.exit_code == 1
+    assert "if photo or scan is one of them, rename it" in " ".join(said(result).split())
 
 
 def test_a_split_in_another_folder_leads_to_the_same_images(agfnet_command, drawn, tmp_path):

@@ -81,6 +81,7 @@ def predict(
         from agfnet.data.tablefile import writable_table
         from agfnet.prediction.asking import asked_cases, predict_cases, say_unscaled, show
         from agfnet.prediction.bulk import predict_bulk, refuse_without_engine
+        from agfnet.prediction.output import ANSWERED_BY
 
         if engine is not None:
             tally = predict_bulk(
@@ -92,7 +93,7 @@ def predict(
             raise typer.Exit(1 if tally.quarantined and not skip_bad else 0)
         refuse_without_engine(part_rows=part_rows, workers=workers, address=address, retry=retry or None)
         if output is not None:
-            writable_table(output, source=table)
+            writable_table(output, source=table, over=ANSWERED_BY)
 
         predictor, cases = asked_cases(
             source, table, view or [], threads=threads, provider=provider, data_root=data_root, prevalence=prevalence,

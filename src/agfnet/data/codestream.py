@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 MAX_SCANS = 100
 """A progressive image has about ten. A decoder goes over the whole image for each, and a scan may be empty."""
+MAX_SEGMENTS = 10_000
+"""Before a scan there are some dozens. Decoders go through them one by one, and a segment may be empty."""
 _MARKER = re.compile(rb"\xff([\x80-\xcf\xd8-\xfe])")  # not `\xff+`, which is slow on a long run of them
 _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _SCAN, _END = 0xDA, 0xD9
@@ -52,24 +54,27 @@ class JpegHead(NamedTuple):
     marked: bool
 
 
-def has_many_scans(data: bytes) -> bool:
-    """Whether a file that begins as a JPEG has over `MAX_SCANS` scans, or may have them."""
-    if data.count(b"\xff\xda") <= MAX_SCANS:  # which is soon said of nearly all
-        return False
+def keeps_busy(data: bytes) -> bool:
+    """Whether a file that begins as a JPEG has over `MAX_SCANS` scans or `MAX_SEGMENTS` segments, or may have them."""
     head = walk_jpeg(data)
-    return head is None or head.scans > MAX_SCANS
+    if head is None:
+        return data.count(b"\xff\xda") > MAX_SCANS or data.count(b"\xff") > MAX_SEGMENTS
+    return head.scans > MAX_SCANS
 
 
 def walk_jpeg(data: bytes) -> JpegHead | None:
-    """Walk a codestream's markers up to its end; None where it is none, or garbled.
+    """Walk a codestream's markers up to its end; None where it is none, garbled, or of over `MAX_SEGMENTS` segments.
 
     The picture in a picture (a thumbnail in a segment) is stepped over, and so is what follows the end.
     """
     if data[:2] != b"\xff\xd8":
         return None
-    place, scans, marked, frame = 2, 0, False, None
+    place, segments, scans, marked, frame = 2, 0, 0, False, None
     while (found := _MARKER.search(data, place)) is not None:  # what is between segments decoders step over, too
         marker, place = found[1][0], found.end()
+        segments += 1
+        if segments > MAX_SEGMENTS:
+            return None
         if marker == _END:
             break
         segment = data[place : place + 8]

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,7 +51,6 @@ from agfnet.kinds import KINDS
 from agfnet.places import place
 from agfnet.types import Place
 
-log = logging.getLogger("agfnet")
 PATIENT, _ISSUER, _BORN, _NAME = 0x00100020, 0x00100021, 0x00100030, 0x00100010
 _SOP_CLASS, _MODALITY, _BURNED_IN = 0x00080016, 0x00080060, 0x00280301
 _SPACING, _ASPECT, _CALIBRATION = 0x00280030, 0x00280034, 0x00280A02
@@ -123,6 +121,7 @@ class DicomFacts:
         cropped: whether the pixels are cut to a region.
         captured: whether it is a secondary capture: made by a program, not by a device.
         patient: whose image it is; None where it does not say.
+        upwards: whether it says that depth grows upwards; some devices say so whatever the picture shows.
     """
 
     mm_per_pixel: float | None
@@ -133,6 +132,7 @@ class DicomFacts:
     cropped: bool
     captured: bool
     patient: Patient | None
+    upwards: bool
 
 
 class DicomImage(NamedTuple):
@@ -188,8 +188,6 @@ def decode_dicom(name: Place | str, file: IO[bytes], limits: ImageLimits) -> Dic
         pixels = decode_frame(header, layout, facts.frame)
     except HeaderFault as fault:
         raise image_error(name, fault) from fault
-    if scale.upwards:  # no reason to refuse: some devices count so whatever the picture shows
-        log.warning("%s: this DICOM file says that depth grows upwards: it may be upside down. Look at it.", name)
     if scale.box is not None:
         left, top, right, low = scale.box
         pixels = pixels[top : low + 1, left : right + 1]
@@ -221,6 +219,7 @@ def _read_facts(name: Place | str, header: Header, limits: ImageLimits) -> tuple
         cropped=scale.box is not None,
         captured=_captured(header.values),
         patient=_patient(header.values),
+        upwards=scale.upwards,
     )
     return layout, scale, facts
 

@@ -25,6 +25,7 @@ from agfnet.data.imagefile import DEFAULT_LIMITS, CodedImageError, ImageLimits, 
 from agfnet.data.table import SCALE_SUFFIX, write_table
 from agfnet.data.tablefile import writable_table
 from agfnet.kinds import KINDS
+from agfnet.places import shown
 from agfnet.types import ConfigError, TableError
 
 log = logging.getLogger("agfnet")
@@ -63,6 +64,7 @@ class _Found:
     view: str
     mm_per_pixel: float | None
     burned_in: bool | None
+    upwards: bool
     captured: bool
     frames: int
 
@@ -130,7 +132,7 @@ def dicom_table(
     patients: dict[str, set[Patient]] = {}
     foreign = 0
     for done, path in enumerate(files, start=1):
-        name = path.relative_to(root).as_posix()
+        name = shown(path.relative_to(root).as_posix())
         try:
             found.append(_read(path, name, key, seen, patients, limits))
         except CodedImageError as error:
@@ -182,6 +184,8 @@ def _read(
     if facts.kind not in KINDS:
         raise _Unusable(f"it is none of {', '.join(kind.words for kind in KINDS.values())}.")
     view = KINDS[facts.kind].view
+    if shown(path) != str(path):
+        raise _Unusable("its path is not UTF-8, as a table is: rename it.")
     if any(sign in str(path) for sign in ";\n\r"):
         raise _Unusable("its path has a `;` or a line break, which a table cannot hold: rename it.")
     instance = hashlib.sha256(identifier(values, _INSTANCE)).digest()
@@ -214,6 +218,7 @@ def _line(path: Path, view: str, values: Values, facts: DicomFacts, key: bytes) 
         mm_per_pixel=facts.mm_per_pixel,
         burned_in=facts.burned_in,
         captured=facts.captured,
+        upwards=facts.upwards,
         frames=facts.frames,
     )
 
@@ -246,6 +251,9 @@ def _notes(found: Sequence[_Found]) -> Iterator[str]:
     burned = [image.path for image in found if image.burned_in]
     if burned:
         yield f"{len(burned)} images say that text is burned into them, {burned[0]} first: look before you share them."
+    upwards = [image.path for image in found if image.upwards]
+    if upwards:
+        yield f"{len(upwards)} images say that depth grows upwards, {upwards[0]} first: they may be upside down."
     silent = sum(image.burned_in is None for image in found)
     if silent:
         yield f"{silent} images do not say whether text is burned into them: look before you share them."

@@ -24,7 +24,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from agfnet.data.codestream import MAX_SCANS, has_many_scans
+from agfnet.data.codestream import MAX_SCANS, MAX_SEGMENTS, keeps_busy
 from agfnet.data.dicom import DicomFacts, Patient, decode_dicom, dicom_facts
 from agfnet.data.imagefile import DEFAULT_LIMITS, UPLOAD, CodedImageError, ImageLimits, check_size, opened
 from agfnet.places import place
@@ -80,6 +80,7 @@ _ORIENTATION_TAG = 0x0112
 _PHOTOMETRIC_TAG = 0x0106
 _BITS_TAG = 0x0102
 _SUBFILE_TAG = 0x00FE
+_RUN_LENGTHS = (1, 2)
 _TILE_TAGS = (0x0142, 0x0143)
 
 
@@ -129,6 +130,7 @@ class Said(NamedTuple):
         clip: number of the frame that is taken, from 1, and how many there are; None for one alone.
         kind: one of `agfnet.kinds.KINDS` or other, where it is a device's image.
         patient: whose image it is.
+        upwards: it says that depth grows upwards, so that it may be upside down.
     """
 
     mm_per_pixel: float | None = None
@@ -136,6 +138,7 @@ class Said(NamedTuple):
     clip: tuple[int, int] | None = None
     kind: str | None = None
     patient: Patient | None = None
+    upwards: bool = False
 
 
 class ScaledImage(NamedTuple):
@@ -158,7 +161,7 @@ def read_said(path: str | Place, *, limits: ImageLimits = DEFAULT_LIMITS) -> Sai
 def _said(facts: DicomFacts) -> Said:
     kind = None if facts.captured else facts.kind  # a program's picture may be of anything
     clip = (facts.frame + 1, facts.frames) if facts.frames > 1 else None
-    return Said(facts.mm_per_pixel, bool(facts.burned_in), clip, kind, facts.patient)
+    return Said(facts.mm_per_pixel, bool(facts.burned_in), clip, kind, facts.patient, facts.upwards)
 
 
 def read_scaled_image(
@@ -193,13 +196,16 @@ def check_shown(path: Place | str, pixels: NDArray[np.uint8]) -> None:
 def _decoded(
     path: Place | str, file: IO[bytes], kind: str, limits: ImageLimits, at_least: int | None
 ) -> NDArray[np.uint8]:
+    if kind == "JPEG":
+        _check_segments(path, file)
     try:
         image = _DECODERS[kind](file)
     except Exception as error:
         raise _undecodable(path, kind, error) from error
     check_size(path, image.size, limits)
-    if kind == "JPEG":
-        _check_scans(path, file)
+    if kind == "BMP" and image.info["compression"] in _RUN_LENGTHS:  # which takes Pillow seconds for some kilobytes
+        problem = "its pixels are run-length coded, which takes a decoder long"
+        raise CodedImageError(path, "oversized-image", problem, "Save it anew as a PNG, or a BMP without compression.")
     if kind == "TIFF":
         _check_pages(path, image)
         _check_tiles(path, image, limits)
@@ -212,14 +218,12 @@ def _decoded(
         raise _undecodable(path, kind, error) from error
 
 
-def _check_scans(path: Place | str, file: IO[bytes]) -> None:
-    """Refuse a JPEG that would keep the decoder busy for minutes."""
-    at = file.tell()
+def _check_segments(path: Place | str, file: IO[bytes]) -> None:
+    """Refuse a JPEG that would keep the decoder busy for long."""
+    busy = keeps_busy(file.read())
     file.seek(0)
-    many = has_many_scans(file.read())
-    file.seek(at)
-    if many:
-        problem = f"it has more than {MAX_SCANS} scans"
+    if busy:
+        problem = f"it has more than {MAX_SCANS} scans or {MAX_SEGMENTS:,} segments"
         raise CodedImageError(path, "oversized-image", problem, "Save it anew as a JPEG or PNG.")
 
 

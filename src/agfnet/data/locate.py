@@ -12,7 +12,7 @@ from typing import NamedTuple
 import polars as pl
 
 from agfnet.data.tablefile import Fault, RawTable
-from agfnet.places import Url, joined, place
+from agfnet.places import Url, joined, place, shown
 from agfnet.types import ConfigError, Place
 
 
@@ -125,9 +125,16 @@ class _Found(NamedTuple):
     """Whether it lies outside for a link alone."""
 
 
+_NOT_UTF8 = "its path is not UTF-8, as tables are"
+
+
 def _fault(value: str, found: _Found, root: str, row: int, view: str) -> Fault:
     if found.refusal is not None:  # of such a URL only what is safe to show, not the value itself
         message = f"{found.path}: {found.refusal}"
+        if found.refusal == _NOT_UTF8:
+            return Fault(
+                cause="path-not-utf-8", message=message, remedy="Rename file and folder.", row=row, column=view
+            )
         return Fault(cause="refused-url", message=message, remedy="Correct the URL.", row=row, column=view)
     remedy = "Move the image there, or name the folder that holds all images as the data root."
     message = f"{value} leaves the data folder {root}"
@@ -169,6 +176,8 @@ class _Resolver:
                 path = os.path.realpath(path)
         except (OSError, ValueError):  # not there, or not a possible name: opening it says so with its cause
             path = f"{real or parent}/{name}"
+        if shown(path) != path:
+            return _Found(shown(path), inside=True, refusal=_NOT_UTF8)
         if (absolute and self._absolute_anywhere) or self._holds(path):
             return _Found(path, inside=True)
         return _Found(path, inside=False, linked=self._holds(os.path.normpath(f"{parent}/{name}")))

@@ -60,6 +60,7 @@ class Framed(NamedTuple):
         burned_in: the file says that text is burned into its pixels.
         clip: of a file with several frames, which one it is, from 1, and how many there are.
         patient: whose image it is, where the file says so.
+        upwards: the file says that depth grows upwards, so that it may be upside down.
     """
 
     pixels: NDArray[np.uint8]
@@ -67,6 +68,7 @@ class Framed(NamedTuple):
     burned_in: bool = False
     clip: tuple[int, int] | None = None
     patient: Patient | None = None
+    upwards: bool = False
 
 
 def read_frame(
@@ -104,7 +106,7 @@ def read_frame(
     mm = said.mm_per_pixel if mm_per_pixel is None else mm_per_pixel
     pixels = fit(change(shown) if change else shown, spec, mm_per_pixel=mm, enlarge=enlarge)
     scale = None if mm is None else frame_scale((shown.shape[0], shown.shape[1]), spec, mm) / enlarge
-    return Framed(pixels, scale, said.burned_in, said.clip, said.patient)
+    return Framed(pixels, scale, said.burned_in, said.clip, said.patient, said.upwards)
 
 
 def fit(

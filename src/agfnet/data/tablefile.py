@@ -119,16 +119,17 @@ def write_table(frame: pl.DataFrame, path: str | Path) -> None:
         raise TableError(message) from error
 
 
-def writable_table(path: str | Path, *, source: Place | None = None) -> Path:
+def writable_table(path: str | Path, *, source: Place | None = None, over: str | None = None) -> Path:
     """The local path of a table that may be written there: to be asked before long work.
 
     Args:
         path: where the table is to go.
         source: the table that is read.
+        over: a column of the tables that may be written over; None: any may.
 
     Raises:
-        TableError: the suffix is neither .csv nor .parquet, it is a folder, it is not local, it is the source, or its
-            folder may not be written to.
+        TableError: the suffix is neither .csv nor .parquet, it is a folder, it is not local, it is the source, it is
+            another table than may be written over, or its folder may not be written to.
     """
     try:
         path = local(path)
@@ -141,6 +142,10 @@ def writable_table(path: str | Path, *, source: Place | None = None) -> Path:
         raise TableError(f"{path}: is a folder. Choose the name of a file.")
     if isinstance(source, Path) and path.exists() and source.exists() and path.samefile(source):
         raise TableError(f"{path}: is the table that is read. Choose another name for what is written.")
+    if over is not None and path.exists():
+        raw, _ = load_table(path)
+        if raw is None or over not in raw.frame.columns:
+            raise TableError(f"{path}: is there already, and was not written by such a call. Name a new file.")
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not os.access(folder, os.W_OK | os.X_OK) or not folder.is_dir():
         raise TableError(f"{path}: the table cannot be written there. Choose a folder that may be written to.")

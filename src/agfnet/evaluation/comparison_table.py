@@ -59,8 +59,8 @@ def read_result(file: Path) -> Result:
     sets = {on: answers_from_json(own) for on, own in told["sets"].items()}
     focus = told["focus"] or {"patients": [], "energy": {}}
     costs = {cost: told[cost] for cost in COSTS}
-    code = told["code"]
-    by = frozenset([code] if isinstance(code, str) else code)  # one alone: as earlier versions wrote it
+    code = told.get("code", "of an earlier version")
+    by = frozenset([code] if isinstance(code, str) else code)  # one alone, or none: as earlier versions wrote it
     return Result(sets, answers_from_json(told["fitted"]), focus["energy"], focus["patients"], costs, by)
 
 

@@ -13,6 +13,7 @@ import polars as pl
 from agfnet.config import load_config
 from agfnet.data.fingerprints import image_fingerprints, patient_fingerprint
 from agfnet.data.table import table_sha256, write_table
+from agfnet.data.tablefile import writable_table
 from agfnet.evaluation.against import AGAINST, against, check_same_classes, write_against
 from agfnet.evaluation.answers import answers_of, labels_of, synthetic_note, whole
 from agfnet.evaluation.pictures import confusion_picture, reliability_picture, roc_picture
@@ -20,12 +21,12 @@ from agfnet.evaluation.scorecard import scorecard
 from agfnet.evaluation.summary import left_out_notes, summary_markdown
 from agfnet.files import read_json, write_json, write_text
 from agfnet.prediction.asking import cases_of, parse_prevalence, predict_cases
-from agfnet.prediction.output import outcome_table, stated_prevalence
+from agfnet.prediction.output import ANSWERED_BY, outcome_table, stated_prevalence
 from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.types import Case, ConfigError, ImageError, Place, TableError
 
 log = logging.getLogger("agfnet")
-BAD = "bad_cases.csv"
+BAD, PREDICTIONS = "bad_cases.csv", "predictions.csv"
 REPORT = "report.json"
 """What `agfnet report` writes beside a scorecard."""
 CHOSEN = "The epoch was chosen on these very cases (early stopping): the figures are optimistic."
@@ -242,7 +243,7 @@ def evaluate_outcomes(
     }
     labels = pl.Series("label", [o.case.label for o in outcomes], dtype=pl.String)
     rows = pl.concat([outcome_table(own, network) for network, own in answered])
-    write_table(rows.insert_column(1, labels), folder / "predictions.csv")
+    write_table(rows.insert_column(1, labels), folder / PREDICTIONS)
     write_json(folder / "scorecard.json", card)
     write_text(folder / "summary.md", summary_markdown(card))
     confusion_picture(card, folder / "confusion.png")
@@ -272,10 +273,10 @@ def evaluate(
     that the same cases are asked of: the files `AGAINST` hold the paired differences then (see `against`).
     """
     predictor = Predictor(source, threads=threads, prevalence=parse_prevalence(prevalence))
-    cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
-    check_subgroups(cases, subgroups, table)
-    labels_of([case for case in cases if case.label is not None], predictor.classes)
-    facts = table_facts(table, cases, include_test=include_test)
+    cases, notes, facts = judged_cases(
+        source, predictor, table, folder, part,
+        include_test=include_test, subgroups=subgroups, data_root=data_root,
+    )  # fmt: skip
     _check_no_other_report(
         folder, facts | {"bundle_sha256": predictor.bundle.sha256, "prevalence": stated_prevalence(predictor)}
     )
@@ -295,6 +296,30 @@ def evaluate(
         said = [*(f"First: {note}" for note in notes), *(f"Second: {note}" for note in told)]
         write_against(against((predictor, answered), (rival, others), draws=draws, notes=said), folder)
     return card
+
+
+def judged_cases(
+    source: Path,
+    predictor: Predictor,
+    table: Place,
+    folder: Path,
+    part: str | None,
+    *,
+    include_test: bool,
+    subgroups: Sequence[str],
+    data_root: Place | None,
+) -> tuple[list[Case], list[str], dict[str, Any]]:
+    """The cases that figures are to be of, what a reader must know of them, and `table_facts`.
+
+    Raises:
+        TableError: a column of subgroups has no values, a label is none of the network's classes, or `folder` holds a
+            `PREDICTIONS` that is the table itself or another one; see also `chosen_cases`.
+    """
+    cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
+    check_subgroups(cases, subgroups, table)
+    labels_of([case for case in cases if case.label is not None], predictor.classes)
+    writable_table(folder / PREDICTIONS, source=table, over=ANSWERED_BY)
+    return cases, notes, table_facts(table, cases, include_test=include_test)
 
 
 def _check_no_other_report(folder: Path, asked: dict[str, Any]) -> None:

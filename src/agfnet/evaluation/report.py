@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agfnet.evaluation.answers import Answers, answers_of, labels_of, whole
-from agfnet.evaluation.evaluate import check_subgroups, chosen_cases, counts, evaluate_outcomes, table_facts
+from agfnet.evaluation.answers import Answers, answers_of, whole
+from agfnet.evaluation.evaluate import counts, evaluate_outcomes, judged_cases
 from agfnet.evaluation.missed import missed_malignant
 from agfnet.evaluation.scorecard import thinned
 from agfnet.files import read_json
@@ -71,16 +71,16 @@ def report_facts(
 
     Raises:
         ConfigError: no robustness was measured in the folder named, or another network's.
-        TableError: a column of subgroups has no values; see also `chosen_cases`.
+        TableError: see `judged_cases`.
     """
     predictor = Predictor(source, threads=threads, prevalence=parse_prevalence(prevalence))
     holds = None if robustness is None else _robustness(robustness, predictor)
-    cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
-    check_subgroups(cases, subgroups, table)
-    labels_of([case for case in cases if case.label is not None], predictor.classes)
+    cases, notes, facts = judged_cases(
+        source, predictor, table, folder, part,
+        include_test=include_test, subgroups=subgroups, data_root=data_root,
+    )  # fmt: skip
     outcomes = predict_cases(predictor, cases)
     columns = list(dict.fromkeys([*own_subgroups(cases), *subgroups]))
-    facts = table_facts(table, cases, include_test=include_test)
     card = evaluate_outcomes(
         [(predictor, outcomes)], folder, skip_bad=skip_bad, subgroups=columns, draws=draws, facts=facts, notes=notes
     )

@@ -14,7 +14,7 @@ from agfnet.data.imagefile import MM_PER_PIXEL_RANGE, scale_of
 from agfnet.data.locate import inside
 from agfnet.data.table import infer_views, read_cases, say_scales, write_table
 from agfnet.data.tablefile import load_table
-from agfnet.places import place
+from agfnet.places import place, shown
 from agfnet.prediction.output import outcome_table
 from agfnet.prediction.predictor import Change, Outcome, Predictor
 from agfnet.types import Case, ConfigError, Place, TableError, Warned
@@ -46,17 +46,17 @@ def views_there(frame: pl.DataFrame, known: Sequence[str], table: Place) -> list
     Raises:
         TableError: a column differs from an absent view in capitals or signs alone.
     """
-    views = [m for m in known if m in frame.columns] or list(known)
+    views = [m for m in known if m in frame.columns]
     absent = [m for m in known if m not in views]
     others = [column for column in frame.columns if column not in known]
     for view in absent:
         if meant := [column for column in others if _letters(column) == _letters(view)]:
             raise TableError(f"{table}: there is no column {view}, but {meant[0]}. Rename it to {view}.")
-    if absent:
-        images = [column for column in infer_views(frame) if column in others]
+    images = [column for column in infer_views(frame) if column in others]
+    if absent and (views or images):
         hint = f"; if {' or '.join(images)} is one of them, rename it" if images else ""
         log.warning("%s: no column %s; these views are absent in every case%s", table, ", ".join(absent), hint)
-    return views
+    return views or list(known)
 
 
 def _letters(name: str) -> str:
@@ -138,8 +138,10 @@ def asked_cases(
     for argument in views:
         modality, file = _of_modality("--view", argument, "clinical=photo.jpg", predictor)
         where = place(file) if data_root is None else inside(file, data_root)
+        if shown(str(where)) != str(where):
+            raise ConfigError(f"--view {modality}={shown(str(where))}: its path is not UTF-8. Rename file and folder.")
         if any(where in own for own in files.values()):
-            raise ConfigError(f"--view {argument!r}: this file was given already. Give each image once.")
+            raise ConfigError(f"--view {modality}={where}: this file was given already. Give each image once.")
         files[modality] = (*files.get(modality, ()), where)
     known = _scales(scales, predictor)
     if alone := known.keys() - files.keys():
@@ -151,9 +153,9 @@ def _of_modality(option: str, argument: str, example: str, predictor: Predictor)
     """The two sides of a `modality=value` argument."""
     modality, _, value = argument.partition("=")
     if not value:
-        raise ConfigError(f"{option} {argument!r} is not of the form modality=value, such as {example}.")
+        raise ConfigError(f"{option} {str(place(argument))!r} is not of the form modality=value, such as {example}.")
     if modality not in predictor.specs:
-        raise ConfigError(f"{option} {argument!r}: the network knows {', '.join(predictor.specs)}, not {modality!r}.")
+        raise ConfigError(f"{option}: the network knows {', '.join(predictor.specs)}, not {modality!r}.")
     return modality, value
 
 

@@ -7,6 +7,7 @@ an Ed25519 signature, see `agfnet.prediction.signature`.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import zipfile
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from agfnet.config import Config, parse_config
 from agfnet.data.preprocess import ViewSpec
+from agfnet.data.tablefile import SUFFIXES
 from agfnet.files import write_atomically
 from agfnet.kinds import KINDS
 from agfnet.types import BundleError
@@ -39,6 +41,7 @@ OPTIONAL = (*FITTED, CARD)
 BUNDLE = "model.agf"
 _MAX_BYTES = 4 * 2**30
 _SIGNATURE_BYTES = 64
+_UNIX = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +150,20 @@ def write_bundle(
     manifest = json.dumps(told, indent=2, ensure_ascii=False).encode()
     signature = {} if sign is None else {SIGNATURE: sign(manifest)}
 
-    def write(temporary: Path) -> None:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-            for name, content in {MANIFEST: manifest, **signature, **parts}.items():
-                archive.writestr(zipfile.ZipInfo(name), content)
+    write_atomically(
+        path, lambda temporary: temporary.write_bytes(_archive({MANIFEST: manifest, **signature, **parts}))
+    )
 
-    write_atomically(path, write)
+
+def _archive(content: Mapping[str, bytes]) -> bytes:
+    """The zip of these parts in their order: the same bytes wherever it is made."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        for name, part in content.items():
+            entry = zipfile.ZipInfo(name)
+            entry.create_system, entry.external_attr = _UNIX, 0o600 << 16
+            archive.writestr(entry, part)
+    return stream.getvalue()
 
 
 def read_bundle(path: str | Path) -> Bundle:
@@ -160,7 +171,8 @@ def read_bundle(path: str | Path) -> Bundle:
 
     Raises:
         BundleError: no such file, no bundle, another format, a missing, unknown, doubled or compressed part, a part
-            whose sum does not fit, or a signature of another length than Ed25519's.
+            whose sum does not fit, a byte that is no part's and not as it was written, or a signature of another length
+            than Ed25519's.
     """
     path = Path(path)
     if path.is_dir():
@@ -174,19 +186,26 @@ def read_bundle(path: str | Path) -> Bundle:
         path = path / BUNDLE
     if not path.is_file():
         raise BundleError(f"{path}: no such run folder or bundle.")
+    if path.suffix.lower() in SUFFIXES:
+        raise BundleError(f"{path}: is a table. Name the bundle or run folder first, then the table.")
     try:
         with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:  # the name may go to another file meanwhile
             _check_entries(path, os.fstat(stream.fileno()).st_size, archive.infolist())
             content = {name: archive.read(name) for name in archive.namelist()}
             stream.seek(0)
             whole = hashlib.file_digest(stream, "sha256").hexdigest()
-    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError, ValueError) as error:
         raise BundleError(f"{path}: is no bundle, or a damaged one ({error}). Copy or export it again.") from error
     manifest, signature = content.pop(MANIFEST), content.pop(SIGNATURE, None)
     if signature is not None and len(signature) != _SIGNATURE_BYTES:
         raise BundleError(f"{path}: its {SIGNATURE} is no Ed25519 signature. Ask where the file comes from.")
     facts = _facts(path, manifest)
     _check_sums(path, facts["sha256"], content)
+    # What lies around the parts is under no sum, so that it must be just what `write_bundle` puts there.
+    signed = {} if signature is None else {SIGNATURE: signature}
+    in_order = {MANIFEST: manifest, **signed, **{name: content[name] for name in facts["sha256"]}}
+    if hashlib.sha256(_archive(in_order)).hexdigest() != whole:
+        raise BundleError(f"{path}: bytes around its parts are not those of an export. Copy or export it again.")
     return Bundle(facts, content, whole, manifest, signature)
 
 

@@ -24,6 +24,7 @@ class Decided(NamedTuple):
 
     probabilities: NDArray[np.float64]
     distances: Mapping[str, float]
+    calibrated: NDArray[np.float64]
     diagnosis_set: tuple[int, ...]
     referred: tuple[Reason, ...]
 
@@ -91,7 +92,8 @@ class Decision:
             statistics: modality -> (I, D) of its images.
             prevalence: (K,) among the patients that are asked about, where it is not what this was fitted for.
         """
-        said, own = self.calibrated(probabilities), self.limits.get(named(opinions))
+        said = calibrated = self.calibrated(probabilities)
+        own = self.limits.get(named(opinions))
         certainty = float(said.max())
         inside = np.ones(len(said), np.bool_) if own is None else own.conformal.sets(said)
         if prevalence is not None:
@@ -104,7 +106,7 @@ class Decision:
             disagreement=disagreement(list(opinions.values())),
             distances=distances,
         )
-        return Decided(said, distances, tuple(np.flatnonzero(inside).tolist()), reasons)
+        return Decided(said, distances, calibrated, tuple(np.flatnonzero(inside).tolist()), reasons)
 
 
 def write_decision(decision: Decision) -> dict[str, bytes]:

@@ -24,6 +24,10 @@ def percent(share: float, digits: int = 0) -> str:
     return f"{share:.{digits}%}"
 
 
+ANSWERED_BY = "bundle_sha256"
+"""The column that tells which file answered: a table that has it holds answers."""
+
+
 def outcome_table(outcomes: Iterable[Outcome], predictor: Predictor) -> pl.DataFrame:
     """One row per case.
 
@@ -36,7 +40,7 @@ def outcome_table(outcomes: Iterable[Outcome], predictor: Predictor) -> pl.DataF
     classes, views, extra_classes = predictor.classes, tuple(predictor.specs), predictor.bundle.extra_classes
     origin = {
         "prevalence": stated_prevalence(predictor),
-        "bundle_sha256": predictor.bundle.sha256,
+        ANSWERED_BY: predictor.bundle.sha256,
         "notice": RESEARCH_USE,
     }
     schema: dict[str, type[pl.DataType]] = {

@@ -234,6 +234,7 @@ class Predictor:
             *(Warned("burned-in", m) for m in burned),
             *(Warned("no-scale", m) for m in unscaled),
             *(Warned("clip", m, f"{frame}/{frames}") for m, frame, frames in clips),
+            *(Warned("upside-down", m) for m, own in frames.items() if any(one.upwards for one in own)),
         )
 
     def looks(self, frames: Frames) -> list[Look]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import AsyncIterator, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -109,9 +110,10 @@ class Service:
         """
         upload = await self._upload(request)
         request_id, caller = request.state.request_id, request.state.caller
+        until = time.monotonic() + self.settings.timeout
         try:
             async with asyncio.timeout(self.settings.timeout), self.at_work:
-                answer, prediction = await (self._explain if explain else self._predict)(upload, request_id)
+                answer, prediction = await (self._explain if explain else self._predict)(upload, request_id, until)
         except TimeoutError:
             raise Problem(504, "timeout", "The answer took too long. Try again.", retry_after=5) from None
         content = {"caller": caller, **audited(answer, upload)}
@@ -119,28 +121,28 @@ class Service:
         self.telemetry.answer(prediction, self.predictor.classes)
         return answer
 
-    async def _predict(self, upload: Upload, request_id: str) -> tuple[Answer, Prediction]:
+    async def _predict(self, upload: Upload, request_id: str, until: float) -> tuple[Answer, Prediction]:
         loop = asyncio.get_running_loop()
-        frames, looks = await loop.run_in_executor(self.pool, self._looked, upload)
+        frames, looks = await loop.run_in_executor(self.pool, self._looked, upload, until)
         own = await asyncio.wrap_future(self.batcher.submit(looks))
         prediction = self.predictor.conclude(tuple(frames), own, warnings=self.predictor.warned(frames))
         return predicted(prediction, self.predictor, request_id), prediction
 
-    def _looked(self, upload: Upload) -> tuple[Frames, list[Look]]:
-        frames = read_upload(upload, self.predictor, self.settings.limits)
+    def _looked(self, upload: Upload, until: float) -> tuple[Frames, list[Look]]:
+        frames = read_upload(upload, self.predictor, self.settings.limits, until=until)
         return frames, self.predictor.looks(frames)
 
-    async def _explain(self, upload: Upload, request_id: str) -> tuple[Answer, Prediction]:
+    async def _explain(self, upload: Upload, request_id: str, until: float) -> tuple[Answer, Prediction]:
         loop = asyncio.get_running_loop()
-        frames, looks = await loop.run_in_executor(self.pool, self._questioned, upload)
+        frames, looks = await loop.run_in_executor(self.pool, self._questioned, upload, until)
         told = [asyncio.wrap_future(self.batcher.submit(own)) for own in looks.values()]
         answers = dict(zip(looks, await asyncio.gather(*told), strict=True))
         made = explained(self.predictor, frames, answers)
         answer = await loop.run_in_executor(self.pool, explained_answer, made, self.predictor, request_id)
         return answer, made.prediction
 
-    def _questioned(self, upload: Upload) -> tuple[Frames, dict[frozenset[str], list[Look]]]:
-        frames = read_upload(upload, self.predictor, self.settings.limits)
+    def _questioned(self, upload: Upload, until: float) -> tuple[Frames, dict[frozenset[str], list[Look]]]:
+        frames = read_upload(upload, self.predictor, self.settings.limits, until=until)
         return frames, questions(self.predictor, frames)
 
     async def confirm(self, feedback: Feedback, caller: str) -> Recorded:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,23 +58,31 @@ class Upload:
         return {view: [hashlib.sha256(one).hexdigest() for one in own] for view, own in self.files.items()}
 
 
-def read_upload(upload: Upload, predictor: Predictor, limits: ImageLimits) -> Frames:
+def read_upload(upload: Upload, predictor: Predictor, limits: ImageLimits, *, until: float = math.inf) -> Frames:
     """Decode and fit every image.
+
+    Args:
+        upload: the images.
+        predictor: the network that is asked.
+        limits: what an image may be.
+        until: of `time.monotonic`, when nobody waits for the answer any more: no image is begun then.
 
     Raises:
         Problem: one that cannot be used, is of another patient or was sent twice, with its view.
+        TimeoutError: it is too late.
     """
-    frames = {
-        view: [
-            _framed(content, view, predictor.specs[view], upload.mm_per_pixel.get(view), limits) for content in contents
-        ]
-        for view, contents in upload.files.items()
-    }
-    if view := other_patient({view: [frame.patient for frame in own] for view, own in frames.items()}):
-        raise Problem(422, "other-patient", f"{view}: an image is of another patient than the one before.", view=view)
     if view := _sent_twice(upload.hashes):
         message = f"{view}: is the same file as another image. Send each image once, as the view that it is."
         raise Problem(422, "duplicate-image", message, view=view)
+    frames: dict[str, list[Framed]] = {view: [] for view in upload.files}
+    for view, contents in upload.files.items():
+        for content in contents:
+            if time.monotonic() > until:
+                raise TimeoutError
+            scale = upload.mm_per_pixel.get(view)
+            frames[view].append(_framed(content, view, predictor.specs[view], scale, limits))
+    if view := other_patient({view: [frame.patient for frame in own] for view, own in frames.items()}):
+        raise Problem(422, "other-patient", f"{view}: an image is of another patient than the one before.", view=view)
     return frames
 
 

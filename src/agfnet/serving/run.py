@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import warnings
 from contextlib import suppress
 
 import numpy as np
@@ -70,6 +71,7 @@ def serve(predictor: Predictor, settings: ServiceSettings) -> None:
             f"{settings.host}:{settings.port} cannot be listened on ({error.strerror}). Choose another --port."
         ) from error
     _warm_up(predictor)
+    warnings.filterwarnings("ignore", module="PIL")  # of odd uploads: thousands of lines that name no request
     config = uvicorn.Config(
         create_app(predictor, settings),
         host=settings.host,

@@ -26,7 +26,7 @@ class Reason(Record):
 class Warned(Record):
     """What a reader must know of an image."""
 
-    code: Literal["burned-in", "no-scale", "clip"]
+    code: Literal["burned-in", "no-scale", "clip", "upside-down"]
     view: str
     detail: str | None = Field(description="Of a clip, the frame that was looked at, from 1, and how many there are.")
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import logging
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from agfnet.data.images import ImageLimits
 from agfnet.types import ConfigError
+
+log = logging.getLogger("agfnet")
 
 TOKENS = "AGFNET_TOKENS"
 MIN_TOKEN = 16
@@ -84,6 +88,8 @@ class ServiceSettings:
 def read_tokens(path: Path | None) -> dict[str, str]:
     """Token -> name, from a file or the environment (`AGFNET_TOKENS`): a line `name token` for each caller.
 
+    Of a file that others may read there is a warning.
+
     Raises:
         ConfigError: a line of another form, a token that could be guessed, is another caller's or does not fit into a
             header, or no token where there should be some: that would open the service to all.
@@ -95,6 +101,8 @@ def read_tokens(path: Path | None) -> dict[str, str]:
         raise ConfigError(f"{where}: cannot be read ({error}). Give a text file with lines `name token`.") from error
     if text is None:
         return {}
+    if path and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        log.warning("%s: others on this machine may read the tokens. chmod 600 it.", path)
     tokens: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):

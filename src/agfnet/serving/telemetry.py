@@ -67,10 +67,10 @@ class Telemetry:
         self._predictions.labels(classes[int(prediction.probabilities.argmax())]).inc()
         for reason in prediction.referred or ():
             self._referred.labels(reason.code).inc()
-        if self._drift is None:
+        if self._drift is None or prediction.calibrated is None:
             return
         with self._lock:
-            self._drift.add(prediction.probabilities, prediction.distances)
+            self._drift.add(prediction.calibrated, prediction.distances)
 
     def feedback(self, *, agrees: bool) -> None:
         """One more confirmed diagnosis."""

@@ -52,6 +52,33 @@ def test_a_small_file_that_takes_a_decoder_minutes_is_refused(progressive):
             read_image(bomb[:first] + junk + bomb[first:])
 
 
+def test_a_file_of_empty_segments_is_refused_soon():
+    good, started = jpeg(), time.perf_counter()
+    for marker in (b"\xff\xe1", b"\xff\xfe"):
+        with pytest.raises(ImageError, match="10,000 segments"):
+            read_image(good[:2] + marker + b"\0\2" + (marker + b"\0\2") * 2**20 + good[2:])
+    assert time.perf_counter() - started < 2.0
+    read_image(good[:2] + b"\xff\xe1\0\2" * 500 + good[2:])
+
+
+@pytest.mark.parametrize(("compression", "bits"), [(1, 8), (2, 4)])
+def test_a_bmp_that_takes_a_decoder_seconds_is_refused_soon(compression, bits):
+    """Each of its lines is said to end at once."""
+    width, height, rows = 35_000, 1_140, b"\0\0" * 1_140 + b"\0\1"
+    start = 14 + 40 + 4 * 2**bits
+    content = (
+        b"BM"
+        + struct.pack("<IHHI", start + len(rows), 0, 0, start)
+        + struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, compression, len(rows), 0, 0, 0, 0)
+        + bytes(4 * 2**bits)
+        + rows
+    )
+    started = time.perf_counter()
+    with pytest.raises(ImageError, match=r"run-length coded, which takes a decoder long\. Save it anew as a PNG"):
+        read_image(content)
+    assert time.perf_counter() - started < 0.5
+
+
 def test_no_content_takes_long_to_walk():
     started = time.perf_counter()
     for content in (b"\xff" * 2**20, b"\xff" * 2**20 + b"\0", b"\xff\xda\0\2" * 2**18):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,26 @@ def test_what_cannot_be_used_is_listed_with_its_reason(export, tmp_path):
     assert "shorter" in reasons["short.dcm"]
     assert reasons["short.dcm"].endswith("Copy it again from its source.")
     assert PLANTED not in str(made.skipped) + str(made.notes)
+
+
+def test_a_name_that_is_not_utf_8_is_told(export, tmp_path, agfnet_command):
+    """As folders on old media have."""
+    folder = export / os.fsdecode(b"M\xfcller")
+    folder.mkdir()
+    save(folder / "1.dcm", dicom(smooth(30)))
+    skipped = dict(dicom_table(export, tmp_path / "t.csv", key=KEY).skipped)
+    assert skipped["M\\udcfcller/1.dcm"] == "its path is not UTF-8, as a table is: rename it."
+    done = agfnet_command("dicom", folder, "-o", tmp_path / "u.csv")
+    assert done.exit_code == 1
+    assert "is not UTF-8" in done.stderr.replace("\n", " ")
+
+
+def test_scans_that_may_be_upside_down_are_told(tmp_path):
+    folder = tmp_path / "study"
+    folder.mkdir()
+    save(folder / "1.dcm", with_regions(dicom(smooth(1), modality="US"), region(PhysicalDeltaY=-0.005)))
+    notes = dicom_table(folder, tmp_path / "t.csv", key=KEY).notes
+    assert any(note.startswith("1 images say that depth grows upwards") for note in notes)
 
 
 def test_a_folder_of_nothing_is_an_error(tmp_path):

@@ -30,7 +30,7 @@ def rewritten(trained, tmp_path):
                     if changes[key] is None:
                         continue
                     content = changes[key](content)
-                target.writestr(name, content)
+                target.writestr(zipfile.ZipInfo(name), content)
         return path
 
     return rewrite
@@ -194,9 +194,39 @@ def test_a_changed_manifest_breaks_the_signature(trained, keys, tmp_path):
     with zipfile.ZipFile(signed) as source, zipfile.ZipFile(changed, "w") as target:
         for name in source.namelist():
             content = source.read(name)
-            target.writestr(name, content.replace(b'"cyst"', b'"wart"') if name == MANIFEST else content)
+            changed_one = content.replace(b'"cyst"', b'"wart"') if name == MANIFEST else content
+            target.writestr(zipfile.ZipInfo(name), changed_one)
     with pytest.raises(BundleError, match="was not signed"):
         check_signature(read_bundle(changed), keys / "own.pub")
+
+
+def test_no_byte_around_the_parts_may_be_another(trained, tmp_path):
+    """A signature covers none of them, and yet they are the file that a report names by its SHA-256."""
+    whole = (trained / "model.agf").read_bytes()
+    with zipfile.ZipFile(trained / "model.agf") as archive:
+        entries, directory = archive.infolist(), archive.start_dir
+    local = [entry.header_offset + k for entry in entries for k in range(4, 30)]
+    around = [*local, *range(directory, len(whole))]
+    assert len(around) > 300
+    path = tmp_path / "changed.agf"
+    for place in around:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(BundleError):
+            read_bundle(path)
+    for other in (b"echo pwned\n" + whole, whole + b"more"):
+        path.write_bytes(other)
+        with pytest.raises(BundleError, match="around its parts"):
+            read_bundle(path)
+    with zipfile.ZipFile(trained / "model.agf") as source, zipfile.ZipFile(path, "w") as target:
+        for name in reversed(source.namelist()):
+            target.writestr(zipfile.ZipInfo(name), source.read(name))
+    with pytest.raises(BundleError, match="around its parts"):
+        read_bundle(path)
+
+
+def test_a_table_in_the_bundles_place_is_told(drawn):
+    with pytest.raises(BundleError, match=r"is a table\. Name the bundle or run folder first"):
+        read_bundle(drawn / "parts.csv")
 
 
 def test_a_signature_of_another_length_is_none(trained, tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from dicom_files import dicom, save, smooth
+from dicom_files import dicom, region, save, smooth, with_regions
 from PIL import Image
 
 from agfnet.data.images import read_image
@@ -251,6 +251,12 @@ def test_which_frame_of_a_clip_was_looked_at(predictor, tmp_path):
     ]  # fmt: skip
     assert told(still).warnings == ()
     assert np.array_equal(told(clip).probabilities, told(still).probabilities)
+
+
+def test_a_scan_that_says_to_be_upside_down_is_told(predictor, tmp_path):
+    scan = with_regions(dicom(smooth(1, 64, 64), modality="US"), region((0, 0, 63, 63), PhysicalDeltaY=-0.005))
+    case = Case(case_id="a", patient_id="a", row=2, views={"ultrasound": (save(tmp_path / "scan.dcm", scan),)})
+    assert list(map(str, only(predictor, case).prediction.warnings)) == ["ultrasound: may be upside down"]
 
 
 def test_images_of_two_patients_are_not_one_case(trained, tmp_path):

@@ -16,9 +16,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from agfnet.data.table import read_cases
+from agfnet.prediction.drift import Drift
 from agfnet.prediction.predictor import Predictor
 from agfnet.serving.app import create_app
-from agfnet.serving.settings import ServiceSettings
+from agfnet.serving.problems import Problem
+from agfnet.serving.replies import Upload, read_upload
+from agfnet.serving.settings import UPLOAD_LIMITS, ServiceSettings
 
 
 @pytest.fixture
@@ -45,6 +48,34 @@ def written(audit, request_id):
     with closing(sqlite3.connect(audit)) as log:
         found = log.execute("SELECT content FROM entries WHERE request_id = ? ORDER BY number", (request_id,))
         return [json.loads(content) for (content,) in found]
+
+
+def test_drift_is_of_answers_for_the_prevalence_that_was_calibrated_for(calibrated, files, tmp_path, monkeypatch):
+    """Who states another one would else be told of drift at once."""
+    told = []
+    monkeypatch.setattr(Drift, "add", lambda _, probabilities, __: told.append(probabilities))
+    usual = Predictor(calibrated, threads=1)
+    rare = dict.fromkeys(usual.classes, 0.01) | {usual.classes[0]: 0.98}
+    answers = []
+    for number, own in enumerate((usual, Predictor(calibrated, threads=1, prevalence=rare))):
+        with asked(own, tmp_path / f"{number}.sqlite") as client:
+            said = client.post("/v1/predict", files={view: ("a.png", one) for view, one in files.items()}).json()
+            answers.append(said["probabilities"])
+    assert answers[0] != answers[1]
+    assert told[0] == pytest.approx(list(answers[0].values()))
+    assert told[1] == pytest.approx(told[0])
+
+
+def test_no_image_is_begun_that_nobody_waits_for(predictor, files):
+    upload = Upload({view: [one] for view, one in files.items()}, {})
+    assert set(read_upload(upload, predictor, UPLOAD_LIMITS)) == set(files)
+    with pytest.raises(TimeoutError):
+        read_upload(upload, predictor, UPLOAD_LIMITS, until=time.monotonic() - 1.0)
+
+
+def test_an_image_that_is_sent_twice_is_refused_before_any_is_decoded(predictor):
+    with pytest.raises(Problem, match="same file"):
+        read_upload(Upload({"clinical": [b"no image", b"no image"]}, {}), predictor, UPLOAD_LIMITS)
 
 
 def test_an_entry_of_the_audit_log_says_all_that_was_shown(predictor, files, tmp_path):

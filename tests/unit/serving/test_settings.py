@@ -41,6 +41,16 @@ def test_what_opens_nothing(header):
     assert ServiceSettings(tokens={LONG: "ward"}).caller(header) is None
 
 
+def test_a_file_of_tokens_that_others_may_read_is_told(tmp_path, caplog):
+    path = tmp_path / "tokens"
+    path.write_text(f"ward {LONG}\n")
+    for mode, told in ((0o600, False), (0o640, True), (0o604, True)):
+        path.chmod(mode)
+        read_tokens(path)
+        assert ("others on this machine may read the tokens" in caplog.text) == told
+        caplog.clear()
+
+
 def test_tokens_from_a_file_and_the_environment(tmp_path, monkeypatch):
     path = tmp_path / "tokens"
     path.write_text(f"# callers\nward  {LONG}\n\nlab {LONG}x\n")

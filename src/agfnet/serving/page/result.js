@@ -56,7 +56,7 @@ function why(answer, nameOf) {
   return make('div', { class: 'why' }, make('p', {}, make('strong', { text: say('reasonsTitle') })), make('ul', {}, items.map((text) => make('li', { text }))));
 }
 
-const WARNINGS = { 'burned-in': 'burnedIn', 'no-scale': 'noScale', clip: 'clip' };
+const WARNINGS = { 'burned-in': 'burnedIn', 'no-scale': 'noScale', clip: 'clip', 'upside-down': 'upsideDown' };
 
 function remarks(answer, nameOf) {
   const lines = (answer.warnings ?? []).map(({ code, view, detail }) =>

@@ -42,7 +42,7 @@ export class Zone {
     this.remark = make('p', { class: 'soft note', id: `note-${view}` });
     this.complaint = make('p', { class: 'error', id: `error-${view}`, hidden: true });
     this.element = make('div', { class: 'zone', 'data-view': view }, this.input, this.label, this.removal);
-    if (spec.depth) this.element.append(this.#scaleField());
+    if (spec.depth || spec.mm_per_pixel) this.element.append(this.#scaleField());
     this.element.append(this.remark, this.complaint);
     this.#listenForDrops();
     this.draw();
