@@ -188,14 +188,15 @@ def read_bundle(path: str | Path) -> Bundle:
         raise BundleError(f"{path}: no such run folder or bundle.")
     if path.suffix.lower() in SUFFIXES:
         raise BundleError(f"{path}: is a table. Name the bundle or run folder first, then the table.")
-    try:
-        with path.open("rb") as stream, zipfile.ZipFile(stream) as archive:  # the name may go to another file meanwhile
-            _check_entries(path, os.fstat(stream.fileno()).st_size, archive.infolist())
-            content = {name: archive.read(name) for name in archive.namelist()}
+    with path.open("rb") as stream:  # the name may go to another file meanwhile
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                _check_entries(path, os.fstat(stream.fileno()).st_size, archive.infolist())
+                content = {name: archive.read(name) for name in archive.namelist()}
             stream.seek(0)
             whole = hashlib.file_digest(stream, "sha256").hexdigest()
-    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError, ValueError) as error:
-        raise BundleError(f"{path}: is no bundle, or a damaged one ({error}). Copy or export it again.") from error
+        except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError, ValueError) as error:
+            raise BundleError(f"{path}: is no bundle, or a damaged one ({error}). Copy or export it again.") from error
     manifest, signature = content.pop(MANIFEST), content.pop(SIGNATURE, None)
     if signature is not None and len(signature) != _SIGNATURE_BYTES:
         raise BundleError(f"{path}: its {SIGNATURE} is no Ed25519 signature. Ask where the file comes from.")
