@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -106,6 +106,14 @@ class Case:
         """The image files of all its views."""
         return [path for paths in self.views.values() for path in paths]
 
+    def with_views(self, *views: str) -> Case:
+        """The case as if these alone of its views had been taken."""
+        return replace(self, views={view: self.views[view] for view in views})
+
+
+ReasonCode = Literal["unsure", "disagree", "strange"]
+WarnedCode = Literal["burned-in", "no-scale", "clip", "upside-down"]
+
 
 class Reason(NamedTuple):
     """Why a case is handed back; as text what a reader is told.
@@ -115,7 +123,7 @@ class Reason(NamedTuple):
         view: the modality whose image is strange.
     """
 
-    code: Literal["unsure", "disagree", "strange"]
+    code: ReasonCode
     view: str | None = None
 
     def __str__(self) -> str:
@@ -134,7 +142,7 @@ class Warned(NamedTuple):
         detail: of a clip, the frame's number, from 1, and how many there are: 13/25.
     """
 
-    code: Literal["burned-in", "no-scale", "clip", "upside-down"]
+    code: WarnedCode
     view: str
     detail: str | None = None
 
@@ -162,7 +170,8 @@ class Prediction:
         attention: modality -> (H, W) float in (0, 1), where maps were asked for.
         evidence: modality -> (K, H, W) float in logits, where maps were asked for.
         extra_probabilities: further label column -> (K',) float.
-        statistics: modality -> (I, 2 C) mean and log deviation of the encoder's channels, of each image of the view.
+        statistics: modality -> (I, 2 C) mean and log deviation of the encoder's channels, of each image of the view;
+            again from the first where another view has more looks.
         distances: modality -> how far the view's farthest image lies from those trained on, see `Reference.distance`;
             empty from a bundle that is not calibrated.
         calibrated: (K,) float: `probabilities` at the prevalence that was calibrated for, whatever is stated, which is

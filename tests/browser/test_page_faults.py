@@ -64,6 +64,27 @@ def test_a_scale_that_is_no_number_is_explained(page: Any) -> None:
     analyse(page)
 
 
+def test_a_photo_has_a_scale_where_the_network_was_trained_at_one(page: Any) -> None:
+    assert page.locator("#scale-clinical").count() == 0
+
+    def at_a_scale(route: Any) -> None:
+        model = route.fetch().json()
+        model["views"]["clinical"]["mm_per_pixel"] = 0.1
+        route.fulfill(json=model)
+
+    page.route("**/v1/model", at_a_scale)
+    page.reload()
+    page.wait_for_selector(".zone")
+    choose(page, "clinical", PHOTO)
+    page.fill("#scale-clinical", "0,07")
+    with page.expect_request("**/v1/explain") as asked:
+        page.click("#analyse")
+    sent = asked.value.post_data_buffer
+    assert b'name="mm_per_pixel_clinical"' in sent
+    assert b"0.07" in sent
+    page.wait_for_selector(".result")
+
+
 def refuse(page: Any, status: int, code: str, headers: dict[str, str] | None = None, *, path: str = "explain") -> None:
     """The next question of a path is refused; those after it are asked."""
     body = json.dumps({"code": code, "message": "the service's own words", "view": None})

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
+import numpy as np
 import polars as pl
 import pytest
 import yaml
 
 from agfnet.config import parse_config
 from agfnet.data.table import own_cases
-from agfnet.evaluation.compare import Run, _fitted_on, all_runs, answerable, compare, labelled_cases, run_folder
+from agfnet.evaluation.compare import (
+    Run,
+    _cases_of,
+    _fitted_on,
+    _made,
+    all_runs,
+    answerable,
+    compare,
+    labelled_cases,
+    run_folder,
+)
 from agfnet.evaluation.comparison_table import comparison_notes, comparison_table
 from agfnet.evaluation.plan import ComparisonPlan, load_plan
 from agfnet.training.run import NETWORK
@@ -174,6 +186,14 @@ def test_cases_without_any_image_and_images_elsewhere(plan_file, drawn, tmp_path
     plan = ComparisonPlan.model_validate(tree)
     with pytest.raises(TableError, match="outside"):
         labelled_cases(plan)
+    # By relative paths that leave the table's folder, and with a column of images that is no view.
+    away = pl.col(*views).str.replace(str(drawn), os.path.relpath(drawn, tmp_path), literal=True)
+    placed = test.with_columns(*places).with_columns(away).with_columns(thumbnail=pl.col("clinical"))
+    placed.write_csv(tmp_path / "test.csv")
+    tree["base"]["data"]["data_root"] = os.path.commonpath([drawn, tmp_path])
+    plan = ComparisonPlan.model_validate(tree)
+    told = comparison_notes(plan, {"code": ["one"], "rows": {"full": {"seeds": 2}}}, complete=True)
+    assert f"1 of {len(cases)} cases of {tmp_path / 'test.csv'} have no image" in "\n".join(told)
 
 
 @pytest.mark.full
@@ -208,6 +228,12 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(plan_file, tmp_path, 
         ({"claims": [{"says": "a", "row": "full", "than": "scan", "point": -0.02, "bound": None}]}, "needs a `bound`"),
         ({"folds": 5, "test": "cases.csv"}, "held-out cases are the test cases"),
         ({"folds": 1}, "greater than or equal to 2"),
+        ({"seeds": [0, 1, 0]}, "one training, counted as two"),
+        ({"rows": {"full": {}, "x": {"seeds": [1, 1]}}}, "one training, counted as two"),
+        (
+            {"rows": {"full": {}, "x": {"seeds": [1]}, "y": {"seeds": [2]}, "m": {"mean_of": ["x", "y"]}}},
+            "'m' is a mean of rows that have no seed in common",
+        ),
         ({"rows": {"full": {}, "a b": {}, "a-b": {}}}, "folders of their own"),
         ({"claims": [{"says": "a", "row": "mean", "than": "scan", "cases": "corrupted"}]}, "known on test cases alone"),
         (
@@ -283,6 +309,16 @@ def test_nor_are_they_of_the_same_patients(plan_file, tmp_path, drawn):
     assert not compare(
         ComparisonPlan.model_validate(tree | {"external": str(drawn / "other.csv")}), tmp_path, minutes=-1
     )
+
+
+def test_a_row_of_one_view_sees_the_same_corrupted_images(plan_file):
+    """A case whose other image alone is made worse stays as it is for that row, too."""
+    plan = load_plan(plan_file)
+    cases, change = _made("corrupted", _cases_of(plan, plan.data.table), plan)
+    pixels = np.random.default_rng(0).integers(30, 220, (60, 80, 3), dtype=np.uint8)
+    photo = [change(case, "clinical", pixels) is not pixels for case in cases]  # all that a row of photos asks for
+    assert len(cases) == plan.sample
+    assert 0 < sum(photo) < len(cases)
 
 
 def test_a_temperature_is_not_fitted_on_what_was_learnt(drawn):

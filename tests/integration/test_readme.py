@@ -24,6 +24,7 @@ def folder(tmp_path):
     for view, suffix in (("photos", "jpg"), ("scans", "png")):
         (tmp_path / view / f"L001.{suffix}").write_bytes((tmp_path / view / f"c000-1.{suffix}").read_bytes())
     assert table.name == "cases.csv"
+    table.write_text(table.read_text().replace("naevus", "melanoma"))
     return tmp_path
 
 

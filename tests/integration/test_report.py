@@ -19,6 +19,7 @@ from agfnet.evaluation.scorecard import scorecard
 from agfnet.metrics.calibration import ece, nll
 from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.ranking import macro_auc
+from agfnet.prediction.predictor import Predictor
 from drawn import small_config
 
 
@@ -260,6 +261,17 @@ def test_malignant_cases_answered_as_benign_are_counted(reported, facts, drawn):
     said = f"Malignant cases answered as benign and not referred: {len(missed)} of {len(ill)}"
     assert said in (reported / "report.html").read_text()
     assert said in (reported / "model_card.md").read_text()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "report", "robustness"])
+def test_without_labels_nothing_is_asked(calibrated, drawn, tmp_path, agfnet_command, monkeypatch, command):
+    pl.read_csv(drawn / "parts.csv").filter(pl.col("split") == "test").drop("label", "split").with_columns(
+        *[(pl.lit(f"{drawn}/") + pl.col(view)).alias(view) for view in ("clinical", "ultrasound")]
+    ).write_csv(tmp_path / "bare.csv")
+    monkeypatch.setattr(Predictor, "predict", lambda *_, **__: pytest.fail("the network is asked"))
+    done = agfnet_command(command, calibrated, tmp_path / "bare.csv", "-o", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "no case with a label" in done.stderr
 
 
 def test_cases_without_the_view_of_a_network_of_one_view_are_left_out(drawn, tmp_path, agfnet_command):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import socket
 import sqlite3
+import struct
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from contextlib import closing
 
 import httpx2
 import pytest
+from PIL import ExifTags, Image
 
 from agfnet.data.table import read_cases
 from agfnet.serving.audit import verify
@@ -108,6 +112,21 @@ def test_slow_headers_and_bodies_do_not_stop_others(calibrated, files, tmp_path)
         for connection in slow:
             connection.close()
         assert httpx2.get(f"{service.url}/healthz").status_code == 200
+
+
+def test_what_pillow_thinks_of_an_upload_stays_out_of_the_log(calibrated, files, tmp_path):
+    exif, made = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.ImageDescription] = "a text of more than four bytes"
+    Image.open(io.BytesIO(files["clinical"])).convert("RGB").save(made, "JPEG", exif=exif)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        cut = made.getvalue().replace(struct.pack(">HHI", 270, 2, 31), struct.pack(">HHI", 270, 2, 2**20))
+        Image.open(io.BytesIO(cut)).getexif()
+    assert said
+    with serving(calibrated, tmp_path, "--threads", 1) as service:
+        answer = httpx2.post(f"{service.url}/v1/predict", files={**files, "clinical": cut})
+        assert answer.status_code == 200
+    assert str(said[0].message) not in (tmp_path / "serve.log").read_text()
 
 
 def test_serving_imports_no_torch(calibrated):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
+from typing import get_args
 
+import agfnet
 from agfnet.serving.guard import SMALL_BODY
+from agfnet.serving.schemas import Explained, Predicted, Reason, ViewExplained, Warned
 from agfnet.serving.settings import ServiceSettings
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +47,18 @@ def test_it_is_stopped_no_sooner_than_it_has_answered_what_it_accepted():
     for found in (re.search(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE), re.search(r"--stop-timeout (\d+)", IMAGE)):
         assert found is not None
         assert int(found[1]) > settings.timeout + settings.body_timeout + 1
+
+
+def test_the_guide_names_every_field_of_an_answer_and_every_fault():
+    source = Path(agfnet.__path__[0])
+    code = "".join(path.read_text() for folder in ("data", "serving") for path in (source / folder).glob("*.py"))
+    raised = re.findall(r'(?:Problem\(\d+|CodedImageError\(\s*\w+), "([a-z-]+)"', code)
+    of_paths = {"missing-file", "not-a-file", "unopenable-file"}
+    said = [name for own in (Predicted, Explained, ViewExplained) for name in own.model_fields]
+    listed = [code for own in (Reason, Warned) for code in get_args(own.model_fields["code"].annotation)]
+    told = set(re.findall(r"`([a-z0-9_-]+)`", GUIDE[GUIDE.index("### An answer") : GUIDE.index("## Sizing")]))
+    assert {*raised, *said, *listed} - of_paths - told == set()
+    assert len(set(raised)) > 20
 
 
 def test_a_container_is_built_from_what_it_copies_alone():

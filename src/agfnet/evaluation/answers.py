@@ -89,9 +89,11 @@ def labels_of(cases: Iterable[Case], classes: Sequence[str]) -> list[int]:
     """The place of each labelled case's diagnosis among the classes.
 
     Raises:
-        TableError: a label is none of them.
+        TableError: there is no case, or a label is none of the classes.
     """
     cases, places = list(cases), {name: i for i, name in enumerate(classes)}
+    if not cases:
+        raise TableError("no case with a label; an evaluation needs them. To predict only: `agfnet predict`.")
     unknown = [case for case in cases if case.label not in places]
     if unknown:
         first = unknown[0]
@@ -110,8 +112,6 @@ def answers_of(predicted: Iterable[tuple[Case, Prediction | None]], classes: Seq
     """
     kept = [(case, p) for case, p in predicted if p is not None and case.label is not None]
     labels = labels_of([case for case, _ in kept], classes)
-    if not kept:
-        raise TableError("no case with a label; an evaluation needs them. To predict only: `agfnet predict`.")
     return Answers(
         [case.case_id for case, _ in kept],
         [case.patient_id for case, _ in kept],

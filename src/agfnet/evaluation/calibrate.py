@@ -159,8 +159,7 @@ def _asked_with_fewer(predictor: Predictor, cases: Sequence[Case]) -> dict[str, 
         more = [case for case in having if sum(map(bool, case.views.values())) > len(views)]
         if more:
             log.info("asking about %d of them with %s alone", len(more), " and ".join(views))
-            less = [replace(case, views={view: case.views[view] for view in views}) for case in more]
-            made[named(views)] = list(whole(predict_cases(predictor, less)))
+            made[named(views)] = list(whole(predict_cases(predictor, [case.with_views(*views) for case in more])))
     return made
 
 

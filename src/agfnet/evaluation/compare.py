@@ -13,7 +13,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -317,7 +316,7 @@ def _made(on: str, cases: Sequence[Case], plan: ComparisonPlan) -> tuple[Sequenc
         return answerable(plan, tested_part(plan, plan.external)), None
     if on.startswith(ONLY):
         view = on.removeprefix(ONLY)
-        return [replace(case, views={view: case.views[view]}) for case in cases if case.views.get(view)], None
+        return [case.with_views(view) for case in cases if case.views.get(view)], None
     if on == CORRUPTED:
         # Of all views, also for a row of fewer: which are made worse must not depend on the row.
         kinds = {view: own.kind for view, own in plan.data.views.items()}

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from agfnet.data.table import read_cases
 from agfnet.evaluation.answers import Answers, answers_from_json, synthetic_note
 from agfnet.evaluation.compare import RESULT, Run, answerable, folds_of, labelled_cases, run_folder
 from agfnet.evaluation.fitting import fit_temperature
@@ -300,7 +299,8 @@ def comparison_notes(plan: ComparisonPlan, made: Mapping[str, Any], *, complete:
     notes = [f"Cases: {table}{'' if plan.test else f', {held}: a place to choose, not to confirm'}."]
     if plan.test is None:
         notes.append("Temperatures may have been fitted on these very cases: figures after scaling are optimistic.")
-    for name, cases in labelled_cases(plan).items():
+    labelled = labelled_cases(plan)
+    for name, cases in labelled.items():
         if lacking := len(cases) - len(answerable(plan, cases)):
             notes.append(
                 f"{lacking} of {len(cases)} cases of {name} have no image for a row of fewer views: no row is tested "
@@ -314,4 +314,4 @@ def comparison_notes(plan: ComparisonPlan, made: Mapping[str, Any], *, complete:
     if min(seeds) == 1:
         others = "; beside a row of several it is taken to differ as much" if max(seeds) > 1 else ""
         notes.append(f"Of a row with one seed the interval does not know the spread between trainings{others}.")
-    return [*notes, *synthetic_note(read_cases(table))]
+    return [*notes, *synthetic_note(case for cases in labelled.values() for case in cases)]

@@ -312,8 +312,8 @@ def judged_cases(
     """The cases that figures are to be of, what a reader must know of them, and `table_facts`.
 
     Raises:
-        TableError: a column of subgroups has no values, a label is none of the network's classes, or `folder` holds a
-            `PREDICTIONS` that is the table itself or another one; see also `chosen_cases`.
+        TableError: a column of subgroups has no values, no case has a label, a label is none of the network's classes,
+            or `folder` holds a `PREDICTIONS` that is the table itself or another one; see also `chosen_cases`.
     """
     cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
     check_subgroups(cases, subgroups, table)

@@ -227,8 +227,9 @@ class GradientMaps:
         images = {view: self.torch.from_numpy(x)[None].requires_grad_() for view, x in look.items()}
         log_p = self.network(images).logits[0].double()
         others = self.torch.arange(len(log_p)) != chosen
-        (log_p[chosen] - log_p[others].logsumexp(0)).backward()  # finite also where the answer is as good as certain
-        return {view: x.grad[0].numpy() for view, x in images.items() if x.grad is not None}
+        odds = log_p[chosen] - log_p[others].logsumexp(0)  # finite also where the answer is as good as certain
+        gradients = self.torch.autograd.grad(odds, list(images.values()))
+        return {view: own[0].numpy() for view, own in zip(images, gradients, strict=True)}
 
 
 def faithfulness(

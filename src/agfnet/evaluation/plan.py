@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from agfnet.config import (
     Config,
@@ -30,6 +30,15 @@ def folder_name(row: str) -> str:
     return row.replace(" ", "-")
 
 
+def _each_once(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("a seed that is named twice is one training, counted as two that agree; name each once")
+    return seeds
+
+
+Seeds = Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_each_once)]
+
+
 class RowPlan(Section):
     """One row of a comparison.
 
@@ -43,7 +52,7 @@ class RowPlan(Section):
     change: tuple[str, ...] = ()
     views: tuple[str, ...] | None = None
     mean_of: tuple[str, ...] = ()
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
+    seeds: Seeds | None = None
 
 
 FIGURES = ("balanced_accuracy", "accuracy", "macro_auc", "nll", "brier", "nll_tempered", "brier_tempered")
@@ -125,7 +134,7 @@ class ComparisonPlan(Section):
     base: dict[str, Any]
     rows: Annotated[dict[str, RowPlan], Field(min_length=2)]
     reference: str
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Seeds = (0, 1, 2)
     folds: Annotated[int, Field(ge=2)] | None = None
     test: PlaceField | None = None
     external: PlaceField | None = None
@@ -146,6 +155,9 @@ class ComparisonPlan(Section):
                 raise ValueError(f"{name!r} is not one of the rows {list(self.rows)}")
             if self.rows[name].mean_of:
                 raise ValueError(f"row {name!r} is a mean of others; name a trained one")
+        for name in self.rows:
+            if not self.seeds_of(name):
+                raise ValueError(f"row {name!r} is a mean of rows that have no seed in common")
         if self.folds is not None and (self.test, self.external) != (None, None):
             raise ValueError("with `folds` the held-out cases are the test cases; leave `test` and `external` out")
         return self

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from agfnet.files import read_json
 from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.ranking import macro_auc, net_benefit, precision_recall_curve
 from agfnet.metrics.statistics import MetricSet, bootstrap
-from agfnet.metrics.weighting import FloatArray, weighted_mean
+from agfnet.metrics.weighting import BoolArray, FloatArray, weighted_mean
 from agfnet.prediction.asking import parse_prevalence, predict_cases
 from agfnet.prediction.explanation import Explanation, explain
 from agfnet.prediction.predictor import Outcome, Predictor
@@ -161,8 +160,11 @@ def decision_curve(answers: Answers, malignant: Sequence[int]) -> dict[str, list
     }
 
 
-def _entries(figures: MetricSet, patients: Sequence[str], draws: int) -> dict[str, dict[str, float | None]]:
-    return {name: interval.as_json() for name, interval in bootstrap(figures, patients, draws=draws).items()}
+def _entries(
+    figures: MetricSet, patients: Sequence[str], draws: int, shares: Mapping[str, BoolArray]
+) -> dict[str, dict[str, float | None]]:
+    found = bootstrap(figures, patients, draws=draws, shares=shares)
+    return {name: interval.as_json() for name, interval in found.items()}
 
 
 def set_figures(kept: Sequence[Outcome], answers: Answers, predictor: Predictor, draws: int) -> dict[str, Any]:
@@ -178,7 +180,8 @@ def set_figures(kept: Sequence[Outcome], answers: Answers, predictor: Predictor,
         }
         return {"": weighted_mean(inside, weights), " size": weighted_mean(size, weights), **classes}
 
-    entries = _entries(figures, answers.patients, draws)
+    of = {name: answers.labels == k for k, name in enumerate(predictor.classes)}
+    entries = _entries(figures, answers.patients, draws, {"": np.ones(len(answers), np.bool_), **of})
     decision = predictor.decision
     return {
         "chosen": decision.coverage if decision else None,
@@ -192,18 +195,20 @@ def set_figures(kept: Sequence[Outcome], answers: Answers, predictor: Predictor,
 def referral_figures(kept: Sequence[Outcome], answers: Answers, draws: int) -> dict[str, Any]:
     """How many cases are answered, how often they are wrong, and why the others are handed back."""
     reasons = [o.prediction.referred or () for o in kept if o.prediction]
-    answered = np.array([not why for why in reasons], float)
+    answered = np.array([not why for why in reasons])
     wrong = (answers.probabilities.argmax(1) != answers.labels).astype(float)
 
     def figures(weights: FloatArray) -> dict[str, FloatArray]:
         return {
-            "answered": weighted_mean(answered, weights),
+            "answered": weighted_mean(answered.astype(float), weights),
             "error_answered": weighted_mean(wrong, weights * answered),
             "error_all": weighted_mean(wrong, weights),
         }
 
+    every = np.ones(len(answers), np.bool_)
+    shares = {"answered": every, "error_answered": answered, "error_all": every}
     kinds = Counter(str(reason) for why in reasons for reason in why)
-    return _entries(figures, answers.patients, draws) | {"by_reason": dict(sorted(kinds.items()))}
+    return _entries(figures, answers.patients, draws, shares) | {"by_reason": dict(sorted(kinds.items()))}
 
 
 def missing_views(predictor: Predictor, cases: Sequence[Case], draws: int) -> dict[str, Any]:
@@ -212,7 +217,7 @@ def missing_views(predictor: Predictor, cases: Sequence[Case], draws: int) -> di
         return {}
     out = {}
     for view in predictor.specs:
-        alone = [replace(c, views={view: c.views[view]}) for c in cases if c.views.get(view) and c.label is not None]
+        alone = [case.with_views(view) for case in cases if case.views.get(view) and case.label is not None]
         if not alone:
             continue
         log.info("asking with %s alone", view)
@@ -223,7 +228,8 @@ def missing_views(predictor: Predictor, cases: Sequence[Case], draws: int) -> di
             scores = (accuracy, balanced_accuracy, macro_auc)
             return {name: score(y, p, weights) for name, score in zip(VIEW_FIGURES, scores, strict=True)}
 
-        out[view] = {"cases": len(answers), **_entries(figures, answers.patients, draws)}
+        shares = {"accuracy": np.ones(len(answers), np.bool_)}
+        out[view] = {"cases": len(answers), **_entries(figures, answers.patients, draws, shares)}
     return out
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agfnet.data.table import table_sha256
-from agfnet.evaluation.answers import Answers, answers_from_json, labels_of, whole
+from agfnet.evaluation.answers import Answers, labels_of, whole
 from agfnet.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from agfnet.evaluation.evaluate import chosen_cases, drawn_cases, prevalence_note, table_facts
 from agfnet.files import read_json, write_json
@@ -139,18 +139,19 @@ def robustness(
     Raises:
         ConfigError: the folder holds the answers of another network, table, seed or prevalence.
         ImageError: a case cannot be read.
-        TableError: a label is none of the network's classes.
+        TableError: no case has a label, or one is none of the network's classes.
     """
     predictor = Predictor(source, threads=threads, prevalence=parse_prevalence(prevalence))
     kinds = {view: spec.kind for view, spec in predictor.specs.items()}
     cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
     cases = drawn_cases([case for case in cases if case.label is not None], limit, notes, seed=seed)
-    labels = labels_of(cases, predictor.classes)
+    labels = np.array(labels_of(cases, predictor.classes))
+    ids, patients = [case.case_id for case in cases], [case.patient_id for case in cases]
     stated = stated_prevalence(predictor)
     asked = {
         "bundle_sha256": predictor.bundle.sha256,
         "table_sha256": table_sha256(table),
-        "cases": [case.case_id for case in cases],
+        "cases": ids,
         "seed": seed,
         "prevalence": stated,
     }
@@ -167,15 +168,7 @@ def robustness(
         if not file.exists():
             asked_again = predictor.predict(cases, change=changer(setting, kinds, seed))
             write_json(file, {"probabilities": [p.probabilities.tolist() for _, p in whole(asked_again)]})
-        told = read_json(file)
-        answers[setting] = answers_from_json(
-            {
-                "cases": [case.case_id for case in cases],
-                "patients": [case.patient_id for case in cases],
-                "labels": labels,
-                **told,
-            }
-        )
+        answers[setting] = Answers(ids, patients, labels, np.array(read_json(file)["probabilities"]))
         if progress is not None:
             progress(i + 1, len(settings))
     made = robustness_table(answers, draws=draws)

@@ -16,7 +16,7 @@ from agfnet.metrics.calibration import BINS, reliability_bins, simulate_calibrat
 from agfnet.metrics.classification import confusion_matrix
 from agfnet.metrics.patients import patient_index
 from agfnet.metrics.ranking import roc_curve
-from agfnet.metrics.scores import BIASED, HEADLINE, MALIGNANT, PER_CLASS, all_scores
+from agfnet.metrics.scores import BIASED, HEADLINE, MALIGNANT, PER_CLASS, all_scores, shares_of
 from agfnet.metrics.selective import risk_coverage_curve
 from agfnet.metrics.statistics import LEVEL, Interval, bootstrap, known
 from agfnet.metrics.weighting import BoolArray, FloatArray, IntArray, check_cases
@@ -38,6 +38,8 @@ def scorecard(
     subgroups: Mapping[str, Sequence[str | None]] | None = None,
 ) -> dict[str, Any]:
     """Every figure of a model on one set of cases, with 95 % intervals from a bootstrap over patients.
+
+    Those of a share that is 0 or 1 are exact.
 
     Args:
         labels: (n,) integers in 0 .. K-1.
@@ -80,7 +82,8 @@ def scorecard(
             bins = {"bin_accuracy": reliability_bins(y_in, p_in, weights)["accuracy"]}
             return all_scores(y_in, p_in, weights, malignant=chosen) | bins
 
-        return bootstrap(figures, owners[inside].tolist(), draws=draws, seed=seed, without=BIASED)
+        shares = shares_of(y_in, p_in)
+        return bootstrap(figures, owners[inside].tolist(), draws=draws, seed=seed, without=BIASED, shares=shares)
 
     intervals = estimate(np.ones(y.size, dtype=np.bool_))
     headline = HEADLINE + (MALIGNANT if chosen is not None else ())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from agfnet.metrics.weighting import FloatArray, check_cases, check_weights, mean_of_defined, ratio
+from agfnet.metrics.weighting import FloatArray, check_cases, check_weights, mean_over_classes, ratio
 
 
 def confusion_matrix(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> FloatArray:
@@ -42,33 +42,27 @@ def scores_from_confusion(confusion: FloatArray) -> dict[str, FloatArray]:
     """Every figure that a confusion matrix holds.
 
     With TP, FP, FN, TN of class k against the rest: sensitivity TP/(TP+FN), specificity TN/(TN+FP), PPV
-    TP/(TP+FP), NPV TN/(TN+FN), F1 2TP/(2TP+FP+FN). Balanced accuracy and macro-F1 are means over the classes
-    that occur: the F1 of a class that never occurs is NaN even if it was predicted (the other classes pay for
-    that through their FN).
+    TP/(TP+FP), NPV TN/(TN+FN), F1 2TP/(2TP+FP+FN). The F1 of a class that never occurs is NaN even if it was
+    predicted (the other classes pay for that through their FN).
 
     Args:
         confusion: (..., K, K), rows true, columns predicted.
 
     Returns:
-        `accuracy`, `balanced_accuracy`, `macro_f1` of shape (...), and `sensitivity`, `specificity`, `ppv`,
-        `npv`, `f1` of shape (..., K); all in 0 .. 1 or NaN. PPV and NPV hold for the prevalence of these
-        cases only.
+        `accuracy` of shape (...), and `sensitivity`, `specificity`, `ppv`, `npv`, `f1` of shape (..., K); all in
+        0 .. 1 or NaN. PPV and NPV hold for the prevalence of these cases only.
     """
     total = confusion.sum(axis=(-2, -1))[..., None]
     hit = np.diagonal(confusion, axis1=-2, axis2=-1)
     occurs, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
     rejected = total - occurs - predicted + hit
-    sensitivity = ratio(hit, occurs)
-    f1 = np.where(occurs > 0, ratio(2 * hit, occurs + predicted), np.nan)
     return {
         "accuracy": ratio(hit.sum(axis=-1), total[..., 0]),
-        "balanced_accuracy": mean_of_defined(sensitivity),
-        "macro_f1": mean_of_defined(f1),
-        "sensitivity": sensitivity,
+        "sensitivity": ratio(hit, occurs),
         "specificity": ratio(rejected, total - occurs),
         "ppv": ratio(hit, predicted),
         "npv": ratio(rejected, total - predicted),
-        "f1": f1,
+        "f1": np.where(occurs > 0, ratio(2 * hit, occurs + predicted), np.nan),
     }
 
 
@@ -93,7 +87,7 @@ def accuracy(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | N
 
 
 def balanced_accuracy(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> FloatArray:
-    """Mean sensitivity over the classes that occur.
+    """Mean sensitivity over the classes among the labels.
 
     Args:
         labels: (n,) integers in 0 .. K-1.
@@ -101,7 +95,8 @@ def balanced_accuracy(labels: ArrayLike, probabilities: ArrayLike, weights: Arra
         weights: None, (n,) or (D, n), not negative.
 
     Returns:
-        A scalar, or (D,); 0 .. 1, higher is better; chance is 1 / (classes that occur).
+        A scalar, or (D,); 0 .. 1, higher is better; chance is 1 / (classes that occur). NaN where the weights leave
+        one of them without a case.
 
     Raises:
         ValueError: the input is not as described.
@@ -109,4 +104,5 @@ def balanced_accuracy(labels: ArrayLike, probabilities: ArrayLike, weights: Arra
     >>> float(balanced_accuracy([0, 0, 0, 1], [[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]]))
     0.5
     """
-    return scores_from_confusion(confusion_matrix(labels, probabilities, weights))["balanced_accuracy"]
+    y, p = check_cases(labels, probabilities)
+    return mean_over_classes(scores_from_confusion(confusion_matrix(y, p, weights))["sensitivity"], y)

@@ -14,7 +14,7 @@ from agfnet.metrics.weighting import (
     check_cases,
     check_weights,
     cumulative,
-    mean_of_defined,
+    mean_over_classes,
     ratio,
     tie_groups,
 )
@@ -109,7 +109,7 @@ def one_vs_rest_auc(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayL
 
 
 def macro_auc(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> FloatArray:
-    """Mean of the one-vs-rest AUCs that are defined, each class with the same weight.
+    """Mean of the one-vs-rest AUCs of the classes among the labels, each with the same weight.
 
     Args:
         labels: (n,) integers in 0 .. K-1.
@@ -117,7 +117,8 @@ def macro_auc(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | 
         weights: None, (n,) or (D, n), not negative.
 
     Returns:
-        A scalar, or (D,); 0 .. 1, chance is 0.5; NaN where only one class occurs.
+        A scalar, or (D,); 0 .. 1, chance is 0.5; NaN where only one class occurs, or where the weights leave one of
+        several without a case.
 
     Raises:
         ValueError: the input is not as described.
@@ -125,7 +126,8 @@ def macro_auc(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | 
     >>> float(macro_auc([0, 1], [[0.7, 0.2, 0.1], [0.4, 0.5, 0.1]]))
     1.0
     """
-    return mean_of_defined(one_vs_rest_auc(labels, probabilities, weights))
+    y, p = check_cases(labels, probabilities)
+    return mean_over_classes(one_vs_rest_auc(y, p, weights), y)
 
 
 def malignancy(labels: ArrayLike, probabilities: ArrayLike, malignant: Sequence[int]) -> tuple[BoolArray, FloatArray]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from agfnet.metrics.calibration import brier, classwise_ece, ece, nll
 from agfnet.metrics.classification import confusion_matrix, scores_from_confusion
 from agfnet.metrics.ranking import binary_auc, malignancy, one_vs_rest_auc, sensitivity_at_specificity
 from agfnet.metrics.selective import augrc, aurc
-from agfnet.metrics.weighting import FloatArray, mean_of_defined
+from agfnet.metrics.weighting import BoolArray, FloatArray, check_cases, mean_over_classes
 
 PER_CLASS = ("sensitivity", "specificity", "ppv", "npv", "f1", "auc")
 TITLES = {
@@ -37,6 +38,26 @@ MALIGNANT = ("malignant_auc", "malignant_sensitivity_at_90_specificity")
 BIASED = ("ece", "classwise_ece")
 """Figures that a bootstrap cannot judge, as it repeats cases, which looks like miscalibration: no interval, no p."""
 HEADLINE = tuple(name for name in TITLES if name not in MALIGNANT)
+
+
+def shares_of(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, BoolArray]:
+    """Of each score that is a share of cases, these cases.
+
+    Returns:
+        Name -> (n,) or (n, K).
+
+    >>> {name: cases.tolist() for name, cases in shares_of([0, 1], [[0.9, 0.1], [0.8, 0.2]]).items()}["ppv"]
+    [[True, False], [True, False]]
+    """
+    y, p = check_cases(labels, probabilities)
+    true, said = (np.eye(p.shape[1], dtype=np.bool_)[chosen] for chosen in (y, p.argmax(1)))
+    return {
+        "accuracy": np.ones(y.size, np.bool_),
+        "sensitivity": true,
+        "specificity": ~true,
+        "ppv": said,
+        "npv": ~said,
+    }
 
 
 def all_scores(
@@ -66,9 +87,11 @@ def all_scores(
     >>> round(float(figures["accuracy"]), 4), figures["sensitivity"].tolist(), float(figures["malignant_auc"])
     (0.6667, [1.0, 0.5], 1.0)
     """
-    figures = scores_from_confusion(confusion_matrix(labels, probabilities, weights))
-    figures["auc"] = one_vs_rest_auc(labels, probabilities, weights)
-    figures["macro_auc"] = mean_of_defined(figures["auc"])
+    y, p = check_cases(labels, probabilities)
+    figures = scores_from_confusion(confusion_matrix(y, p, weights))
+    figures["auc"] = one_vs_rest_auc(y, p, weights)
+    for name, of in {"balanced_accuracy": "sensitivity", "macro_f1": "f1", "macro_auc": "auc"}.items():
+        figures[name] = mean_over_classes(figures[of], y)
     for name, score in {
         "nll": nll,
         "brier": brier,
@@ -77,9 +100,9 @@ def all_scores(
         "aurc": aurc,
         "augrc": augrc,
     }.items():
-        figures[name] = score(labels, probabilities, weights)
+        figures[name] = score(y, p, weights)
     if malignant is not None:
-        positive, suspicion = malignancy(labels, probabilities, malignant)
+        positive, suspicion = malignancy(y, p, malignant)
         figures["malignant_auc"] = binary_auc(positive, suspicion, weights)
         figures["malignant_sensitivity_at_90_specificity"] = sensitivity_at_specificity(
             positive, suspicion, 0.9, weights

@@ -7,13 +7,13 @@ Patients, not cases, are drawn (see `patients`). Every figure must come from a f
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from agfnet.metrics.patients import DRAWS, patient_draws
-from agfnet.metrics.weighting import FloatArray, ratio
+from agfnet.metrics.patients import DRAWS, patient_draws, patient_index
+from agfnet.metrics.weighting import BoolArray, FloatArray, ratio
 
 LEVEL = 0.95
 
@@ -70,13 +70,14 @@ def bootstrap(
     seed: int = 0,
     level: float = LEVEL,
     without: Collection[str] = (),
+    shares: Mapping[str, BoolArray] | None = None,
 ) -> dict[str, Interval]:
     """Intervals by a bootstrap over patients.
 
     Percentiles at (1 - level) / 2 and (1 + level) / 2 of the draws in which the figure is defined. They need
     some dozens of patients to be trusted; and a figure that is 0 or 1 in the sample (5 of 5 found) gets an
-    interval of no width, which is not certainty. Source: Efron & Tibshirani 1993, chapter 13; clusters: Field
-    & Welsh 2007.
+    interval of no width, which is not certainty: one of `shares` gets an exact one there, over the patients that it is
+    of (Clopper & Pearson 1934). Source: Efron & Tibshirani 1993, chapter 13; clusters: Field & Welsh 2007.
 
     Args:
         metrics: a function of weights, or one for each trained seed of the same model: then the value is the
@@ -86,6 +87,7 @@ def bootstrap(
         seed: of the draws.
         level: of the interval, between 0 and 1.
         without: names of figures that get no interval, as draws of patients cannot judge them.
+        shares: name of a figure that is a share of cases -> (n,) or (n, K): the cases that it is a share of.
 
     Returns:
         Name -> interval.
@@ -101,10 +103,22 @@ def bootstrap(
     (0.75, 0.25, 1.0)
     """
     samples = _samples(metrics, patients, draws, seed)
-    return {
+    found = {
         name: Interval(**_summary([one], patients, level, 0.0, judged=name not in without)[0])
         for name, one in samples.items()
     }
+    return found | {name: _exact(found[name], of, patients, level) for name, of in (shares or {}).items()}
+
+
+def _exact(found: Interval, of: BoolArray, patients: Sequence[Hashable], level: float) -> Interval:
+    """With the far end of a share that is 0 or 1 in the sample."""
+    owners = patient_index(patients)
+    counts = [np.unique(owners[column]).size for column in np.atleast_2d(of.T)]
+    reach = 1.0 - ((1.0 - level) / 2) ** (1.0 / np.maximum(1, counts).reshape(found.value.shape))
+    low, high = (np.where(np.isnan(end), np.nan, far) for end, far in ((found.low, 1.0 - reach), (found.high, reach)))
+    return replace(
+        found, low=np.where(found.value == 1.0, low, found.low), high=np.where(found.value == 0.0, high, found.high)
+    )
 
 
 def paired_difference(

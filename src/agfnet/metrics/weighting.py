@@ -117,10 +117,13 @@ def ratio(numerator: ArrayLike, denominator: ArrayLike) -> FloatArray:
     return out
 
 
-def mean_of_defined(values: FloatArray) -> FloatArray:
-    """Mean over the last axis of what is not NaN; NaN where nothing is defined."""
-    defined = ~np.isnan(values)
-    return ratio(np.where(defined, values, 0.0).sum(axis=-1), defined.sum(axis=-1))
+def mean_over_classes(values: FloatArray, labels: IntArray) -> FloatArray:
+    """Mean (...) of figures (..., K) over the classes among the labels (n,).
+
+    NaN where the weights leave one of these classes without a case: a draw of a bootstrap that misses the rarest class
+    would else be the mean of the easier ones, and the interval of two different things.
+    """
+    return np.asarray(values[..., np.unique(labels)].mean(axis=-1))
 
 
 def weighted_mean(values: FloatArray, weights: FloatArray) -> FloatArray:

@@ -214,11 +214,11 @@ class AGFNet(nn.Module):
 @contextmanager
 def _frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Batch normalisation by its running statistics, unchanged."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    moving = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training]
     try:
-        for norm in norms:
+        for norm in moving:
             norm.eval()
         yield
     finally:
-        for norm in norms:
+        for norm in moving:
             norm.train()

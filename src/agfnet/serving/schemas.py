@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from agfnet.types import ReasonCode, WarnedCode
+
 OTHER = "other"
 """A confirmed diagnosis that is none of the model's classes; a class of that name is the same."""
 
@@ -19,14 +21,14 @@ class Record(BaseModel):
 class Reason(Record):
     """Why a case is handed back."""
 
-    code: Literal["unsure", "disagree", "strange"]
+    code: ReasonCode
     view: str | None = Field(description="The view whose image is strange.")
 
 
 class Warned(Record):
     """What a reader must know of an image."""
 
-    code: Literal["burned-in", "no-scale", "clip", "upside-down"]
+    code: WarnedCode
     view: str
     detail: str | None = Field(description="Of a clip, the frame that was looked at, from 1, and how many there are.")
 

@@ -16,6 +16,13 @@ def bfloat16_pays() -> bool:
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())  # noqa: SLF001
 
 
+def computes_in(precision: str) -> str:
+    """`bfloat16` or `float32`: what `training.precision` comes to on this machine."""
+    if precision == "auto":
+        return "bfloat16" if bfloat16_pays() else "float32"
+    return precision
+
+
 class _InFloat32:
     """Mixin: a convolution that leaves autocast."""
 

@@ -75,6 +75,11 @@ class Machine:
             raise ConfigError(
                 f"training.batch_size={batch_size} is shared by {n} processes and does not divide; take {near}, say."
             )
+        if batch_size == n:
+            log.warning(
+                "one case a step%s: batch normalisation keeps the statistics that the encoders came with. Take a "
+                "training.batch_size of %d or more.", " and process" if n > 1 else "", 8 * n,
+            )  # fmt: skip
         if validation < n:
             raise ConfigError(f"{validation} labelled validation cases for {n} processes; use fewer devices.")
         if torch.cuda.is_available() and self.devices > torch.cuda.device_count():

@@ -28,6 +28,7 @@ from agfnet.models.network import AGFNet
 from agfnet.training.build import CaseData, Task, build_network, task_of, view_specs
 from agfnet.training.callbacks import EpochHistory
 from agfnet.training.module import LesionModule
+from agfnet.training.precision import computes_in
 from agfnet.training.profile import StepProfiler, tell_profile
 from agfnet.training.ranks import ALONE, Machine, first_process, rank, started_together, together
 from agfnet.training.trainer import check_compiler, make_trainer
@@ -45,6 +46,8 @@ CONFIG, FACTS, WEIGHTS, HISTORY, CHECKPOINTS = (
 BAD_CASES = "bad_cases.csv"
 NETWORK = 2
 """The network's design, counted: the weights of another one do not fit, and figures of two do not compare."""
+OF_THE_MACHINE = ("data.workers", "data.cache")
+"""Keys of the configuration that change no result: a run may go on with others."""
 PACKAGES = (
     "agfnet",
     "torch",
@@ -198,7 +201,8 @@ def _begin(
             raise ConfigError(f"{folder}: already holds a run. Go on with --resume, or choose another folder.")
         facts: dict[str, Any] = read_json(folder / FACTS)
         _check_network(folder, facts)
-        if others := different_keys(load_config(folder / CONFIG), config):
+        before = load_config(folder / CONFIG)
+        if others := [key for key in different_keys(before, config) if key not in OF_THE_MACHINE]:
             raise ConfigError(
                 f"{folder}: the run was started with another configuration ({CONFIG}): {', '.join(others)}. Resume "
                 "with that one."
@@ -213,7 +217,7 @@ def _begin(
                 f"{folder}: training images have changed since the run was started; restore them or start anew."
             )
         if unfinished:
-            _note_resumption(facts)
+            _note_resumption(facts, config)
         remove_leftovers(folder, *(part for part in folder.iterdir() if part.is_dir() and part.name != "cache"))
         return facts
     if resume:
@@ -229,28 +233,29 @@ def _begin(
         "table_sha256": table_hash,
         "cases_sha256": case_hash,
         "seed": config.training.seed,
-        **_trained_by(),
+        **_trained_by(config),
         "command": sys.argv,
         **known,
     }
 
 
-def _trained_by() -> dict[str, Any]:
+def _trained_by(config: Config) -> dict[str, Any]:
     return {
         "code": _code(),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "precision": computes_in(config.training.precision),
         "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
     }
 
 
-def _note_resumption(facts: dict[str, Any]) -> None:
-    """Enter code and packages into `resumed_by` where they are others than those that trained until now."""
-    now = _trained_by()
+def _note_resumption(facts: dict[str, Any], config: Config) -> None:
+    """Enter into `resumed_by` what trains from now on, where it is not what trained until now."""
+    now = _trained_by(config)
     before = facts.get("resumed_by", [facts])[-1]
-    changed = [name for name in now["versions"] if now["versions"][name] != before["versions"].get(name)]
-    if now["code"] != before["code"]:
-        changed.insert(0, "agfnet's code")
+    changed = [key for key in ("code", "device", "precision") if now[key] != before.get(key)]
+    changed += [name for name in now["versions"] if now["versions"][name] != before["versions"].get(name)]
     if changed:
-        log.warning("resumed with another version of %s: not as if it had not stopped", ", ".join(changed))
+        log.warning("resumed with other %s than before: not as if it had not stopped", ", ".join(changed))
         facts["resumed_by"] = [*facts.get("resumed_by", []), now]
 
 

@@ -20,7 +20,7 @@ from pytorch_lightning.profilers import Profiler
 from agfnet.config import Config
 from agfnet.models.network import AGFNet
 from agfnet.training.callbacks import EpochCheckpoint, EpochHistory, RampedAverage
-from agfnet.training.precision import bfloat16_pays, depthwise_in_float32, keep_freed_memory
+from agfnet.training.precision import computes_in, depthwise_in_float32, keep_freed_memory
 from agfnet.training.ranks import KeepTerminate, Machine
 from agfnet.types import ConfigError
 
@@ -56,7 +56,7 @@ def make_trainer(
     """
     recipe, frl = config.training, config.reconstruction
     gpu = torch.cuda.is_available()
-    bfloat16 = recipe.precision == "bfloat16" or (recipe.precision == "auto" and bfloat16_pays())
+    bfloat16 = computes_in(recipe.precision) == "bfloat16"
     counts_from = math.floor(frl.start * recipe.epochs) if frl.enabled else 0
     callbacks: list[pl.Callback] = [
         history,

@@ -107,7 +107,11 @@ def test_notes_on_what_is_missing_or_thin():
     assert "melanoma (3)" in notes
     assert "auc of BCC" in notes
     assert "not certainty" in notes
-    assert "sensitivity of naevus" in notes
+    assert "balanced_accuracy" in notes.split("cannot see beyond")[1]
+    naevus = card["per_class"]["naevus"]["sensitivity"]  # a share, so exact: of 12 of 12
+    assert (naevus["value"], naevus["high"]) == (1.0, 1.0)
+    assert naevus["low"] == pytest.approx(0.025 ** (1 / 12))
+    assert "sensitivity of naevus" not in notes
     assert card["per_class"]["BCC"]["sensitivity"] == {"value": None, "low": None, "high": None}
     assert card["per_class"]["BCC"]["roc"] == {"fpr": [], "tpr": []}
     json.dumps(card, allow_nan=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from agfnet.metrics.patients import patient_draws, patient_index
-from agfnet.metrics.scores import all_scores
+from agfnet.metrics.scores import all_scores, shares_of
 from agfnet.metrics.significance import delong, holm, mcnemar
 from agfnet.metrics.statistics import bootstrap, paired_difference
 
@@ -83,6 +84,32 @@ def test_per_class_figures_keep_their_shape_and_tell_how_often_they_are_defined(
     # The one case of class 2 is left out of a draw with probability (20/21)^21 = 0.36.
     assert interval.defined[2] == pytest.approx(1 - (20 / 21) ** 21, abs=0.1)
     assert interval.value.tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("counted", [0.0, 1.0])
+def test_a_share_of_none_or_all_has_an_exact_interval_over_its_patients(counted):
+    """As scipy's, of the 6 patients of the 12 cases that count; draws alone would give it no width."""
+    of = np.arange(20) < 12
+    patients = [f"P{i // 2}" for i in range(20)]
+
+    def share(weights):
+        return {"share": (weights @ (of * counted)) / (weights @ of.astype(float))}
+
+    found = bootstrap(share, patients, shares={"share": of})["share"]
+    exact = stats.binomtest(round(6 * counted), 6).proportion_ci(method="exact")
+    assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
+    bare = bootstrap(share, patients)["share"]
+    assert bare.low == bare.high == counted
+
+
+def test_shares_between_keep_the_bootstraps_interval():
+    y, p = np.array([0, 1] * 20), np.tile([0.6, 0.4], (40, 1))
+    with_shares, without = (
+        bootstrap(partial(all_scores, y, p), range(40), draws=200, shares=own) for own in (shares_of(y, p), None)
+    )
+    assert with_shares["accuracy"].as_json() == without["accuracy"].as_json()
+    assert with_shares["sensitivity"].low == pytest.approx([0.025 ** (1 / 20), 0.0])
+    assert with_shares["sensitivity"].high == pytest.approx([1.0, 1.0 - 0.025 ** (1 / 20)])
 
 
 def test_an_undefined_figure_has_no_interval():

@@ -101,6 +101,16 @@ def test_one_image_of_a_view_in_a_batch_makes_no_batch_statistics():
     assert all(m.training for m in network.modules())
 
 
+def test_batch_normalisation_that_was_frozen_stays_so():
+    network = AGFNet(3, ["a", "b"], "test_efficientnet", fusion="concatenation")
+    norms = [m for m in network.encoders.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.eval()
+    network({m: torch.randn(3, 3, 32, 32) for m in "ab"}, torch.tensor([[1, 1], [1, 0], [1, 0]]).bool())
+    assert norms
+    assert not any(norm.training for norm in norms)
+
+
 def test_nor_does_a_batch_of_one():
     network = AGFNet(3, ["a", "b"], "test_efficientnet", fusion="concatenation")
     before = {k: v.clone() for k, v in network.encoders.named_buffers()}

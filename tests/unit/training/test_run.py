@@ -288,7 +288,23 @@ def test_a_run_that_other_code_went_on_with_tells_both(drawn, tmp_path, monkeypa
     told = json.loads((tmp_path / "run" / "run.json").read_text())
     assert told["code"] == first["code"]
     assert [by["code"] for by in told["resumed_by"]] == ["another"]
-    assert "another version of agfnet's code" in caplog.text
+    assert "resumed with other code than before" in caplog.text
+
+
+def test_a_run_goes_on_elsewhere_and_tells_what_it_was_computed_with(drawn, tmp_path, monkeypatch, caplog):
+    """Another cache and other workers change nothing; another precision does, as `auto` may mean on other machines."""
+    config = config_of(drawn, epochs=1, precision="auto")
+    monkeypatch.setattr("agfnet.training.precision.bfloat16_pays", lambda: True)
+    train(config, tmp_path / "run")
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (facts["device"], facts["precision"]) == ("cuda" if torch.cuda.is_available() else "cpu", "bfloat16")
+    (tmp_path / "run" / WEIGHTS).unlink()
+    monkeypatch.setattr("agfnet.training.precision.bfloat16_pays", lambda: False)
+    there = {"data": config.data.model_copy(update={"workers": 1, "cache": tmp_path / "cache"})}
+    train(config.model_copy(update=there), tmp_path / "run", resume=True)
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert [by["precision"] for by in facts["resumed_by"]] == ["float32"]
+    assert "resumed with other precision than before" in caplog.text
 
 
 def test_a_run_of_another_versions_network_is_told(trained, tmp_path):
