@@ -168,8 +168,8 @@ class ReconstructionConfig(Section):
         second_view: weight of the diagnosis loss on the completed maps.
         consistency: weight of the symmetric KL divergence of the second diagnosis from the first, which stays as it is.
         focus: weight of the divergence of the attention maps from the evidence that stands (see `focus_loss`).
-        start: share of the training after which FRL sets in: from the beginning NLL was worse (docs/results.md). Steps
-            of mixup (`training.mixing`) have none.
+        start: share of the training after which FRL sets in: from the beginning NLL was worse
+            (docs/development-log.md). Steps of mixup (`training.mixing`) have none.
     """
 
     enabled: bool = True

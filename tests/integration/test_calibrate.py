@@ -53,7 +53,7 @@ def test_the_command(copied, trained, drawn, agfnet_command, tmp_path):
         p, q = before.prediction, after.prediction
         assert p.diagnosis_set is None
         assert p.referred is None
-        assert np.allclose(full.decision.calibrated(p.probabilities), q.probabilities)
+        assert np.allclose(full.decision.calibrated(p.probabilities, p.views_present), q.probabilities)
         assert int(q.probabilities.argmax()) in q.diagnosis_set
         assert isinstance(q.referred, tuple)
 

@@ -160,7 +160,7 @@ def robustness(
     include_test: TestOpt = False,
     cases: Annotated[int | None, typer.Option(min=10, help="At most so many cases, drawn with --seed.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of every corruption.")] = 0,
-    draws: DrawsOpt = 1000,
+    draws: DrawsOpt = 2000,
     prevalence: PrevalenceOpt = None,
     threads: ThreadsOpt = 0,
     data_root: RootOpt = None,

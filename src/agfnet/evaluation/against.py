@@ -15,6 +15,7 @@ from agfnet.evaluation.answers import Answers, answers_of
 from agfnet.evaluation.notes import ECE_BIAS
 from agfnet.evaluation.summary import cell, figure_text, figure_title
 from agfnet.files import write_json, write_text
+from agfnet.metrics.patients import DRAWS
 from agfnet.metrics.ranking import malignancy
 from agfnet.metrics.scores import BIASED, HEADLINE, MALIGNANT, all_scores
 from agfnet.metrics.significance import delong, mcnemar
@@ -46,7 +47,7 @@ def against(
     first: tuple[Predictor, Sequence[Answered]],
     second: tuple[Predictor, Sequence[Answered]],
     *,
-    draws: int = 2000,
+    draws: int = DRAWS,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Every figure of both networks on the labelled cases that both answered, and the paired difference.
@@ -95,7 +96,7 @@ def difference(
     classes: Sequence[str],
     *,
     malignant: Sequence[str] | None = None,
-    draws: int = 2000,
+    draws: int = DRAWS,
 ) -> dict[str, Any]:
     """Every figure of two networks' answers on the same cases, and first minus second.
 

@@ -19,12 +19,12 @@ from agfnet.evaluation.answers import Answers, answers_of, labels_of, synthetic_
 from agfnet.evaluation.calibration_page import calibration_markdown
 from agfnet.evaluation.evaluate import own_data
 from agfnet.evaluation.fit_decision import Asked, by_views, fit_decision, statistics_of
-from agfnet.evaluation.fitting import cross_fitted, fit_class_temperatures, fit_temperature, referral_facts
+from agfnet.evaluation.fitting import cross_fitted, referral_facts
 from agfnet.evaluation.missed import missed_malignant
 from agfnet.evaluation.pictures import reliability_picture
 from agfnet.evaluation.scorecard import scorecard
 from agfnet.files import read_json, write_json, write_text
-from agfnet.metrics.weighting import IntArray
+from agfnet.metrics.patients import DRAWS
 from agfnet.prediction.asking import predict_cases
 from agfnet.prediction.bundle import BUNDLE, PARTS, read_bundle, write_bundle
 from agfnet.prediction.decision import Decision, named, write_decision
@@ -49,7 +49,7 @@ def calibrate(
     false_refers: float = 0.01,
     seed: int = 0,
     threads: int = 0,
-    draws: int = 1000,
+    draws: int = DRAWS,
 ) -> dict[str, Any]:
     """Fit temperature, diagnosis sets and the rule that refers, and write them into the run's bundle.
 
@@ -77,7 +77,7 @@ def calibrate(
         raise ConfigError(f"{run}: holds no exported run. Train first; then calibrate.")
     config = load_config(run / "config.yaml")
     bundle = read_bundle(run)
-    learnt_mix = dict(zip(bundle.classes, bundle.prior, strict=True))  # where the temperature is fitted
+    learnt_mix = dict(zip(bundle.classes, bundle.prior, strict=True))  # what the network's answers are right for
     predictor = Predictor(bundle, threads=threads, calibrated=False, prevalence=learnt_mix)
     own_table, _ = own_data(
         run,
@@ -182,13 +182,9 @@ def _fared(
     draws: int,
 ) -> dict[str, Any]:
     """What was fitted, and how the cases that it was fitted on fare before and after; see `calibrate`."""
-    answers, temperature = answers_of(asked, predictor.classes), decision.temperature
+    answers = answers_of(asked, predictor.classes)
     calibrated, reasons, _ = _decided(decision, asked, predictor)
-    honest = cross_fitted(
-        answers.labels, answers.probabilities, answers.patients, lambda y, p: _as_before(temperature, y, p), seed=seed
-    )
     made: dict[str, Any] = {
-        "temperature": list(temperature),
         "prevalence": predictor.bundle.config.prediction.prevalence,
         "coverage": decision.coverage,
         "risk": decision.risk,
@@ -207,6 +203,7 @@ def _fared(
         ),
         "facts": dict(decision.facts),
     }
+    honest = _by_others(decision, asked, fewer, predictor, seed)
     for name, probabilities in (("before", answers.probabilities), ("after", honest)):
         fared = replace(answers, probabilities=probabilities)
         made[name] = _calibration_of(fared, predictor, draws, folder / f"reliability-{name}.png")
@@ -295,11 +292,20 @@ def _calibration_of(answers: Answers, predictor: Predictor, draws: int, picture:
     return figures | {"ece_if_calibrated": card["calibration"]["if_calibrated"]["ece"]["mean"]}
 
 
-def _as_before(temperature: Sequence[float], labels: IntArray, probabilities: NDArray[np.float64]) -> tuple[float, ...]:
-    """Temperatures of the same kind, common or for each class, fitted on other cases."""
-    if len(temperature) > 1:
-        return fit_class_temperatures(labels, probabilities)
-    return (fit_temperature(labels, probabilities),)
+def _by_others(
+    decision: Decision, asked: Asked, fewer: Mapping[str, Asked], predictor: Predictor, seed: int
+) -> NDArray[np.float64]:
+    """Calibrated probabilities (n, K) of each case by temperatures of the same kind, fitted on other patients."""
+    out = np.empty((len(asked), len(predictor.classes)))
+    for views, of_views in by_views(asked, fewer).items():
+        own = answers_of(of_views, predictor.classes)
+        made = cross_fitted(
+            own.labels, own.probabilities, own.patients, predictor.bundle.prior,
+            per_class=len(decision.limits[views].temperature) > 1, seed=seed,
+        )  # fmt: skip
+        places = [i for i, (_, p) in enumerate(asked) if named(p.views_present) == views]
+        out[places] = made[: len(places)]  # those that are asked with fewer views than they have come after
+    return out
 
 
 def _write(run: Path, decision: Decision) -> None:

@@ -26,18 +26,12 @@ def calibration_markdown(made: Mapping[str, Any], classes: Sequence[str]) -> str
         classes: the diagnoses.
     """
     facts = made["facts"]
-    temperature = made["temperature"]
-    told = (
-        f"temperature {temperature[0]:.2f}"
-        if len(temperature) == 1
-        else "temperatures " + ", ".join(f"{name} {t:.2f}" for name, t in zip(classes, temperature, strict=True))
-    )
     lines = [
         "# Calibration",
         "",
         f"**{RESEARCH_USE}**",
         "",
-        f"{facts['cases']} cases of {facts['patients']} patients (part {facts['part']}); {told}.",
+        f"{facts['cases']} cases of {facts['patients']} patients (part {facts['part']}).",
         "",
         f"Before and after: probabilities for {MIX['training']}.",
         f"Sets, referral and missed cases: answers for {MIX[made['prevalence']]}.",
@@ -60,9 +54,9 @@ def calibration_markdown(made: Mapping[str, Any], classes: Sequence[str]) -> str
             "asked with fewer, too, as a case whose other views are missing is:"
         ),
         "",
-        "| Views | Cases | Sets cover | Certainty of an answer | Answered | Wrong: answered, all |",
-        "|---|---|---|---|---|---|",
-        *(_row(views, own) for views, own in made["views"].items()),
+        "| Views | Cases | Temperature | Sets cover | Certainty of an answer | Answered | Wrong: answered, all |",
+        "|---|---|---|---|---|---|---|",
+        *(_row(views, own, classes) for views, own in made["views"].items()),
         "",
         (
             "The last two columns are of the very cases that was fitted on: optimistic. "
@@ -76,11 +70,18 @@ def calibration_markdown(made: Mapping[str, Any], classes: Sequence[str]) -> str
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _row(views: str, own: Mapping[str, Any]) -> str:
+def _row(views: str, own: Mapping[str, Any], classes: Sequence[str]) -> str:
+    temperature = own["temperature"]
+    told = (
+        f"{temperature[0]:.2f}"
+        if len(temperature) == 1
+        else ", ".join(f"{name} {t:.2f}" for name, t in zip(classes, temperature, strict=True))
+    )
     kind = "each class" if own["conformal"]["per_class"] else "all classes together"
     certainty = "never enough" if own["certainty"] > 1.0 else f"{own['certainty']:.2f}"
     wrong = ", ".join(_share(own[name]) for name in ("error_answered", "error_all"))
-    return f"| {views.replace(';', ', ')} | {own['cases']} | {kind} | {certainty} | {own['answered']:.0%} | {wrong} |"
+    cells = (views.replace(";", ", "), own["cases"], told, kind, certainty, f"{own['answered']:.0%}", wrong)
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def _share(value: float | None) -> str:

@@ -18,6 +18,7 @@ from agfnet.evaluation.plan import FIGURES, LOWER_IS_BETTER, TEST, Claim, Compar
 from agfnet.files import read_json
 from agfnet.metrics.calibration import brier, nll
 from agfnet.metrics.classification import accuracy, balanced_accuracy
+from agfnet.metrics.patients import DRAWS
 from agfnet.metrics.ranking import macro_auc
 from agfnet.metrics.significance import holm
 from agfnet.metrics.statistics import Interval, MetricSet, bootstrap, known, paired_difference
@@ -123,7 +124,7 @@ def _mean_answers(answers: Sequence[Answers]) -> Answers:
     return replace(kept, probabilities=np.array([np.mean([own[case] for own in told], axis=0) for case in kept.cases]))
 
 
-def comparison_table(plan: ComparisonPlan, folder: Path, *, draws: int = 2000) -> dict[str, Any]:
+def comparison_table(plan: ComparisonPlan, folder: Path, *, draws: int = DRAWS) -> dict[str, Any]:
     """Every row's figures, its paired difference from the reference, and the claims, over the runs that are done.
 
     Returns:

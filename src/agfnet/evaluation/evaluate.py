@@ -20,6 +20,7 @@ from agfnet.evaluation.pictures import confusion_picture, reliability_picture, r
 from agfnet.evaluation.scorecard import scorecard
 from agfnet.evaluation.summary import left_out_notes, summary_markdown
 from agfnet.files import read_json, write_json, write_text
+from agfnet.metrics.patients import DRAWS
 from agfnet.prediction.asking import cases_of, parse_prevalence, predict_cases
 from agfnet.prediction.output import ANSWERED_BY, outcome_table, stated_prevalence
 from agfnet.prediction.predictor import Outcome, Predictor
@@ -181,7 +182,7 @@ def evaluate_outcomes(
     *,
     skip_bad: bool = False,
     subgroups: Sequence[str] = (),
-    draws: int = 2000,
+    draws: int = DRAWS,
     facts: dict[str, Any] | None = None,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -261,7 +262,7 @@ def evaluate(
     include_test: bool = False,
     skip_bad: bool = False,
     subgroups: Sequence[str] = (),
-    draws: int = 2000,
+    draws: int = DRAWS,
     threads: int = 0,
     data_root: Place | None = None,
     prevalence: str | None = None,

@@ -29,6 +29,7 @@ from agfnet.evaluation.evaluate import chosen_cases, drawn_cases
 from agfnet.evaluation.focus import randomised
 from agfnet.evaluation.summary import figure_text
 from agfnet.files import write_json, write_text
+from agfnet.metrics.patients import DRAWS
 from agfnet.metrics.statistics import MetricSet, bootstrap
 from agfnet.metrics.weighting import FloatArray, weighted_mean
 from agfnet.prediction.predictor import Look, Predictor
@@ -239,7 +240,7 @@ def faithfulness(
     part: str | None = None,
     include_test: bool = False,
     limit: int | None = 100,
-    draws: int = 2000,
+    draws: int = DRAWS,
     threads: int = 0,
     data_root: Place | None = None,
 ) -> dict[str, Any]:

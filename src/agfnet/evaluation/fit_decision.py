@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from agfnet.evaluation.answers import Answers, answers_of
 from agfnet.evaluation.fitting import (
     LIMITS,
-    choose_temperature,
     fit_limits,
     fit_reference,
     fit_usual,
@@ -23,6 +22,8 @@ from agfnet.prediction.decision import Decision, Limits, named
 from agfnet.prediction.refer import ReferRule, disagreement
 from agfnet.types import AgfnetWarning, Case, Prediction, TableError
 
+OTHER_MIX = 0.1
+"""Share of the cases that would have to have another diagnosis for the mix to be that of the training cases."""
 Asked = Sequence[tuple[Case, Prediction]]
 """Cases and what the network, not calibrated, says of them."""
 
@@ -41,14 +42,14 @@ def fit_decision(
     false_refers: float = 0.01,
     seed: int = 0,
 ) -> Decision:
-    """Temperature; then diagnosis sets, the rule that refers and the reference of drift, on calibrated probabilities.
+    """Temperatures; then, on calibrated probabilities, diagnosis sets, the rule that refers, the reference of drift.
 
     Args:
         asked: calibration cases, each with its label, and what is said of them with all their views.
         fewer: `named` views -> the cases that have these and more, and what is said of them with these alone.
         learnt: modality -> (n, D) statistics of training images.
         classes: the diagnoses.
-        prior: (K,) prevalence that the network learnt; the temperature is fitted there.
+        prior: (K,) prevalence that the network learnt, for which the temperatures make its probabilities right.
         facts: about the cases; what a reader must know of the fit is added to its notes.
         prevalence: (K,) that predictions are to be for; None: the `prior`.
         coverage: chosen coverage of the diagnosis sets.
@@ -60,9 +61,7 @@ def fit_decision(
         TableError: no case has one of the views.
     """
     answers = answers_of(asked, classes)
-    temperature = choose_temperature(answers.labels, answers.probabilities, answers.patients, seed=seed)
     mix = prior if prevalence is None else prevalence
-    calibrated = _calibrated(answers, temperature, prior, mix)
     each = [asked[i] for i in one_case_each(answers.patients, seed)]
     references = {
         view: fit_reference(own, statistics_of(view, each), false_refers=false_refers) for view, own in learnt.items()
@@ -74,10 +73,13 @@ def fit_decision(
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always", AgfnetWarning)
             limits[views] = fit_limits(
-                own.labels, _calibrated(own, temperature, prior, mix), own.patients,
-                coverage=coverage, risk=risk, seed=seed,
-            )  # fmt: skip
-        for note in (*(str(warning.message) for warning in said), *_none_answered(limits[views], len(own), risk)):
+                own.labels, own.probabilities, own.patients, prior, mix, coverage=coverage, risk=risk, seed=seed
+            )
+        for note in (
+            *(str(warning.message) for warning in said),
+            *_none_answered(limits[views], len(own), risk),
+            *_at_limit(limits[views].temperature),
+        ):
             told.setdefault(_with_names(note, classes), []).append(views)
     apart = [disagreement(list(p.view_probabilities.values())) for _, p in asked if len(p.views_present) > 1] or [0.0]
     rule = ReferRule(float(np.quantile(apart, 1.0 - false_refers, method="higher")), references)
@@ -88,18 +90,20 @@ def fit_decision(
     notes = [
         *facts.get("notes", ()),
         *(note if len(having) == len(limits) else f"{_listed(having)}: {note}" for note, having in told.items()),
-        *_at_limit(temperature),
+        *_other_mix(answers, classes, prior),
         *_too_few(len(each), false_refers),
     ]
+    calibrated = [
+        reweighted(tempered(p.probabilities, limits[named(p.views_present)].temperature), prior, mix) for _, p in asked
+    ]
     return Decision(
-        temperature,
         tuple(prior.tolist()),
         tuple(mix.tolist()),
         coverage,
         risk,
         limits,
         rule,
-        fit_usual(calibrated, distances),
+        fit_usual(np.stack(calibrated), distances),
         {**facts, "notes": notes},
     )
 
@@ -107,12 +111,6 @@ def fit_decision(
 def _listed(names: Sequence[str]) -> str:
     """Those `named` views, for people."""
     return "With " + " or ".join(" and ".join(name.split(";")) if ";" in name else f"{name} alone" for name in names)
-
-
-def _calibrated(
-    answers: Answers, temperature: Sequence[float], prior: NDArray[np.float64], mix: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    return reweighted(tempered(answers.probabilities, temperature), prior, mix)
 
 
 def by_views(asked: Asked, fewer: Mapping[str, Asked]) -> dict[str, Asked]:
@@ -148,6 +146,18 @@ def _at_limit(temperature: Sequence[float]) -> Iterator[str]:
         yield (
             f"A temperature is at its limit ({LIMITS[0]:g} to {LIMITS[1]:g}): the network is all right, all wrong or "
             "without any idea on these cases. Look at the data before probabilities are used."
+        )
+
+
+def _other_mix(answers: Answers, classes: Sequence[str], prior: NDArray[np.float64]) -> Iterator[str]:
+    shares = np.bincount(answers.labels, minlength=len(classes)) / len(answers)
+    if np.abs(shares - prior).sum() / 2 > OTHER_MIX:
+        k = int(np.abs(shares - prior).argmax())
+        yield (
+            "Diagnoses are not as frequent among these cases as among the training cases "
+            f"({classes[k]}: {shares[k]:.0%} here, {prior[k]:.0%} there). The temperatures allow for it, but "
+            "probabilities are for the training cases' mix: state your patients' with --prevalence. Sets and referral "
+            "keep their promise for patients like these cases."
         )
 
 

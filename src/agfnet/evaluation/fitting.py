@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from agfnet.metrics.calibration import nll
 from agfnet.metrics.patients import patient_index
 from agfnet.metrics.weighting import IntArray, check_cases, tie_groups
-from agfnet.prediction.calibration import tempered
+from agfnet.prediction.calibration import reweighted, tempered
 from agfnet.prediction.conformal import Conformal
 from agfnet.prediction.decision import Limits
 from agfnet.prediction.drift import BINS, Usual
@@ -37,12 +37,15 @@ PER_CLASS_CASES = 20
 """Fewest calibration cases of a class for a temperature of its own."""
 
 
-def fit_temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
+def fit_temperature(labels: ArrayLike, probabilities: ArrayLike, prior: NDArray[np.float64] | None = None) -> float:
     """The temperature with the least negative log-likelihood; Guo et al. 2017 (1706.04599).
 
     Args:
         labels: (n,) integers in 0 .. K-1, of cases that were not trained on.
         probabilities: (n, K) floats, rows with sum 1.
+        prior: (K,) prevalence that the probabilities are right for, where these cases may have another one: they are
+            judged re-weighted to that, so that a shift of the mix is not taken for a lack of calibration. None: as they
+            are.
 
     Returns:
         A temperature within `LIMITS`.
@@ -52,7 +55,7 @@ def fit_temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
     """
     y, p = check_cases(labels, probabilities)
     found = minimize_scalar(
-        lambda log_t: float(nll(y, tempered(p, math.exp(log_t)))),
+        lambda log_t: float(nll(y, _among(y, tempered(p, math.exp(log_t)), prior))),
         bounds=(math.log(LIMITS[0]), math.log(LIMITS[1])),
         method="bounded",
         options={"xatol": 1e-6},
@@ -60,12 +63,19 @@ def fit_temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
     return math.exp(float(found.x))
 
 
-def fit_class_temperatures(labels: ArrayLike, probabilities: ArrayLike) -> tuple[float, ...]:
+def _among(y: IntArray, p: NDArray[np.float64], prior: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Probabilities that are right for `prior`, for the shares of the diagnoses among the labels."""
+    return p if prior is None else reweighted(p, prior, np.bincount(y, minlength=p.shape[1]) / len(y))
+
+
+def fit_class_temperatures(
+    labels: ArrayLike, probabilities: ArrayLike, prior: NDArray[np.float64] | None = None
+) -> tuple[float, ...]:
     """One temperature for each class, with the least negative log-likelihood; starts from the common one."""
     y, p = check_cases(labels, probabilities)
-    start = np.full(p.shape[1], math.log(fit_temperature(y, p)))
+    start = np.full(p.shape[1], math.log(fit_temperature(y, p, prior)))
     found = minimize(
-        lambda log_t: float(nll(y, tempered(p, np.exp(log_t).tolist()))),
+        lambda log_t: float(nll(y, _among(y, tempered(p, np.exp(log_t).tolist()), prior))),
         start,
         method="L-BFGS-B",
         bounds=[(math.log(LIMITS[0]), math.log(LIMITS[1]))] * p.shape[1],
@@ -74,7 +84,7 @@ def fit_class_temperatures(labels: ArrayLike, probabilities: ArrayLike) -> tuple
 
 
 def choose_temperature(
-    labels: ArrayLike, probabilities: ArrayLike, patients: Sequence[str], *, seed: int = 0
+    labels: ArrayLike, probabilities: ArrayLike, patients: Sequence[str], prior: NDArray[np.float64], *, seed: int = 0
 ) -> tuple[float, ...]:
     """One temperature, or one for each class where that helps.
 
@@ -82,24 +92,25 @@ def choose_temperature(
     is better by more than one standard error.
     """
     y, p = check_cases(labels, probabilities)
-    common = (fit_temperature(y, p),)
+    common = (fit_temperature(y, p, prior),)
     if np.bincount(y, minlength=p.shape[1]).min() < PER_CLASS_CASES:
         return common
     one, each = (
-        np.log(cross_fitted(y, p, patients, fit, seed=seed)[np.arange(len(y)), y])
-        for fit in (lambda y, p: (fit_temperature(y, p),), fit_class_temperatures)
+        np.log(_among(y, cross_fitted(y, p, patients, prior, per_class=own, seed=seed), prior)[np.arange(len(y)), y])
+        for own in (False, True)
     )
     gains = np.bincount(patient_index(patients), weights=each - one)  # a patient's cases are not independent
     helps = gains.sum() > gains.std(ddof=1) * math.sqrt(len(gains))
-    return fit_class_temperatures(y, p) if helps else common
+    return fit_class_temperatures(y, p, prior) if helps else common
 
 
 def cross_fitted(
     labels: ArrayLike,
     probabilities: ArrayLike,
     patients: Sequence[str],
-    fit: Callable[[IntArray, NDArray[np.float64]], Sequence[float]],
+    prior: NDArray[np.float64],
     *,
+    per_class: bool,
     seed: int = 0,
 ) -> NDArray[np.float64]:
     """Calibrated probabilities (n, K) of each case by temperatures that were fitted on other patients."""
@@ -109,7 +120,8 @@ def cross_fitted(
     out = np.empty_like(p)
     for fold in np.unique(fold_of):
         held = fold_of[owners] == fold
-        out[held] = tempered(p[held], fit(y[~held], p[~held]))
+        others = y[~held], p[~held], prior
+        out[held] = tempered(p[held], fit_class_temperatures(*others) if per_class else fit_temperature(*others))
     return out
 
 
@@ -218,17 +230,28 @@ def fit_reference(
 
 
 def fit_limits(
-    labels: ArrayLike, probabilities: ArrayLike, patients: Sequence[str], *, coverage: float, risk: float, seed: int = 0
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    patients: Sequence[str],
+    prior: NDArray[np.float64],
+    prevalence: NDArray[np.float64],
+    *,
+    coverage: float,
+    risk: float,
+    seed: int = 0,
 ) -> Limits:
-    """Thresholds of the diagnosis sets and the least certainty of an answer, for cases of the same views.
+    """Temperature; then thresholds of the diagnosis sets and the least certainty of an answer, for the same views.
 
-    Both are fitted on one case a patient: their confidence is that of cases that do not depend on each other.
+    The last two are fitted on one case a patient: their confidence is that of cases that do not depend on each other.
     """
     y, p = check_cases(labels, probabilities)
+    temperature = choose_temperature(y, p, patients, prior, seed=seed)
+    calibrated = reweighted(tempered(p, temperature), prior, prevalence)
     one = one_case_each(patients, seed)
     return Limits(
-        fit_conformal(labels, probabilities, patients, coverage=coverage, seed=seed),
-        fit_certainty(y[one], p[one], risk=risk),
+        temperature,
+        fit_conformal(y, calibrated, patients, coverage=coverage, seed=seed),
+        fit_certainty(y[one], calibrated[one], risk=risk),
     )
 
 

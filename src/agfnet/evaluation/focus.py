@@ -27,6 +27,7 @@ from agfnet.evaluation.answers import whole
 from agfnet.evaluation.evaluate import chosen_cases, drawn_cases
 from agfnet.evaluation.summary import figure_text
 from agfnet.files import write_json, write_text
+from agfnet.metrics.patients import DRAWS
 from agfnet.metrics.statistics import MetricSet, bootstrap
 from agfnet.metrics.weighting import FloatArray, weighted_mean
 from agfnet.places import joined
@@ -199,7 +200,7 @@ def focus(
     part: str | None = None,
     include_test: bool = False,
     limit: int | None = None,
-    draws: int = 2000,
+    draws: int = DRAWS,
     threads: int = 0,
     data_root: Place | None = None,
 ) -> dict[str, Any]:
@@ -233,7 +234,7 @@ def focus(
 
 
 def focus_figures(
-    found: Mapping[str, Mapping[str, Sequence[float | None]]], patients: Sequence[str], *, draws: int = 2000
+    found: Mapping[str, Mapping[str, Sequence[float | None]]], patients: Sequence[str], *, draws: int = DRAWS
 ) -> dict[str, Any]:
     """Mean energy of every map and control with its interval, and how many times each control a map scores.
 

@@ -17,7 +17,9 @@ from agfnet.evaluation.evaluate import counts, evaluate_outcomes, judged_cases
 from agfnet.evaluation.missed import missed_malignant
 from agfnet.evaluation.scorecard import thinned
 from agfnet.files import read_json
+from agfnet.metrics.calibration import ece, nll, simulate_calibrated
 from agfnet.metrics.classification import accuracy, balanced_accuracy
+from agfnet.metrics.patients import DRAWS
 from agfnet.metrics.ranking import macro_auc, net_benefit, precision_recall_curve
 from agfnet.metrics.statistics import MetricSet, bootstrap
 from agfnet.metrics.weighting import BoolArray, FloatArray, weighted_mean
@@ -31,7 +33,7 @@ SUBGROUP_VALUES = 12
 """With more sites than this, a report names none unasked."""
 ERRORS, RIGHT = 12, 6
 """Cases that are shown."""
-VIEW_FIGURES = ("accuracy", "balanced_accuracy", "macro_auc")
+VIEW_FIGURES = {"accuracy": accuracy, "balanced_accuracy": balanced_accuracy, "macro_auc": macro_auc, "nll": nll}
 
 
 def report_facts(
@@ -44,7 +46,7 @@ def report_facts(
     subgroups: Sequence[str] = (),
     robustness: Path | None = None,
     skip_bad: bool = False,
-    draws: int = 2000,
+    draws: int = DRAWS,
     threads: int = 0,
     data_root: Place | None = None,
     prevalence: str | None = None,
@@ -172,23 +174,26 @@ def set_figures(kept: Sequence[Outcome], answers: Answers, predictor: Predictor,
     sets = [set(o.prediction.diagnosis_set or ()) for o in kept if o.prediction]
     inside = np.array([label in own for label, own in zip(answers.labels, sets, strict=True)], float)
     size = np.array([len(own) for own in sets], float)
+    of = {name: answers.labels == k for k, name in enumerate(predictor.classes)}
 
     def figures(weights: FloatArray) -> dict[str, FloatArray]:
-        classes = {
-            name: weighted_mean(inside[answers.labels == k], weights[..., answers.labels == k])
-            for k, name in enumerate(predictor.classes)
+        of_all = {"coverage": weighted_mean(inside, weights), "size": weighted_mean(size, weights)}
+        return of_all | {
+            f"{figure} {name}": weighted_mean(values[own], weights[..., own])
+            for figure, values in (("coverage", inside), ("size", size))
+            for name, own in of.items()
         }
-        return {"": weighted_mean(inside, weights), " size": weighted_mean(size, weights), **classes}
 
-    of = {name: answers.labels == k for k, name in enumerate(predictor.classes)}
-    entries = _entries(figures, answers.patients, draws, {"": np.ones(len(answers), np.bool_), **of})
+    shares = {"coverage": np.ones(len(answers), np.bool_), **{f"coverage {name}": own for name, own in of.items()}}
+    entries = _entries(figures, answers.patients, draws, shares)
     decision = predictor.decision
     return {
         "chosen": decision.coverage if decision else None,
         "by_class": decision is not None and all(own.conformal.per_class for own in decision.limits.values()),
-        "coverage": entries[""],
-        "size": entries[" size"],
-        "per_class": {name: entries[name] for name in predictor.classes},
+        "coverage": entries["coverage"],
+        "size": entries["size"],
+        "per_class": {name: entries[f"coverage {name}"] for name in predictor.classes},
+        "size_per_class": {name: entries[f"size {name}"] for name in predictor.classes},
     }
 
 
@@ -225,11 +230,15 @@ def missing_views(predictor: Predictor, cases: Sequence[Case], draws: int) -> di
         y, p = answers.labels, answers.probabilities
 
         def figures(weights: FloatArray, y: NDArray[np.int64] = y, p: FloatArray = p) -> dict[str, FloatArray]:
-            scores = (accuracy, balanced_accuracy, macro_auc)
-            return {name: score(y, p, weights) for name, score in zip(VIEW_FIGURES, scores, strict=True)}
+            return {name: score(y, p, weights) for name, score in VIEW_FIGURES.items()}
 
         shares = {"accuracy": np.ones(len(answers), np.bool_)}
-        out[view] = {"cases": len(answers), **_entries(figures, answers.patients, draws, shares)}
+        out[view] = {
+            "cases": len(answers),
+            **_entries(figures, answers.patients, draws, shares),
+            "ece": float(ece(y, p)),
+            "ece_if_calibrated": float(simulate_calibrated(p)["ece"].mean()),
+        }
     return out
 
 

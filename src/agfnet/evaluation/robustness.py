@@ -17,8 +17,9 @@ from agfnet.evaluation.answers import Answers, labels_of, whole
 from agfnet.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from agfnet.evaluation.evaluate import chosen_cases, drawn_cases, prevalence_note, table_facts
 from agfnet.files import read_json, write_json
-from agfnet.metrics.calibration import brier, ece, nll
+from agfnet.metrics.calibration import brier, ece, nll, simulate_calibrated
 from agfnet.metrics.classification import accuracy, balanced_accuracy
+from agfnet.metrics.patients import DRAWS
 from agfnet.metrics.statistics import MetricSet, bootstrap, paired_difference
 from agfnet.metrics.weighting import FloatArray
 from agfnet.prediction.asking import parse_prevalence
@@ -27,6 +28,8 @@ from agfnet.prediction.predictor import Change, Predictor
 from agfnet.types import Case, ConfigError, Place
 
 log = logging.getLogger("agfnet")
+SIMULATED = 100
+"""Draws of a calibrated model for each setting."""
 MIXED = "any"
 """In place of a corruption's name: one drawn for each view of a case."""
 SCORES: Mapping[str, Callable[..., FloatArray]] = {
@@ -109,7 +112,7 @@ def robustness(
     include_test: bool = False,
     limit: int | None = None,
     seed: int = 0,
-    draws: int = 1000,
+    draws: int = DRAWS,
     threads: int = 0,
     data_root: Place | None = None,
     prevalence: str | None = None,
@@ -177,7 +180,7 @@ def robustness(
     return made | said | table_facts(table, cases, include_test=include_test)
 
 
-def robustness_table(answers: Mapping[Setting, Answers], *, draws: int = 1000) -> dict[str, Any]:
+def robustness_table(answers: Mapping[Setting, Answers], *, draws: int = DRAWS) -> dict[str, Any]:
     """Figures of every setting, and of each group of settings on average.
 
     Args:
@@ -187,8 +190,9 @@ def robustness_table(answers: Mapping[Setting, Answers], *, draws: int = 1000) -
     Returns:
         `cases`, `patients`; `clean`: figures; `settings`: a list of views, corruption, severity, figures and the
         `fall`, clean minus corrupted balanced accuracy; `groups`: views -> the same figures averaged over all their
-        corruptions and severities; `notes`. A figure is {value, low, high}; `ece` and `overconfidence` (mean confidence
-        minus accuracy) are plain numbers.
+        corruptions and severities; `notes`. A figure is {value, low, high}; `ece`, `ece_if_calibrated` (what a
+        calibrated model with these probabilities would score) and `overconfidence` (mean confidence minus accuracy)
+        are plain numbers.
     """
     clean = answers[Setting()]
     patients = clean.patients
@@ -234,5 +238,8 @@ def _scored(settings: Sequence[Answers], clean: MetricSet, patients: list[str], 
         **{name: own[name].as_json() for name in SCORES},
         "fall": fall.as_json(),
         "ece": float(np.mean([ece(a.labels, a.probabilities) for a in settings])),
+        "ece_if_calibrated": float(
+            np.mean([simulate_calibrated(a.probabilities, draws=SIMULATED)["ece"].mean() for a in settings])
+        ),
         "overconfidence": float(np.mean(sure)),
     }

@@ -44,9 +44,13 @@ def _points(entry: Mapping[str, float | None]) -> str:
     return figure_text(entry, ".1f", times=100)
 
 
+def _ece(own: Mapping[str, Any]) -> str:
+    return f"{own['ece']:.3f} ({own['ece_if_calibrated']:.3f})"
+
+
 def _group_row(name: str, own: Mapping[str, Any], fall: str) -> str:
     return (
-        f"| {name} | {_points(own['balanced_accuracy'])} | {fall} | {own['nll']['value']:.3f} | {own['ece']:.3f} "
+        f"| {name} | {_points(own['balanced_accuracy'])} | {fall} | {own['nll']['value']:.3f} | {_ece(own)} "
         f"| {100 * own['overconfidence']:+.1f} |"
     )
 
@@ -56,7 +60,7 @@ def robustness_markdown(made: Mapping[str, Any]) -> str:
     lines = [
         (
             f"{made['cases']} cases of {made['patients']} patients; in brackets 95 % intervals over patients. "
-            "Overconfidence: mean confidence minus accuracy, points."
+            "ECE: in brackets that of a calibrated model. Overconfidence: mean confidence minus accuracy, points."
         ),
         "",
         "| Images | Balanced accuracy, % | Fall from clean, points | NLL | ECE | Overconfidence |",

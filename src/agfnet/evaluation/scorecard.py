@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from agfnet.evaluation.notes import FEW_CASES, card_notes
 from agfnet.metrics.calibration import BINS, reliability_bins, simulate_calibrated
 from agfnet.metrics.classification import confusion_matrix
-from agfnet.metrics.patients import patient_index
+from agfnet.metrics.patients import DRAWS, patient_index
 from agfnet.metrics.ranking import roc_curve
 from agfnet.metrics.scores import BIASED, HEADLINE, MALIGNANT, PER_CLASS, all_scores, shares_of
 from agfnet.metrics.selective import risk_coverage_curve
@@ -33,7 +33,7 @@ def scorecard(
     classes: Sequence[str],
     *,
     malignant: Sequence[str] | None = None,
-    draws: int = 2000,
+    draws: int = DRAWS,
     seed: int = 0,
     subgroups: Mapping[str, Sequence[str | None]] | None = None,
 ) -> dict[str, Any]:

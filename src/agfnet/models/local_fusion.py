@@ -366,7 +366,7 @@ class LocalFusion(nn.Module):
 
         Finer maps enter through 2 x 2 patches: their detail goes into channels, at a quarter of the positions. The
         finest stays by itself: with what the coarsest has seen of the whole image its positions would not need to be
-        local, and attention and evidence settled beside the lesion (docs/results.md).
+        local, and attention and evidence settled beside the lesion (docs/development-log.md).
         """
         padded = [F.pad(x, (0, -x.shape[3] % PATCH, 0, -x.shape[2] % PATCH)) for x in pyramid[:-1]]
         maps = [conv(x) for conv, x in zip(lateral, [*padded, pyramid[-1]], strict=True)]  # type: ignore[call-overload]

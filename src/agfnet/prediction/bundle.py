@@ -27,7 +27,7 @@ from agfnet.files import write_atomically
 from agfnet.kinds import KINDS
 from agfnet.types import BundleError
 
-FORMAT = 7
+FORMAT = 8
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 GRAPH = "model.onnx"
 PARTS = (GRAPH, "weights.safetensors", "config.yaml")

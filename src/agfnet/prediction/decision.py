@@ -34,10 +34,12 @@ class Limits:
     """What was fitted on calibration cases that were asked with the same views: fewer views make answers less sure.
 
     Attributes:
+        temperature: one number, or one for each class.
         conformal: thresholds of the diagnosis sets.
         certainty: least probability of the likeliest class of an answered case.
     """
 
+    temperature: tuple[float, ...]
     conformal: Conformal
     certainty: float
 
@@ -52,18 +54,17 @@ class Decision:
     """Everything that was fitted on calibration cases.
 
     Attributes:
-        temperature: one number, or one for each class.
-        prior: (K,) prevalence under which the network's probabilities are right; a temperature does not change it.
+        prior: (K,) prevalence under which the network's probabilities are right, before and after a temperature.
         prevalence: (K,) that the diagnosis sets and the rule that refers were fitted for.
         coverage: chosen share of cases whose diagnosis set holds the diagnosis.
         risk: wanted share of errors among the answered cases.
-        limits: `named` views -> what was fitted with these; cases of other views are referred.
+        limits: `named` views -> what was fitted with these; cases of other views keep the network's own temperature,
+            and are referred.
         refer: when a case is handed back, besides.
         usual: what calibration cases look like, the reference of drift.
         facts: table, part, numbers of cases, and what a reader must know; JSON.
     """
 
-    temperature: tuple[float, ...]
     prior: tuple[float, ...]
     prevalence: tuple[float, ...]
     coverage: float
@@ -73,9 +74,11 @@ class Decision:
     usual: Usual
     facts: Mapping[str, Any]
 
-    def calibrated(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Calibrated probabilities (..., K), for the patients that this was fitted for."""
-        return reweighted(tempered(probabilities, self.temperature), np.array(self.prior), np.array(self.prevalence))
+    def calibrated(self, probabilities: NDArray[np.float64], views: Iterable[str]) -> NDArray[np.float64]:
+        """Calibrated probabilities (..., K) of cases with these views, for the patients that this was fitted for."""
+        own = self.limits.get(named(views))
+        right = probabilities if own is None else tempered(probabilities, own.temperature)
+        return reweighted(right, np.array(self.prior), np.array(self.prevalence))
 
     def decide(
         self,
@@ -92,7 +95,7 @@ class Decision:
             statistics: modality -> (I, D) of its images.
             prevalence: (K,) among the patients that are asked about, where it is not what this was fitted for.
         """
-        said = calibrated = self.calibrated(probabilities)
+        said = calibrated = self.calibrated(probabilities, opinions)
         own = self.limits.get(named(opinions))
         certainty = float(said.max())
         inside = np.ones(len(said), np.bool_) if own is None else own.conformal.sets(said)
@@ -113,7 +116,6 @@ def write_decision(decision: Decision) -> dict[str, bytes]:
     """The parts of a bundle that hold a decision; no pickle."""
     refer = decision.refer
     told = {
-        "temperature": list(decision.temperature),
         "prevalence": list(decision.prevalence),
         "coverage": decision.coverage,
         "risk": decision.risk,
@@ -144,12 +146,14 @@ def read_decision(bundle: Bundle) -> Decision | None:
             for view, limit in told["refer"]["limits"].items()
         }
     return Decision(
-        tuple(told["temperature"]),
         tuple(bundle.prior.tolist()),
         tuple(told["prevalence"]),
         told["coverage"],
         told["risk"],
-        {views: Limits(_conformal(own["conformal"]), own["certainty"]) for views, own in told["limits"].items()},
+        {
+            views: Limits(tuple(own["temperature"]), _conformal(own["conformal"]), own["certainty"])
+            for views, own in told["limits"].items()
+        },
         ReferRule(told["refer"]["disagreement"], references),
         Usual(
             {view: tuple(edges) for view, edges in told["usual"]["distances"].items()},

@@ -8,20 +8,27 @@ import numpy as np
 import pytest
 
 from agfnet.evaluation.fit_decision import fit_decision
+from agfnet.metrics.calibration import ece
 from agfnet.prediction.calibration import reweighted, tempered
 from agfnet.types import Case, Prediction, Reason, TableError
 
 CLASSES = ("cyst", "lipoma", "naevus")
 TOO_SURE = 0.4
-PRIOR = np.array([0.2, 0.5, 0.3])
+
+
+def honest(cases, rng):
+    """What can be known of so many cases, (cases, 3): their diagnoses are drawn from it."""
+    odds = np.exp(rng.normal([-1.0, 1.0, 0.0], 2.5, (cases, 3)))
+    return odds / odds.sum(1, keepdims=True)
+
+
+PRIOR = honest(100_000, np.random.default_rng(9)).mean(0)
 
 
 def asked_about(patients, rng, *, far=0.0):
     """A case for each of `patients` as an overconfident network answers it; its image lies `far` from the usual."""
-    logits = rng.normal(0.0, 2.5, (len(patients), 3))
-    honest = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     made = []
-    for i, (patient, p) in enumerate(zip(patients, honest, strict=True)):
+    for i, (patient, p) in enumerate(zip(patients, honest(len(patients), rng), strict=True)):
         own = tempered(p, TOO_SURE)
         case = Case(
             case_id=f"{patient}-{i}", patient_id=patient, row=i + 2, views={}, label=CLASSES[rng.choice(3, p=p)]
@@ -112,6 +119,26 @@ def test_with_a_view_missing_sets_cover_and_answers_are_right_as_often(decision,
     assert wrong[0] <= 0.1 < wrong[1]
 
 
+def test_probabilities_are_calibrated_for_the_views_that_are_there(decision, fresh):
+    """Each set of views has the temperature that undoes its own overconfidence."""
+    for asked, views, wanted in (
+        (fresh, "clinical;ultrasound", TOO_SURE),
+        (with_photo_alone(fresh), "clinical", 0.4 * TOO_SURE),
+    ):
+        assert decision.limits[views].temperature == pytest.approx((1 / wanted,), rel=0.15)
+        p = np.stack([said.probabilities for _, said in asked])
+        labels = np.array([CLASSES.index(case.label) for case, _ in asked])
+        assert ece(labels, decision.calibrated(p, views.split(";"))) < 0.03 < ece(labels, p)
+
+
+def test_another_mix_of_diagnoses_is_said():
+    rng = np.random.default_rng(0)
+    asked = asked_about([f"P{i}" for i in range(300)], rng)
+    made = fit_decision(asked, {}, learnt(rng), CLASSES, np.array([0.05, 0.05, 0.9]), {})
+    assert "(naevus: " in "\n".join(made.facts["notes"])
+    assert "there). The temperatures allow for it" in "\n".join(made.facts["notes"])
+
+
 def test_views_that_nothing_was_fitted_with_are_referred(decision, fresh):
     _, p = fresh[0]
     scan = {"ultrasound": p.view_probabilities["ultrasound"]}
@@ -181,11 +208,11 @@ def test_everything_after_the_temperature_is_fitted_for_the_patients_that_predic
     mix = np.array([0.9, 0.05, 0.05])
     plain = fit_decision(asked, {}, images, CLASSES, PRIOR, {})
     other = fit_decision(asked, {}, images, CLASSES, PRIOR, {}, prevalence=mix)
-    assert other.temperature == plain.temperature
+    (temperature,) = {decision.limits["clinical;ultrasound"].temperature for decision in (plain, other)}
     assert other.prevalence == pytest.approx(tuple(mix))
     decided = [other.decide(p.probabilities, p.view_probabilities, p.statistics) for _, p in asked]
     said = np.stack([made.probabilities for made in decided])
-    calibrated = tempered(np.stack([p.probabilities for _, p in asked]), plain.temperature)
+    calibrated = tempered(np.stack([p.probabilities for _, p in asked]), temperature)
     assert said == pytest.approx(reweighted(calibrated, PRIOR, mix))
     predicted = np.bincount(said.argmax(1), minlength=3) + 0.5
     assert other.usual.predicted == pytest.approx(predicted / predicted.sum())

@@ -48,20 +48,37 @@ def _distorted(rng, temperatures, cases):
 
 def test_a_temperature_for_each_class_only_where_it_helps():
     rng = np.random.default_rng(0)
-    labels, given, patients = _distorted(rng, (0.5, 1.0, 3.0), 3000)
-    assert choose_temperature(labels, given, patients) == pytest.approx((0.5, 1.0, 3.0), rel=0.15)
-    labels, given, patients = _distorted(rng, (2.0, 2.0, 2.0), 3000)
-    assert choose_temperature(labels, given, patients) == pytest.approx((2.0,), rel=0.1)
+    for temperatures, found in (((0.5, 1.0, 3.0), (0.5, 1.0, 3.0)), ((2.0, 2.0, 2.0), (2.0,))):
+        labels, given, patients = _distorted(rng, temperatures, 3000)
+        prior = np.bincount(labels) / len(labels)
+        assert choose_temperature(labels, given, patients, prior) == pytest.approx(found, rel=0.15)
+
+
+def test_another_mix_of_diagnoses_is_not_taken_for_a_lack_of_calibration():
+    """A network that is right for the training cases' mix stays as it is, whatever the mix of the calibration cases."""
+    rng = np.random.default_rng(0)
+    prior = np.array([0.8, 0.15, 0.05])
+    labels = np.repeat([0, 1, 2], 500)
+    seen = (
+        rng.normal(0.0, 1.0, (1500, 3)) + 1.5 * np.eye(3)[labels]
+    )  # log-likelihoods of three Gaussians, but for a sum
+    right = np.exp(1.5 * seen) * prior
+    right /= right.sum(1, keepdims=True)
+    patients = [f"P{i}" for i in range(1500)]
+    assert choose_temperature(labels, right, patients, prior) == pytest.approx((1.0,), rel=0.1)
+    assert choose_temperature(labels, tempered(right, 0.5), patients, prior) == pytest.approx((2.0,), rel=0.1)
+    assert fit_temperature(labels, right) > 1.3  # what the shift would be taken for
 
 
 def test_a_class_of_few_cases_has_no_temperature_of_its_own():
     labels, given, patients = _distorted(np.random.default_rng(0), (0.5, 1.0, 3.0), 3000)
     rare = np.flatnonzero(labels == 2)[PER_CLASS_CASES - 1 :]
     kept = np.setdiff1d(np.arange(len(labels)), rare)
-    assert len(choose_temperature(labels[kept], given[kept], [patients[i] for i in kept])) == 1
+    prior = np.bincount(labels[kept]) / len(kept)
+    assert len(choose_temperature(labels[kept], given[kept], [patients[i] for i in kept], prior)) == 1
 
 
-def test_no_case_is_calibrated_by_its_own_patient():
+def test_no_case_is_calibrated_by_its_own_patient(monkeypatch):
     rng = np.random.default_rng(0)
     labels, given, patients = _distorted(rng, (1.0, 1.0), 40)
     given[:, 0] += np.arange(40) * 1e-9  # tells the cases apart
@@ -69,11 +86,12 @@ def test_no_case_is_calibrated_by_its_own_patient():
     owner = {row.tobytes(): patient for row, patient in zip(given, patients, strict=True)}
     fitted = []
 
-    def fit(_, p):
+    def fit(_, p, __):
         fitted.append({owner[row.tobytes()] for row in p})
-        return (float(len(fitted) + 1),)
+        return float(len(fitted) + 1)
 
-    made = cross_fitted(labels, given, patients, fit)
+    monkeypatch.setattr("agfnet.evaluation.fitting.fit_temperature", fit)
+    made = cross_fitted(labels, given, patients, np.array([0.5, 0.5]), per_class=False)
     for row, case, patient in zip(made, given, patients, strict=True):
         used = [i for i in range(len(fitted)) if tempered(case, i + 2.0) == pytest.approx(row, abs=1e-12)]
         assert len(used) == 1
