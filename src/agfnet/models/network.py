@@ -173,8 +173,8 @@ class AGFNet(nn.Module):
         views = torch.stack(
             [head(self.dropout(v)) for head, v in zip(self.view_heads.values(), pooled, strict=True)], dim=1
         )
-        # Fixed: learnt from training cases, weights favour the opinion that knows them by heart (docs/development-log.md,
-        # "Opinions").
+        # Fixed: learnt from training cases, weights favour the opinion that knows them by heart (see "Opinions" in
+        # docs/development-log.md).
         shares = present.float() / present.float().sum(1, keepdim=True).clamp(min=1) / 2
         weights = torch.cat([1 - shares.sum(1, keepdim=True), shares], dim=1)
         opinions = torch.cat([fused_logits[:, None], views[..., :K]], dim=1).float().log_softmax(-1)
