@@ -29,6 +29,17 @@ def copied(trained, tmp_path_factory):
     return run
 
 
+def test_what_is_no_run_folder_is_told(copied, tmp_path, agfnet_command):
+    shutil.copytree(copied, tmp_path / "folds" / "fold-1")
+    for command in ("calibrate", "report"):
+        out = ["-o", tmp_path / "out"] if command == "report" else []
+        done = agfnet_command(command, tmp_path / "folds", *out)
+        assert done.exit_code == 1
+        assert "holds a network for each fold" in done.stderr.replace("\n", " ")
+    done = agfnet_command("calibrate", copied / "model.agf")
+    assert "Name the run folder" in done.stderr.replace("\n", " ")
+
+
 def test_the_command(copied, trained, drawn, agfnet_command, tmp_path):
     done = agfnet_command("calibrate", copied, drawn / "parts.csv", "--part", "validation", "--threads", 1)
     assert done.exit_code == 0, done.stderr
@@ -202,7 +213,7 @@ def test_a_run_from_another_folder_says_where_its_table_is(copied, drawn, tmp_pa
 def test_a_folder_without_a_run(tmp_path, agfnet_command):
     done = agfnet_command("calibrate", tmp_path)
     assert done.exit_code == 1
-    assert "Train first" in done.stderr
+    assert "Finish the run with `agfnet train --resume`" in done.stderr
 
 
 def test_a_table_of_its_own_needs_no_parts(copied, drawn, tmp_path, agfnet_command):

@@ -54,7 +54,8 @@ def test_it_goes_on_and_shows_what_came_out(folder):
     assert trained.stat().st_mtime_ns == first
     assert Predictor(folder / "both-views").decision is not None
     page = (folder / "report" / "report.html").read_text()
-    assert f"Report of one network on {result.cases} cases" in page
+    assert "<h1>Report: test part of parts.csv</h1>" in page
+    assert f"on {result.cases} cases of" in page
     assert "no figure on these images is a clinical result" in page
     parts = pl.read_csv(folder / "phantom" / "parts.csv")
     assert result.cases == (parts["split"] == "test").sum()

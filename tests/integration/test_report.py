@@ -141,7 +141,7 @@ def test_the_part_is_said_also_where_none_was_named(calibrated, tmp_path, agfnet
     assert facts["card"]["part"] == "train"
     done = agfnet_command("report", calibrated, "-o", tmp_path, "--draws", 100, "--threads", 1)
     assert done.exit_code == 0, done.stderr
-    assert ", part validation)" in (tmp_path / "model_card.md").read_text()
+    assert "(validation part of parts.csv)" in (tmp_path / "model_card.md").read_text()
 
 
 def test_the_whole_scorecard_is_that_of_the_saved_predictions(reported, facts, drawn):
@@ -237,12 +237,53 @@ def test_subgroups_are_those_that_were_asked_for(facts, calibrated, tmp_path, ag
     assert "no subgroups by age; there are values of border" in unknown.stderr.replace("\n", " ")
 
 
+def test_rare_sites_are_counted_and_not_named(calibrated, drawn, tmp_path, agfnet_command):
+    test = pl.read_csv(drawn / "parts.csv").filter(pl.col("split") == "train").drop("split")
+    place = pl.when(pl.int_range(pl.len()) == 0).then(pl.lit("Dr Huber")).otherwise(pl.lit("clinic"))
+    views = [(pl.lit(f"{drawn}/") + pl.col(view)).alias(view) for view in ("clinical", "ultrasound")]
+    test.with_columns(*views, site=place, split=pl.lit("train")).write_csv(tmp_path / "t.csv")
+    out = tmp_path / "out"
+    done = agfnet_command("report", calibrated, tmp_path / "t.csv", "--part", "train", "-o", out, "--draws", 100)
+    assert done.exit_code == 0, done.stderr
+    told = json.loads((out / "report.json").read_text())["cohort"]["site"]
+    assert told == {"clinic": test.height - 1, "others (1)": 1}
+    assert not [path for path in out.iterdir() if b"Huber" in path.read_bytes()]
+
+
+def test_what_was_chosen_and_what_a_missing_view_costs_is_said(reported, facts):
+    page, card = (reported / "report.html").read_text(), (reported / "model_card.md").read_text()
+    assert "<h1>Report: train part of parts.csv</h1>" in page
+    answered = facts["referral"]["answered_cases"]
+    assert (
+        f"errors in at most {100 * facts['referral']['risk']:.0f} % of the answered cases. Answered: {answered} of"
+        in page
+    )
+    assert f"{answered} of {facts['card']['n_cases']} cases" in card
+    for own in facts["missing_views"].values():
+        lost = own["all_views"]["value"] - own["balanced_accuracy"]["value"]
+        assert own["lost"]["value"] == pytest.approx(lost)
+        assert own["lost"]["low"] <= lost <= own["lost"]["high"]
+
+
+def test_further_labels_are_judged(reported, facts, drawn):
+    """By the saved predictions against the table."""
+    told = facts["card"]["further_labels"]["border"]
+    table = pl.read_csv(drawn / "parts.csv").filter(pl.col("split") == "train").select("case_id", "border")
+    said = pl.read_csv(reported / "predictions.csv").join(table, on="case_id")
+    known = said.drop_nulls("border")
+    right = (known["border_prediction"] == known["border"]).mean()
+    assert told["n_cases"] == known.height
+    assert told["accuracy"]["value"] == pytest.approx(right)
+    assert "Further labels" in (reported / "report.html").read_text()
+    assert "| border | " in (reported / "summary.md").read_text()
+
+
 def test_the_model_card(reported, facts, drawn):
     text = (reported / "model_card.md").read_text()
     assert "Research use only" in text
     assert "Balanced accuracy" in text
     assert str(drawn) not in text  # of this machine, and a card is passed on
-    assert "(parts.csv, part train)" in text
+    assert "(train part of parts.csv)" in text
     assert "fusion: agf;" in text
     for part in ("model.onnx", "decision.json"):
         assert facts["run"]["sha256"][part] in text

@@ -70,7 +70,8 @@ def check(
                 left = report.cases - sum(counts.values())
                 told += f", {left} without a part (neither trained on nor scored)" if title == "parts" and left else ""
                 out.print(f"{title}: {told}")
-        if report.cases and not predict and report.unlabelled is None:
+        renamed = any(fault.cause == "missing-column" for fault in report.faults)  # the label may be among them
+        if report.cases and not predict and report.unlabelled is None and not renamed:
             out.print("no column label: fit for prediction only")
         elif report.unlabelled and not predict:
             out.print(f"cases without a label: {report.unlabelled} of {report.cases}")
@@ -105,7 +106,7 @@ def split(
         except ValueError as error:
             raise typer.BadParameter("--fractions takes four numbers by commas") from error
         if len(shares) != len(PARTS):
-            raise typer.BadParameter("--fractions takes four numbers by commas")
+            raise typer.BadParameter("--fractions takes four numbers by commas; 0 leaves a part out")
         counts = split_to_file(
             table, output, fractions={p: f for p, f in zip(PARTS, shares, strict=True) if f}, seed=seed
         )

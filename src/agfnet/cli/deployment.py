@@ -31,10 +31,12 @@ def bundle(
     openssl genpkey -algorithm ed25519 -out key.pem && agfnet bundle runs/first -o model.agf --sign key.pem
     """
     with errors_said():
+        from agfnet.prediction.bundle import CARD
         from agfnet.prediction.deploy import deploy
 
         made = deploy(source, output, card=card, key=sign)
-        out.print(f"{output}: SHA-256 {made.sha256}, {_CALIBRATED[made.calibrated]}")
+        without = "" if card is not None or CARD in made.parts else "; without a model card (--card)"
+        out.print(f"{output}: SHA-256 {made.sha256}, {_CALIBRATED[made.calibrated]}{without}")
 
 
 @app.command(rich_help_panel="Deployment")

@@ -8,7 +8,8 @@ patients.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,7 +33,7 @@ from agfnet.data.images import (
 )
 from agfnet.data.locate import locate_images, nearly_named
 from agfnet.data.said import said_faults
-from agfnet.data.table import SCALE_SUFFIX, infer_views, scales_of, structural_faults
+from agfnet.data.table import KNOWN_VIEWS, SCALE_SUFFIX, infer_views, scales_of, structural_faults
 from agfnet.data.tablefile import Fault, RawTable, load_table
 from agfnet.places import Url, look_up, place
 from agfnet.types import Place
@@ -137,6 +138,7 @@ def check_table(
     raw, faults = load_table(path)
     if raw is None:
         return Report(path=path, level=level, faults=faults)
+    guessed = set() if views is not None else {*infer_views(raw.frame)} - {*KNOWN_VIEWS}
     views = infer_views(raw.frame) if views is None else tuple(views)
     faults += structural_faults(raw, views, extra_labels)
     images, outside = locate_images(raw, views, path.parent, data_root)
@@ -147,7 +149,9 @@ def check_table(
     faults += label_faults(raw, classes, min_patients_per_class, need_labels)
     uses = _with_ids(raw, images)
     faults += _repeat_faults(uses) + _scale_faults(uses)
-    wrong, said = _file_faults(uses, path, level, limits, workers=workers or os.cpu_count() or 1, progress=progress)
+    wrong, said = _file_faults(
+        uses, path, level, limits, guessed=guessed, workers=workers or os.cpu_count() or 1, progress=progress
+    )
     faults += wrong
     known = [path for path, own in said.items() if own.mm_per_pixel is not None]
     scaled = uses.filter(pl.col("mm_per_pixel").is_not_null() | pl.col("path").is_in(known))
@@ -250,10 +254,11 @@ def _file_faults(
     level: Level,
     limits: ImageLimits,
     *,
+    guessed: Collection[str],
     workers: int,
     progress: Progress | None,
 ) -> tuple[list[Fault], Mapping[str, Said]]:
-    """What is wrong with the files, and what they say of themselves."""
+    """What is wrong with the files, and what they say of themselves; `guessed` views may be none."""
     paths: list[str] = uses["path"].unique(maintain_order=True).to_list()
     errors, said = _quick_look(paths, level, limits, workers)
     readable = [path for path in paths if path not in errors]
@@ -289,9 +294,7 @@ def _file_faults(
         Fault(
             cause=errors[path].cause,
             message=f"{path}: {errors[path].problem}",
-            remedy=f"The folder holds {there[path]!r}: write that, or rename it; capitals and accents' encoding count."
-            if path in there
-            else errors[path].remedy,
+            remedy=_remedy(path, errors[path], there.get(path), guessed=view in guessed),
             row=row,
             column=view,
         )
@@ -299,6 +302,20 @@ def _file_faults(
         if path in errors
     ]
     return [*shared, *said_faults(uses, said), *unusable], said
+
+
+def _remedy(path: str, error: CodedImageError, there: str | None, *, guessed: bool) -> str:
+    """What to do about a file that cannot be used; `there` is a name in its folder that is nearly its own."""
+    if there is not None:
+        if unicodedata.normalize("NFC", there) == unicodedata.normalize("NFC", os.path.basename(path)):  # noqa: PTH119
+            return (
+                "The folder holds that name with its accents stored otherwise, as copies between systems make it. "
+                "Rename the files; `convmv -f utf8 -t utf8 --nfc -r --notest FOLDER` does all."
+            )
+        return f"The folder holds {there!r}: write that, or rename it; capitals count."
+    if error.cause == "missing-file" and guessed:
+        return f"{error.remedy} If the column is no view, name those that are: --views."
+    return error.remedy
 
 
 _Looked = tuple[dict[str, CodedImageError], dict[str, Said]]

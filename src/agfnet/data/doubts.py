@@ -27,25 +27,36 @@ _PARTS = {*PARTS, "training", "trn", "val", "valid", "dev", "testing", "tst", "c
 def name_faults(frame: pl.DataFrame, views: Sequence[str]) -> list[Fault]:
     """Columns whose names are nearly those of one that is not there: as a free column they would do nothing."""
     scales = [f"{view}{SCALE_SUFFIX}" for view in views]
-    wanted = [name for name in ("label", "split", "site", "reference_standard", *scales) if name not in frame.columns]
+    columns = ("case_id", "patient_id", "label", "split", "site", "reference_standard", *scales)
+    wanted = [name for name in columns if name not in frame.columns]
     taken = {*RESERVED, *views, *scales}
     free = {name.casefold(): name for name in frame.columns if name not in taken}
     faults = []
     for name in wanted:
-        near = difflib.get_close_matches(name, free, n=1, cutoff=0.85)
+        near = [one for one in free if _letters(one) == _letters(name)]
+        near += difflib.get_close_matches(name, free, n=1, cutoff=0.85)
         near += [one for one in _LABEL if name == "label" and one in free]
         near += [one for one in _SPLIT if name == "split" and one in free and _holds_parts(frame[free[one]])]
+        if near and name in scales and near[0] == name.casefold():
+            view = name.removesuffix(SCALE_SUFFIX)
+            remedy = f"Rename {view} to {free[near[0]].removesuffix(SCALE_SUFFIX)}, so that both are written alike."
+        elif near:
+            remedy = f"Rename {free[near[0]]} to {name}, if it is that."
         if near:
             faults.append(
                 Fault(
                     cause="missing-column",
                     message=f"there is no column {name}, but one that looks like it",
-                    remedy=f"Rename {free[near[0]]} to {name}, if it is that.",
+                    remedy=remedy,
                     row=1,
                     column=free[near[0]],
                 )
             )
     return faults
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.casefold()))
 
 
 _PLACEHOLDERS = {
@@ -56,6 +67,9 @@ _PLACEHOLDERS = {
 
 _FORMULA = re.compile(r"[=+@]|-(?!\d+([.,]\d+)?$)")
 """How a value begins that spreadsheets run; a negative number is none."""
+
+_ROUNDED = re.compile(r"\d([.,]\d+)?[eE]\+?\d+")
+"""What a spreadsheet makes of a long number: others that begin alike come out the same."""
 
 _INSTEAD = {
     "case_id": "Give the case an id.",
@@ -77,8 +91,8 @@ def doubtful_faults(raw: RawTable, classes: Sequence[str] = ()) -> list[Fault]:
         classes: labels that are meant.
 
     Returns:
-        A fault for each cell whose value says that there is none, or is a formula, and for each patient, or label, that
-        is written in nearly the same way as another and counts as two.
+        A fault for each cell whose value says that there is none, is a formula or a rounded number, or cannot be a
+        class, and for each patient, or label, that is written in nearly the same way as another and counts as two.
     """
     faults = [fault for column in _INSTEAD for fault in _value_faults(raw, column, classes)]
     return faults + _alike_faults(raw, "patient_id", "patient") + _alike_faults(raw, "label", "diagnosis")
@@ -103,6 +117,12 @@ def _value_faults(raw: RawTable, column: str, meant: Sequence[str]) -> list[Faul
         elif _FORMULA.match(value):
             cause, remedy = "formula", "Write it without the sign that it begins with."
             message = f"{value!r} is a formula to a spreadsheet, also in the CSV files that are made of this table"
+        elif column != "label" and _ROUNDED.fullmatch(value):
+            cause, remedy = "rounded-id", "Format the column as text in the source, and export it again."
+            message = f"{value!r} is a long number that a spreadsheet has rounded: others look the same now"
+        elif column == "label" and ";" in value:
+            cause, remedy = "separator", "Rename it everywhere before the table is split."
+            message = f"{value!r}: diagnosis sets are written with `;` between their classes"
         else:
             continue
         faults.append(Fault(cause=cause, message=message, remedy=remedy, row=row, column=column))

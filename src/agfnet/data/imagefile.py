@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -140,8 +141,13 @@ def _large(path: Place, limits: ImageLimits) -> int | None:
 def _unreachable(path: Place, error: Exception) -> CodedImageError:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         remedy = "Correct the path, or leave the cell empty where the view is absent."
-        if "\\" in str(path):
+        name = str(path)
+        if re.search(r"(^|/)[A-Za-z]:[\\/]", name):
+            remedy = "It names a drive of another computer. Copy the images beside the table; write paths from there."
+        elif "\\" in name:
             remedy = "Write `/`, not `\\`, between folders."
+        elif re.search(r"\.\w{3,4} *[,|] *\S", name):
+            remedy = "Several images of a view are separated by `;`."
         return CodedImageError(path, "missing-file", "there is no such file", remedy)
     reason = getattr(error, "strerror", None) or error
     return CodedImageError(

@@ -276,7 +276,7 @@ def _undecodable(path: Place | str, kind: str, error: Exception) -> CodedImageEr
         path,
         "unreadable-image",
         f"it starts as a {kind} but cannot be decoded ({reason})",
-        f"Copy it again. {_CONVERT}",
+        f"Copy it again, if it is damaged. {_CONVERT}",
     )
 
 

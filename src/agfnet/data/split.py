@@ -64,7 +64,8 @@ def split_table(
         message = f"fractions name {sorted(unknown) or 'nothing'}. Name some of: {', '.join(PARTS)}."
         raise ConfigError(message)
     if min(fractions.values()) <= 0 or not math.isclose(sum(fractions.values()), 1, abs_tol=1e-6):
-        message = f"fractions {dict(fractions)} must each be over 0 and sum to 1. Leave out a part not wanted."
+        told = ", ".join(f"{part} {share:g}" for part, share in fractions.items())
+        message = f"the parts' shares ({told}) sum to {sum(fractions.values()):g}. Give shares of 1, none below 0."
         raise ConfigError(message)
     patients, labels = _columns(table)
     parts = [part for part in PARTS if part in fractions]
@@ -228,7 +229,7 @@ def split_to_file(
             f"{output}: is there already, with other content. Name a new file; or delete it, if no network was trained "
             "on its parts."
         )
-    write_table(made, output)
+    write_table(made, output, like=path)
     return {part: parts.count(part) for part in PARTS if part in parts}
 
 

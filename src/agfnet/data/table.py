@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import polars as pl
 
@@ -47,7 +47,7 @@ _SHOWN_FAULTS = 5
 def read_cases(
     path: str | Place,
     *,
-    views: Sequence[str] | None = None,
+    views: Sequence[str] | Callable[[pl.DataFrame], Sequence[str]] | None = None,
     extra_labels: Sequence[str] = (),
     data_root: str | Place | None = None,
 ) -> list[Case]:
@@ -55,7 +55,7 @@ def read_cases(
 
     Args:
         path: the table, .csv or .parquet, local or by URL; so may be the images.
-        views: the view columns; None infers them with `infer_views`.
+        views: the view columns, or what tells them from the table's frame; None infers them with `infer_views`.
         extra_labels: columns that are further labels.
         data_root: the folder that every image must lie in, absolute paths included. Without it, relative
             paths must lie in the table's folder and absolute ones may lie anywhere. Relative paths start from
@@ -71,7 +71,8 @@ def read_cases(
     raw, faults = load_table(path)
     if raw is None:
         raise table_error(path, faults)
-    views = infer_views(raw.frame) if views is None else tuple(views)
+    chosen = infer_views if views is None else views
+    views = tuple(chosen(raw.frame) if callable(chosen) else chosen)
     faults += structural_faults(raw, views, extra_labels)
     images, path_faults = locate_images(raw, views, path.parent, data_root)
     faults += path_faults

@@ -6,6 +6,7 @@ Every value is read as text and stripped of surrounding blanks, so that an id su
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import io
@@ -101,22 +102,33 @@ def load_table(path: str | Place) -> tuple[RawTable | None, list[Fault]]:
     return raw, faults
 
 
-def write_table(frame: pl.DataFrame, path: str | Path) -> None:
+def write_table(frame: pl.DataFrame, path: str | Path, *, like: Place | None = None) -> None:
     """Write a table under a temporary name, then rename it, so that no half-written table is ever seen.
 
     Args:
         frame: the table.
         path: ends in .csv or .parquet; local.
+        like: a table that it is made of: if both are CSV, columns are separated as there, and a byte-order mark is
+            kept, so that the spreadsheet that wrote the one opens the other.
 
     Raises:
         TableError: the suffix is neither, or the file cannot be written.
     """
     path = writable_table(path)
     try:
-        write_atomically(path, frame.write_csv if path.suffix.lower() == ".csv" else frame.write_parquet)
+        write_atomically(path, _csv_writer(frame, like) if path.suffix.lower() == ".csv" else frame.write_parquet)
     except OSError as error:
         message = f"{path}: the table cannot be written ({error}). Choose a folder that may be written to."
         raise TableError(message) from error
+
+
+def _csv_writer(frame: pl.DataFrame, like: Place | None) -> Callable[[Path], object]:
+    if like is None or like.suffix.lower() != ".csv":
+        return frame.write_csv
+    content = like.read_bytes()
+    separator, _ = csv_separator(partial(io.BytesIO, content))
+    marked = content.startswith(codecs.BOM_UTF8)
+    return partial(frame.write_csv, separator=separator if separator in SEPARATORS else ",", include_bom=marked)
 
 
 def writable_table(path: str | Path, *, source: Place | None = None, over: str | None = None) -> Path:
@@ -223,10 +235,9 @@ def csv_records(again: Callable[[], IO[bytes]]) -> Iterator[list[str]]:
         if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
             raise _encoded("the table is written in UTF-16, not UTF-8")
         file.seek(0)
-        said = _SAID_SEPARATOR.fullmatch(file.readline())
-        if said is None:
-            file.seek(0)
-        separator = said[1].decode() if said else max(SEPARATORS, key=lambda one: _columns(again, one))
+        separator, said = csv_separator(again)
+        if said:
+            file.readline()
         row = 1
         try:
             text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
@@ -241,6 +252,13 @@ def csv_records(again: Callable[[], IO[bytes]]) -> Iterator[list[str]]:
             raise MalformedError(fault) from error
         except UnicodeDecodeError as error:
             raise _undecodable(again) or _encoded("its end is not UTF-8") from error
+
+
+def csv_separator(again: Callable[[], IO[bytes]]) -> tuple[str, bool]:
+    """What separates the columns of a CSV file, and whether its first line says it; see `csv_records`."""
+    with again() as file:
+        said = _SAID_SEPARATOR.fullmatch(file.readline())
+    return (said[1].decode(), True) if said else (max(SEPARATORS, key=lambda one: _columns(again, one)), False)
 
 
 _SAID_SEPARATOR = re.compile(rb'(?:\xef\xbb\xbf)?"?sep=([,;\t|])"?[\s,;]*', re.IGNORECASE)

@@ -69,14 +69,15 @@ def calibrate(
         What was fitted and how the same cases fare before and after; also in `calibration/` of the run.
 
     Raises:
-        ConfigError: the folder holds no finished run, its table has other training cases than it was trained on, or
-            calibration cases were trained on.
+        BundleError: the folder holds no finished run.
+        ConfigError: it is no folder, its table has other training cases than it was trained on, or calibration cases
+            were trained on.
         TableError: no labelled calibration case, or none of a class, or those of one patient alone, or test cases.
     """
-    if not (run / BUNDLE).is_file():
-        raise ConfigError(f"{run}: holds no exported run. Train first; then calibrate.")
-    config = load_config(run / "config.yaml")
+    if run.is_file():
+        raise ConfigError(f"{run}: is a file. Name the run folder that it is from: its training images are looked at.")
     bundle = read_bundle(run)
+    config = load_config(run / "config.yaml")
     learnt_mix = dict(zip(bundle.classes, bundle.prior, strict=True))  # what the network's answers are right for
     predictor = Predictor(bundle, threads=threads, calibrated=False, prevalence=learnt_mix)
     own_table, _ = own_data(

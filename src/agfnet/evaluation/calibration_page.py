@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agfnet.evaluation.missed import missed_text
-from agfnet.evaluation.summary import figure_text
+from agfnet.evaluation.summary import cell, figure_text
 from agfnet.prediction.output import percent
 from agfnet.types import RESEARCH_USE
 
@@ -75,7 +75,7 @@ def _row(views: str, own: Mapping[str, Any], classes: Sequence[str]) -> str:
     told = (
         f"{temperature[0]:.2f}"
         if len(temperature) == 1
-        else ", ".join(f"{name} {t:.2f}" for name, t in zip(classes, temperature, strict=True))
+        else cell(", ".join(f"{name} {t:.2f}" for name, t in zip(classes, temperature, strict=True)))
     )
     kind = "each class" if own["conformal"]["per_class"] else "all classes together"
     certainty = "never enough" if own["certainty"] > 1.0 else f"{own['certainty']:.2f}"

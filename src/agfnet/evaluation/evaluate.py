@@ -16,12 +16,14 @@ from agfnet.data.table import table_sha256, write_table
 from agfnet.data.tablefile import writable_table
 from agfnet.evaluation.against import AGAINST, against, check_same_classes, write_against
 from agfnet.evaluation.answers import answers_of, labels_of, synthetic_note, whole
+from agfnet.evaluation.further import further_labels
 from agfnet.evaluation.pictures import confusion_picture, reliability_picture, roc_picture
 from agfnet.evaluation.scorecard import scorecard
 from agfnet.evaluation.summary import left_out_notes, summary_markdown
 from agfnet.files import read_json, write_json, write_text
 from agfnet.metrics.patients import DRAWS
 from agfnet.prediction.asking import cases_of, parse_prevalence, predict_cases
+from agfnet.prediction.bundle import read_bundle
 from agfnet.prediction.output import ANSWERED_BY, outcome_table, stated_prevalence
 from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.types import Case, ConfigError, ImageError, Place, TableError
@@ -154,6 +156,7 @@ def own_data(source: Path, remedy: str) -> tuple[Place, Place | None]:
     """
     config = source / "config.yaml"
     if not config.is_file():
+        read_bundle(source)  # of a folder without a network, or with one for each fold, that is what is to be said
         raise ConfigError(f"{source}: is no run folder, so its table is not known; name a TABLE.")
     data = load_config(config).data
     if isinstance(data.table, Path) and not data.table.is_file():
@@ -239,6 +242,7 @@ def evaluate_outcomes(
         "calibrated": predictor.decision is not None,
         "prevalence": stated,
         "left_out": left_out,
+        "further_labels": further_labels(kept, predictor.bundle.extra_classes, draws),
         "views_present": counts([";".join(o.prediction.views_present) for o in kept if o.prediction is not None]),
         **(facts or {}),
     }

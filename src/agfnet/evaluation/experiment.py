@@ -121,6 +121,7 @@ def train_and_export(
         on_epoch=lambda history: training_curves(history, folder / "curves.png"),
     )
     if first_process() and not _readable(folder):
+        log.info("exporting the network, which takes about half a minute")
         export_run(folder)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from agfnet.metrics.statistics import Interval
 
 FEW_CASES = 10
 FEW_PATIENTS = 30
+NAMED = 3
 RARELY_DEFINED = 0.95  # share of draws under which an interval speaks only for a part of them
 
 PREVALENCE = "PPV, NPV, accuracy and calibration hold for the mix of classes here; in another mix they differ."
@@ -76,12 +77,13 @@ def _class_notes(card: Mapping[str, Any]) -> list[str]:
 
 
 def _interval_notes(card: Mapping[str, Any], intervals: Mapping[str, Interval]) -> list[str]:
-    undefined, partly, certain = [], [], []
+    undefined: list[tuple[str, str]] = []
+    partly, certain = list(undefined), list(undefined)
     for name in (*HEADLINE, *MALIGNANT, *PER_CLASS):
         if name not in intervals:
             continue
         found = intervals[name]
-        labels = [name] if name not in PER_CLASS else [f"{name} of {k}" for k in card["classes"]]
+        labels = [(name, "")] if name not in PER_CLASS else [(name, k) for k in card["classes"]]
         columns = (np.atleast_1d(part) for part in (found.value, found.low, found.high, found.defined))
         for label, value, low, high, defined in zip(labels, *columns, strict=True):
             if np.isnan(value):
@@ -92,15 +94,26 @@ def _interval_notes(card: Mapping[str, Any], intervals: Mapping[str, Interval]) 
                 certain.append(label)
     notes = []
     if undefined:
-        notes.append(f"Not defined on these cases: {', '.join(undefined)}.")
+        notes.append(f"Not defined on these cases: {_grouped(undefined)}.")
     if partly:
-        notes.append(f"Defined in only a part of the draws, where the interval is from: {', '.join(partly)}.")
+        notes.append(f"Defined in only a part of the draws, where the interval is from: {_grouped(partly)}.")
     if certain:
         notes.append(
             "Every draw gave the same, which is not certainty, as a bootstrap cannot see beyond what "
-            f"occurred: {', '.join(certain)}."
+            f"occurred: {_grouped(certain)}."
         )
     return notes
+
+
+def _grouped(figures: Sequence[tuple[str, str]]) -> str:
+    """Figures with their classes, of which so many are named as a reader takes in."""
+    classes: dict[str, list[str]] = {}
+    for name, k in figures:
+        classes.setdefault(name, []).append(k)
+    return ", ".join(
+        name if own == [""] else f"{name} of {', '.join(own) if len(own) <= NAMED else f'{len(own)} classes'}"
+        for name, own in classes.items()
+    )
 
 
 def _subgroup_notes(card: Mapping[str, Any]) -> list[str]:

@@ -5,23 +5,24 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agfnet.evaluation.answers import Answers, answers_of, whole
 from agfnet.evaluation.evaluate import counts, evaluate_outcomes, judged_cases
 from agfnet.evaluation.missed import missed_malignant
+from agfnet.evaluation.notes import FEW_CASES
 from agfnet.evaluation.scorecard import thinned
 from agfnet.files import read_json
 from agfnet.metrics.calibration import ece, nll, simulate_calibrated
 from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.patients import DRAWS
 from agfnet.metrics.ranking import macro_auc, net_benefit, precision_recall_curve
-from agfnet.metrics.statistics import MetricSet, bootstrap
+from agfnet.metrics.statistics import MetricSet, bootstrap, paired_difference
 from agfnet.metrics.weighting import BoolArray, FloatArray, weighted_mean
 from agfnet.prediction.asking import parse_prevalence, predict_cases
 from agfnet.prediction.explanation import Explanation, explain
@@ -95,6 +96,7 @@ def report_facts(
         own["shares"] = dict(explained[own["case_id"]].shares)
     told = {
         "notice": RESEARCH_USE,
+        "made": datetime.now(UTC).date().isoformat(),
         "card": card,
         "cohort": cohort(cases, predictor),
         "run": _plain(predictor.bundle.facts),
@@ -103,7 +105,7 @@ def report_facts(
         "precision_recall": {name: _precision_recall(answers, k) for k, name in enumerate(predictor.classes)},
         "decision": decision_curve(answers, [predictor.classes.index(m) for m in malignant]) if malignant else None,
         "sets": set_figures(kept, answers, predictor, draws) if predictor.decision else None,
-        "referral": referral_figures(kept, answers, draws) if predictor.decision else None,
+        "referral": referral_figures(kept, answers, predictor.decision.risk, draws) if predictor.decision else None,
         "missed": missed_malignant(
             answers.labels,
             answers.probabilities,
@@ -112,7 +114,7 @@ def report_facts(
             [predictor.classes.index(name) for name in malignant],
         ),
         "calibration": _plain(predictor.decision.facts) if predictor.decision else None,
-        "missing_views": missing_views(predictor, [o.case for o in kept], draws),
+        "missing_views": missing_views(predictor, kept, answers, draws),
         "robustness": holds,
         "shown": shown,
     }
@@ -136,9 +138,16 @@ def cohort(cases: Sequence[Case], predictor: Predictor) -> dict[str, Any]:
         "classes": {name: sum(case.label == name for case in cases) for name in predictor.classes},
         "views": {view: sum(bool(case.views.get(view)) for case in cases) for view in predictor.specs},
         "parts": dict(predictor.bundle.facts["run"]["cases"]),
-        "reference_standard": counts([case.reference_standard for case in cases]),
-        "site": counts([case.site for case in cases]),
+        "reference_standard": _many(counts([case.reference_standard for case in cases])),
+        "site": _many(counts([case.site for case in cases])),
     }
+
+
+def _many(counted: Mapping[str, int]) -> dict[str, int]:
+    """Values of `FEW_CASES` cases or more; a rarer one might tell who a patient is."""
+    kept = {value: n for value, n in counted.items() if n >= FEW_CASES}
+    others = len(counted) - len(kept)
+    return kept | ({f"others ({others})": sum(counted.values()) - sum(kept.values())} if others else {})
 
 
 def _precision_recall(answers: Answers, k: int) -> dict[str, Any]:
@@ -197,8 +206,15 @@ def set_figures(kept: Sequence[Outcome], answers: Answers, predictor: Predictor,
     }
 
 
-def referral_figures(kept: Sequence[Outcome], answers: Answers, draws: int) -> dict[str, Any]:
-    """How many cases are answered, how often they are wrong, and why the others are handed back."""
+def referral_figures(kept: Sequence[Outcome], answers: Answers, risk: float, draws: int) -> dict[str, Any]:
+    """How many cases are answered, how often they are wrong, and why the others are handed back.
+
+    Args:
+        kept: the cases with a label that could be read.
+        answers: to them.
+        risk: share of errors among the answered cases that was chosen.
+        draws: of the bootstrap.
+    """
     reasons = [o.prediction.referred or () for o in kept if o.prediction]
     answered = np.array([not why for why in reasons])
     wrong = (answers.probabilities.argmax(1) != answers.labels).astype(float)
@@ -213,33 +229,52 @@ def referral_figures(kept: Sequence[Outcome], answers: Answers, draws: int) -> d
     every = np.ones(len(answers), np.bool_)
     shares = {"answered": every, "error_answered": answered, "error_all": every}
     kinds = Counter(str(reason) for why in reasons for reason in why)
-    return _entries(figures, answers.patients, draws, shares) | {"by_reason": dict(sorted(kinds.items()))}
+    return _entries(figures, answers.patients, draws, shares) | {
+        "risk": risk,
+        "answered_cases": int(answered.sum()),
+        "by_reason": dict(sorted(kinds.items())),
+    }
 
 
-def missing_views(predictor: Predictor, cases: Sequence[Case], draws: int) -> dict[str, Any]:
-    """Figures of the same network where only one view of each case is given; nothing for a network of one view."""
+def missing_views(predictor: Predictor, kept: Sequence[Outcome], answers: Answers, draws: int) -> dict[str, Any]:
+    """Figures of the same network where only one view of each case is given; nothing for a network of one view.
+
+    Args:
+        predictor: the network.
+        kept: the cases with a label that could be read.
+        answers: to them, with all their views.
+        draws: of the bootstrap.
+
+    Returns:
+        View -> `cases` that have it; the figures of that view alone; `all_views`: balanced accuracy on the same cases
+        with all their views, and `lost`: what is lost of it.
+    """
     if len(predictor.specs) < 2:
         return {}
     out = {}
     for view in predictor.specs:
-        alone = [case.with_views(view) for case in cases if case.views.get(view) and case.label is not None]
-        if not alone:
+        having = [bool(o.case.views.get(view)) for o in kept]
+        if not any(having):
             continue
         log.info("asking with %s alone", view)
-        answers = answers_of(whole(predict_cases(predictor, alone)), predictor.classes)
-        y, p = answers.labels, answers.probabilities
-
-        def figures(weights: FloatArray, y: NDArray[np.int64] = y, p: FloatArray = p) -> dict[str, FloatArray]:
-            return {name: score(y, p, weights) for name, score in VIEW_FIGURES.items()}
-
-        shares = {"accuracy": np.ones(len(answers), np.bool_)}
+        asked = [o.case.with_views(view) for o, has in zip(kept, having, strict=True) if has]
+        alone, full = answers_of(whole(predict_cases(predictor, asked)), predictor.classes), answers.of(having)
+        entries = _entries(_view_figures(alone), alone.patients, draws, {"accuracy": np.ones(len(alone), np.bool_)})
+        lost = paired_difference(_view_figures(full), _view_figures(alone), alone.patients, draws=draws)
         out[view] = {
-            "cases": len(answers),
-            **_entries(figures, answers.patients, draws, shares),
-            "ece": float(ece(y, p)),
-            "ece_if_calibrated": float(simulate_calibrated(p)["ece"].mean()),
+            "cases": len(alone),
+            **entries,
+            "ece": float(ece(alone.labels, alone.probabilities)),
+            "ece_if_calibrated": float(simulate_calibrated(alone.probabilities)["ece"].mean()),
+            "all_views": {"value": float(balanced_accuracy(full.labels, full.probabilities))},
+            "lost": lost["balanced_accuracy"].as_json(),
         }
     return out
+
+
+def _view_figures(answers: Answers) -> MetricSet:
+    y, p = answers.labels, answers.probabilities
+    return lambda weights: {name: score(y, p, weights) for name, score in VIEW_FIGURES.items()}
 
 
 def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,12 +58,19 @@ def report_page(facts: Mapping[str, Any], explained: Mapping[str, Explanation]) 
     }
     return environment.from_string(template).render(
         facts=facts,
+        subject=_subject(facts["card"]),
         titles=TITLES,
         pictures=_pictures(facts),
         shown=shown,
         missed=missed_text(facts["missed"]),
         checklist=checklist(facts),
     )
+
+
+def _subject(card: Mapping[str, Any]) -> str:
+    """What is reported on. The table's folder is this machine's, and a card is passed on."""
+    name = place(card["table"]).name
+    return f"{card['part']} part of {name}" if card["part"] else f"all cases of {name}"
 
 
 def _pictures(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -122,10 +129,24 @@ def _share(entry: Mapping[str, float | None] | None) -> str:
     return "not defined" if entry is None else figure_text(entry, ".1f", times=100, unit=" %")
 
 
+def _referral(facts: Mapping[str, Any]) -> list[str]:
+    found = facts["referral"]
+    if not found:
+        return []
+    return [
+        (
+            f"Answered, by the chosen share of errors of at most {percent(found['risk'])}: {found['answered_cases']} "
+            f"of {facts['card']['n_cases']} cases, {_share(found['answered'])}; wrong of these: "
+            f"{_share(found['error_answered'])}. Diagnosis sets, chosen coverage {percent(facts['sets']['chosen'])}: "
+            f"{_share(facts['sets']['coverage'])} hold the diagnosis."
+        ),
+        "",
+    ]
+
+
 def model_card(facts: Mapping[str, Any]) -> str:
     """A model card (Mitchell et al. 2019, 1810.03993) in Markdown, from the facts of a report."""
     card, run, cohort = facts["card"], facts["run"], facts["cohort"]
-    part = f", part {card['part']}" if card["part"] else ""
     lines = [
         "# Model card",
         "",
@@ -154,8 +175,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
         "",
         "## Evaluation",
         "",
-        # The table's folder is this machine's, and a card is passed on.
-        f"{card['n_cases']} cases of {card['n_patients']} patients ({place(card['table']).name}{part}).",
+        f"{card['n_cases']} cases of {card['n_patients']} patients ({_subject(card)}).",
         "",
         "| Figure | Value (95 % interval) |",
         "|---|---|",
@@ -165,6 +185,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
             if name in card["metrics"]
         ),
         "",
+        *_referral(facts),
         *([missed_text(facts["missed"]), ""] if card["malignant"] else []),
         "## Missing views",
         "",

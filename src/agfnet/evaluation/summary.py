@@ -59,6 +59,17 @@ def summary_markdown(card: Mapping[str, Any]) -> str:
             "|---|---|---|---|---|",
             *(_subgroup_row(value, part) for value, part in values.items()),
         ]
+    if card.get("further_labels"):
+        lines += [
+            "",
+            "| Further label (not calibrated) | Cases | Accuracy | Balanced accuracy |",
+            "|---|---|---|---|",
+            *(
+                f"| {cell(column)} | {own['n_cases']} | {figure_text(own['accuracy'])} "
+                f"| {figure_text(own['balanced_accuracy'])} |"
+                for column, own in card["further_labels"].items()
+            ),
+        ]
     return "\n".join([*lines, "", *(f"- {cell(note)}" for note in card["notes"])]) + "\n"
 
 

@@ -13,9 +13,8 @@ import polars as pl
 from agfnet.data.imagefile import MM_PER_PIXEL_RANGE, scale_of
 from agfnet.data.locate import inside
 from agfnet.data.table import infer_views, read_cases, say_scales, write_table
-from agfnet.data.tablefile import load_table
 from agfnet.places import place, shown
-from agfnet.prediction.output import outcome_table
+from agfnet.prediction.output import outcome_table, told
 from agfnet.prediction.predictor import Change, Outcome, Predictor
 from agfnet.types import Case, ConfigError, Place, TableError, Warned
 
@@ -31,9 +30,8 @@ def cases_of(table: Place, predictor: Predictor, *, data_root: Place | None = No
 
     What a reader must know of them is in the log.
     """
-    raw, _ = load_table(table)
-    views = list(predictor.specs) if raw is None else views_there(raw.frame, list(predictor.specs), table)
-    cases = read_cases(table, views=views, data_root=data_root)
+    known = list(predictor.specs)
+    cases = read_cases(table, views=lambda frame: views_there(frame, known, table), data_root=data_root)
     say_scales(cases, predictor.specs)
     return cases
 
@@ -194,11 +192,14 @@ def parse_prevalence(text: str | None) -> dict[str, float] | None:
 
 
 def show(predictor: Predictor, outcomes: Sequence[Outcome], output: Path | None, screen: TextIO) -> int:
-    """Write the outcomes to a table, or as CSV to the screen; returns how many have an error."""
-    frame = outcome_table(outcomes, predictor)
+    """Write the outcomes to a table, or as CSV to the screen; returns how many have an error.
+
+    A single one is told in words where the screen is a person's.
+    """
     if output is None:
-        screen.write(frame.write_csv())
+        in_words = len(outcomes) == 1 and screen.isatty()
+        screen.write(told(outcomes[0], predictor) if in_words else outcome_table(outcomes, predictor).write_csv())
     else:
-        write_table(frame, output)
+        write_table(outcome_table(outcomes, predictor), output)
         log.info("%s: %d cases", output, len(outcomes))
     return sum(o.error is not None for o in outcomes)

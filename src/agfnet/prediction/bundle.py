@@ -238,7 +238,12 @@ def _facts(path: Path, manifest: bytes) -> dict[str, Any]:
     found = facts.get("format")
     if found != FORMAT:
         older = isinstance(found, int) and found < FORMAT
-        remedy = "Train its run again, or use the version that made it" if older else "Update agfnet"
+        remedy = (
+            "`agfnet train --resume`, with its configuration, exports a finished run anew if its network is still this "
+            "version's; otherwise train it again, or use the version that made it"
+            if older
+            else "Update agfnet"
+        )
         raise BundleError(f"{path}: has format {found}, this version reads {FORMAT}. {remedy}.")
     if lacking := [name for name in TOLD if name not in facts]:
         raise BundleError(f"{path}: its {MANIFEST} does not tell {', '.join(lacking)}. Export it again.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import polars as pl
 
 from agfnet.prediction.predictor import Outcome, Predictor
@@ -24,6 +25,8 @@ def percent(share: float, digits: int = 0) -> str:
     return f"{share:.{digits}%}"
 
 
+SHOWN = 3
+"""Diagnoses that a person is told."""
 ANSWERED_BY = "bundle_sha256"
 """The column that tells which file answered: a table that has it holds answers."""
 
@@ -65,6 +68,31 @@ def outcome_table(outcomes: Iterable[Outcome], predictor: Predictor) -> pl.DataF
         for o in outcomes
     ]
     return pl.DataFrame(rows, schema=schema)
+
+
+def told(outcome: Outcome, predictor: Predictor) -> str:
+    """One case for a person: the diagnosis with those next to it, what may be made of it, and the notice."""
+    p, decision = outcome.prediction, predictor.decision
+    if p is None:
+        return f"{outcome.error}\n"
+    by_rank = np.argsort(-p.probabilities)
+    ranked = [f"{predictor.classes[k]} {percent(p.probabilities[k], 1)}" for k in by_rank[:SHOWN]]
+    missing = [view for view in predictor.specs if view not in p.views_present]
+    lines = [f"{ranked[0]}; then {', '.join(ranked[1:])}"]
+    if decision is None or p.diagnosis_set is None:
+        lines.append("not calibrated: raw probabilities, nothing is referred")
+    else:
+        sure = (
+            [f"referred: {', '.join(map(str, p.referred))}; do not go by the diagnosis"] if p.referred else ["answered"]
+        )
+        names = ", ".join(predictor.classes[k] for k in p.diagnosis_set)
+        lines += [*sure, f"diagnosis set ({percent(decision.coverage)} of such sets hold the diagnosis): {names}"]
+    lines += [f"{view} alone: {predictor.classes[int(own.argmax())]}" for view, own in p.view_probabilities.items()]
+    lines += [f"missing: {', '.join(missing)}"] if missing else []
+    lines += [f"warning: {warned}" for warned in p.warnings]
+    if (stated := stated_prevalence(predictor)) is not None:
+        lines.append(f"for patients with {stated}")
+    return "\n".join([*lines, f"bundle {predictor.bundle.sha256[:12]}; every figure: -o FILE.csv", RESEARCH_USE]) + "\n"
 
 
 def stated_prevalence(predictor: Predictor) -> str | None:

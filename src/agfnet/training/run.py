@@ -141,9 +141,10 @@ def train(
         "classes": list(task.classes),
         "extra_classes": {k: list(v) for k, v in task.extra_classes.items()},
         "cases": {"train": _count(cases[0]), "validation": _count(cases[1])},
+        "processes": machine.processes,
     }
-    facts["processes"] = machine.processes
     if first_process():
+        save_config(config, folder / CONFIG)
         write_json(folder / FACTS, facts)
 
     counts = [sum(case.label == name for case in cases[0]) for name in task.classes]
@@ -224,8 +225,8 @@ def _begin(
         log.info("%s: holds no finished epoch; starting from the beginning", folder)
     known = _known_again(cases[0])
     _check_apart(config, cases[1], known["trained_on"])
+    _check_empty(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_config(config, folder / CONFIG)
     return {
         "notice": RESEARCH_USE,
         "network": NETWORK,
@@ -237,6 +238,20 @@ def _begin(
         "command": sys.argv,
         **known,
     }
+
+
+def _check_empty(folder: Path) -> None:
+    """Refuse a folder that holds other things than what a run, stopped before its first epoch, leaves there.
+
+    Raises:
+        ConfigError: it does: a run would write over files of the same names.
+    """
+    if not folder.exists() or (folder / FACTS).exists():
+        return
+    others = sorted({own.name for own in folder.iterdir()} - {"train.log", "cache", BAD_CASES})
+    if others:
+        more = f" and {len(others) - 1} more" if others[1:] else ""
+        raise ConfigError(f"{folder}: holds other things than a run ({others[0]}{more}). Choose a new folder.")
 
 
 def _trained_by(config: Config) -> dict[str, Any]:

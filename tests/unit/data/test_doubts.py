@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import unicodedata
+
 import polars as pl
 import pytest
 from broken import write
@@ -72,6 +74,55 @@ def test_a_value_that_a_spreadsheet_runs_is_named(tmp_path):
     assert [(f.row, f.column) for f in named if f.cause == "formula"][2:] == [(4, "label"), (5, "case_id")]
 
 
+def test_ids_that_a_spreadsheet_rounded_are_named(tmp_path):
+    rows = ['"1,234E+11","1,234E+11",A,a.jpg', "1E5,7.5e+8,3E2,b.jpg", "E12,2E,A,c.jpg", "1234567890123,12e,A,d.jpg"]
+    rounded = {(f.row, f.column) for f in found(tmp_path, rows) if f.cause == "rounded-id"}
+    assert rounded == {(row, column) for row in (2, 3) for column in ("case_id", "patient_id")}
+
+
+def test_a_diagnosis_that_no_set_could_be_written_with_is_named_before_the_training(tmp_path):
+    (fault,) = found(tmp_path, ["1,1,cyst; lipoma,a.jpg", "2,2,A,b.jpg"])
+    assert (fault.cause, fault.row, fault.column) == ("separator", 2, "label")
+
+
+def test_columns_of_ids_under_other_names_are_named(tmp_path):
+    path = write(tmp_path, ["Case ID,PatientId,clinical", "1,1,a.jpg"])
+    remedies = [f.remedy for f in check_table(path, level="quick").faults]
+    assert "Rename Case ID to case_id, if it is that." in remedies
+    assert "Rename PatientId to patient_id, if it is that." in remedies
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("C:\\Users\\Dr\\a.jpg", "drive of another computer"),
+        ("photos\\a.jpg", "Write `/`"),
+        ('"a.jpg, b.jpg"', "separated by `;`"),
+        ("a.jpg|b.jpg", "separated by `;`"),
+        ("a.jpg", "leave the cell empty"),
+    ],
+)
+def test_why_a_file_is_not_there_is_guessed(cell, said, tmp_path):
+    path = write(tmp_path, ["case_id,patient_id,clinical", f"1,1,{cell}"])
+    (fault,) = (f for f in check_table(path, level="quick").faults if f.cause == "missing-file")
+    assert said in fault.remedy
+
+
+def test_a_name_whose_accents_are_stored_otherwise_does_not_look_like_another(tmp_path):
+    there, written = (unicodedata.normalize(form, "M\u00fcller.jpg") for form in ("NFC", "NFD"))
+    (tmp_path / there).write_bytes(b"x")
+    path = write(tmp_path, ["case_id,patient_id,clinical", f"1,1,{written}"])
+    (fault,) = (f for f in check_table(path, level="quick").faults if f.cause == "missing-file")
+    assert "convmv" in fault.remedy
+
+
+def test_a_column_of_remarks_may_only_look_like_a_view(tmp_path):
+    path = write(tmp_path, ["case_id,patient_id,clinical,remark", "1,1,a.jpg,see old.jpg"])
+    told = {f.column: f.remedy for f in check_table(path, level="quick").faults if f.cause == "missing-file"}
+    assert "--views" in told["remark"]
+    assert "--views" not in told["clinical"]
+
+
 def test_numbers_that_are_none_are_empty_cells_of_parquet(tmp_path):
     pl.DataFrame({"case_id": [1, 2], "label": [float("nan"), 1.0]}).write_parquet(tmp_path / "cases.parquet")
     raw, faults = load_table(tmp_path / "cases.parquet")
@@ -86,12 +137,13 @@ def test_numbers_that_are_none_are_empty_cells_of_parquet(tmp_path):
         ("case_id,patient_id,clinical,Fold", "Rename Fold to split"),
         ("case_id,patient_id,clinical,Site", "Rename Site to site"),
         ("case_id,patient_id,clinical,reference standard", "Rename reference standard to reference_standard"),
+        ("case_id,patient_id,Clinical,clinical_mm_per_pixel", "Rename Clinical to clinical, so that both"),
     ],
 )
 def test_a_column_under_another_name_is_named(header, said, tmp_path):
     path = write(tmp_path, [header, "1,1,a.jpg,train", "2,2,b.jpg,Val"])
-    (fault,) = (f for f in check_table(path, level="quick").faults if f.cause == "missing-column")
-    assert said in fault.remedy
+    found = [f.remedy for f in check_table(path, level="quick").faults if f.cause == "missing-column"]
+    assert [remedy for remedy in found if said in remedy]
 
 
 def test_a_column_of_other_things_is_no_split(tmp_path):

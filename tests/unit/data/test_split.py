@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agfnet.data.split import DEFAULT_FRACTIONS, patient_folds, split_table, split_to_file
-from agfnet.data.table import PARTS
+from agfnet.data.table import PARTS, read_cases
 from agfnet.types import Case, ConfigError, TableError
 
 
@@ -171,6 +171,18 @@ def test_parts_that_are_there_are_not_written_over(tmp_path, caplog):
     split_to_file(out, tmp_path / "other.csv", seed=1)
     moved = (pl.read_csv(out)["split"] != pl.read_csv(tmp_path / "other.csv")["split"]).sum()
     assert f"{moved} cases come into another" in caplog.text
+
+
+@pytest.mark.parametrize(("separator", "mark"), [(";", "\ufeff"), (",", ""), ("\t", "")])
+def test_what_a_spreadsheet_wrote_it_can_open_again(tmp_path, separator, mark):
+    """Columns are separated as before, and a byte-order mark stays; several images are quoted where they must be."""
+    rows = [[f"c{i}", f"p{i}", "ab"[i % 2], '"a.jpg;b.jpg"'] for i in range(30)]
+    lines = [separator.join(row) for row in [["case_id", "patient_id", "label", "clinical"], *rows]]
+    (tmp_path / "cases.csv").write_text(mark + "\r\n".join(lines), encoding="utf-8")
+    split_to_file(tmp_path / "cases.csv", tmp_path / "parts.csv")
+    text = (tmp_path / "parts.csv").read_text(encoding="utf-8")
+    assert text.startswith(f"{mark}case_id{separator}")
+    assert [len(case.views["clinical"]) for case in read_cases(tmp_path / "parts.csv")] == [2] * 30
 
 
 def test_a_split_without_labels_says_so(tmp_path, caplog):

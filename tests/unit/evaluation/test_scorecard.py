@@ -117,6 +117,14 @@ def test_notes_on_what_is_missing_or_thin():
     json.dumps(card, allow_nan=False)
 
 
+def test_notes_name_few_classes_and_count_many():
+    y = np.arange(12) % 6
+    names = [f"class {k}" for k in range(6)]
+    notes = "\n".join(scorecard(y, np.eye(6)[y], None, names, draws=20)["notes"])
+    assert "auc of 6 classes" in notes
+    assert "auc of class 0" not in notes
+
+
 def test_note_where_every_case_is_its_own_patient():
     y, p = draw(40)
     card = scorecard(y, p, list(range(40)), CLASSES, draws=20)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import threading
 from collections import Counter
@@ -17,12 +18,12 @@ from agfnet.data.images import read_image
 from agfnet.data.preprocess import fit, normalise
 from agfnet.data.table import read_cases
 from agfnet.export.onnx import example
-from agfnet.prediction.asking import cases_of
+from agfnet.prediction.asking import cases_of, show
 from agfnet.prediction.bundle import read_bundle
 from agfnet.prediction.output import outcome_table
 from agfnet.prediction.predictor import Predictor, averaged
 from agfnet.training.run import load_run
-from agfnet.types import Case
+from agfnet.types import RESEARCH_USE, Case
 
 
 @pytest.fixture(scope="module")
@@ -280,3 +281,30 @@ def test_images_of_two_patients_are_not_one_case(trained, tmp_path):
     assert "of another patient" in errors[1]
     assert "of another patient" in errors[2]
     assert "says that it is ultrasound, in the place of a photo" in errors[3]
+
+
+class Screen(io.StringIO):
+    """A person's."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("state", ["trained", "calibrated"])
+def test_one_case_is_told_in_words_to_a_person_and_as_a_table_to_a_program(request, cases, state):
+    network = Predictor(request.getfixturevalue(state), threads=1)
+    case = next(case for case in cases if all(case.views.values())).with_views("clinical")
+    outcome = only(network, case)
+    screen, pipe = Screen(), io.StringIO()
+    assert show(network, [outcome], None, screen) == show(network, [outcome], None, pipe) == 0
+    words = screen.getvalue()
+    assert words.startswith(network.classes[int(outcome.prediction.probabilities.argmax())])
+    assert "missing: ultrasound" in words
+    assert RESEARCH_USE in words
+    assert ("nothing is referred" in words) == (state == "trained")
+    assert ("diagnosis set (90% of such sets" in words) == (state == "calibrated")
+    assert ("referred: unsure" in words) == (state == "calibrated")  # a handful of calibration cases shows no risk
+    assert pipe.getvalue().startswith("case_id,prediction,")
+    several = Screen()
+    show(network, [outcome, outcome], None, several)
+    assert several.getvalue().startswith("case_id,prediction,")

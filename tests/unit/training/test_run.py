@@ -268,6 +268,18 @@ def test_a_changed_table_is_not_resumed(drawn, tmp_path):
         train(config, tmp_path / "run", resume=True)
 
 
+def test_a_folder_of_other_things_is_not_written_into(drawn, tmp_path):
+    """But one that holds what a training leaves that was stopped before its first epoch is."""
+    config = config_of(drawn, epochs=1)
+    (tmp_path / "config.yaml").write_text("# my notes")
+    with pytest.raises(ConfigError, match=r"holds other things than a run \(config.yaml\)"):
+        train(config, tmp_path)
+    assert (tmp_path / "config.yaml").read_text() == "# my notes"
+    (tmp_path / "run" / "cache").mkdir(parents=True)
+    (tmp_path / "run" / "train.log").write_text("of the first try")
+    assert train(config, tmp_path / "run").exists()
+
+
 def test_an_unfinished_run_cannot_be_used(tmp_path):
     with pytest.raises(BundleError, match="no finished training run"):
         load_run(tmp_path)
