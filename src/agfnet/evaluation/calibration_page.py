@@ -59,7 +59,7 @@ def calibration_markdown(made: Mapping[str, Any], classes: Sequence[str]) -> str
         *(_row(views, own, classes) for views, own in made["views"].items()),
         "",
         (
-            "The last two columns are of the very cases that was fitted on: optimistic. "
+            "The last two columns are of the very cases that this was fitted on: optimistic. "
             f"A stranger image, or views further apart, than in all but {facts['false_refers']:.1%} of them is handed "
             "back. Other views than these are always handed back."
         ),
