@@ -44,8 +44,8 @@ def errors_said() -> Iterator[None]:
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
         err.print(
-            "stopped; what was finished is kept. `train` goes on with --resume; `phantom`, `demo`, `compare`, "
-            "`robustness`, `check --deep` and `predict --engine` when called again."
+            "stopped. `train` goes on with --resume; `phantom`, `demo`, `compare`, `robustness`, `check --deep` and "
+            "`predict --engine` when called again; any other command begins anew."
         )
         raise typer.Exit(130) from error
 

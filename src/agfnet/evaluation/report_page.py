@@ -24,9 +24,8 @@ from agfnet.metrics.scores import TITLES
 from agfnet.places import place
 from agfnet.prediction.bundle import DECISION, GRAPH
 from agfnet.prediction.explanation import Explanation, explanation_sheet
-from agfnet.prediction.output import percent
+from agfnet.prediction.output import NOT_CALIBRATED, percent
 
-NOT_CALIBRATED = "- Not calibrated: no case is referred"
 PAGE, CARD = "report.html", "model_card.md"
 
 
@@ -157,7 +156,9 @@ def model_card(facts: Mapping[str, Any]) -> str:
         # The bundle's own sum changes with the card that is put into it; the network's does not.
         f"- Trained with agfnet, fusion: {facts['fusion']}; bundle format {run['format']}",
         f"- Network (`{GRAPH}`) SHA-256 `{run['sha256'][GRAPH]}`",
-        f"- Calibration (`{DECISION}`) SHA-256 `{run['sha256'][DECISION]}`" if facts["calibration"] else NOT_CALIBRATED,
+        f"- Calibration (`{DECISION}`) SHA-256 `{run['sha256'][DECISION]}`"
+        if facts["calibration"]
+        else f"- {NOT_CALIBRATED.capitalize()}",
         f"- Classes: {', '.join(card['classes'])}",
         "- Views: "
         + ", ".join(

@@ -14,14 +14,11 @@ from agfnet.data.imagefile import MM_PER_PIXEL_RANGE, scale_of
 from agfnet.data.locate import inside
 from agfnet.data.table import infer_views, read_cases, say_scales, write_table
 from agfnet.places import place, shown
-from agfnet.prediction.output import outcome_table, told
+from agfnet.prediction.output import NOT_CALIBRATED, outcome_table, told
 from agfnet.prediction.predictor import Change, Outcome, Predictor
 from agfnet.types import Case, ConfigError, Place, TableError, Warned
 
 log = logging.getLogger("agfnet")
-NOT_CALIBRATED = (
-    "not calibrated: probabilities are raw, images unlike the training images are not noticed, and nothing is referred"
-)
 SCALES_ARE_IN_THE_TABLE = "--mm-per-pixel is for --view. A TABLE has the columns <view>_mm_per_pixel."
 
 

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from agfnet.files import read_json, write_atomically, write_json
-from agfnet.prediction.asking import NOT_CALIBRATED
-from agfnet.prediction.output import percent, stated_prevalence
+from agfnet.prediction.output import NOT_CALIBRATED, percent, stated_prevalence
 from agfnet.prediction.overlay import Row, overlay, positive_part, sheet, spread
 from agfnet.prediction.predictor import Array, Frames, Look, Predictor
 from agfnet.types import RESEARCH_USE, Case, ConfigError, ImageError, Prediction, Warned

@@ -25,6 +25,9 @@ def percent(share: float, digits: int = 0) -> str:
     return f"{share:.{digits}%}"
 
 
+NOT_CALIBRATED = (
+    "not calibrated: probabilities are raw, images unlike the training images are not noticed, and nothing is referred"
+)
 SHOWN = 3
 """Diagnoses that a person is told."""
 ANSWERED_BY = "bundle_sha256"
@@ -80,7 +83,7 @@ def told(outcome: Outcome, predictor: Predictor) -> str:
     missing = [view for view in predictor.specs if view not in p.views_present]
     lines = [f"{ranked[0]}; then {', '.join(ranked[1:])}"]
     if decision is None or p.diagnosis_set is None:
-        lines.append("not calibrated: raw probabilities, nothing is referred")
+        lines.append(NOT_CALIBRATED)
     else:
         sure = (
             [f"referred: {', '.join(map(str, p.referred))}; do not go by the diagnosis"] if p.referred else ["answered"]
