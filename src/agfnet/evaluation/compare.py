@@ -18,6 +18,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 
 from agfnet.config import Config, parse_config
@@ -89,7 +90,8 @@ def compare(
     todo = deque(run for run in all_runs(plan) if run.row in trained and not _done(folder, run, plan))
     count, began = len(todo), time.monotonic()
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
-    running: dict[int, tuple[SpawnProcess, Run]] = {}
+    running: dict[int, tuple[SpawnProcess, Run, float]] = {}
+    took: list[float] = []  # minutes of each run that has ended
     failed: list[Run] = []
     try:
         while todo or running:
@@ -99,23 +101,26 @@ def compare(
                     log.info("time is up: %d of %d runs are still to be done; call again to go on", len(todo), count)
                     todo.clear()
                     break
-                run, ended = todo.popleft(), count - len(todo) - len(running)
-                left = f", about {passed / (ended - 1) * (count - ended + 1):.0f} min left" if ended > 1 else ""
+                run = todo.popleft()
+                to_come = len(todo) + 1 + len(running) / 2  # those that run are half done, on average
+                left = f", about {to_come * np.mean(took) / jobs:.0f} min left" if took else ""
                 log.info("run %d of %d: %s%s", count - len(todo), count, run, left)
                 config = sharing_images(plan.config(run.row, run.seed, source), folder)
                 process = multiprocessing.get_context("spawn").Process(
                     target=_one_run, args=(config.model_dump(mode="json"), folder, plan, run, threads)
                 )
                 process.start()
-                running[process.sentinel] = process, run
+                running[process.sentinel] = process, run, passed
             for sentinel in wait(list(running)) if running else ():
-                process, run = running.pop(cast("int", sentinel))
+                process, run, start = running.pop(cast("int", sentinel))
                 process.join()
-                if process.exitcode != 0:
+                if process.exitcode == 0:
+                    took.append((time.monotonic() - began) / 60.0 - start)
+                else:
                     log.warning("%s: failed; see %s", run, run_folder(folder, run) / "train.log")
                     failed.append(run)
     finally:
-        for process, _ in running.values():  # of a comparison that is stopped
+        for process, *_ in running.values():  # of a comparison that is stopped
             process.terminate()
     if failed:
         raise AgfnetError(f"runs failed: {'; '.join(map(str, failed))}. Read their train.log; call again to go on.")
