@@ -260,9 +260,9 @@ def test_what_was_chosen_and_what_a_missing_view_costs_is_said(reported, facts):
     )
     assert f"{answered} of {facts['card']['n_cases']} cases" in card
     for own in facts["missing_views"].values():
-        lost = own["all_views"]["value"] - own["balanced_accuracy"]["value"]
-        assert own["lost"]["value"] == pytest.approx(lost)
-        assert own["lost"]["low"] <= lost <= own["lost"]["high"]
+        lost = own["against"]["lost"]
+        assert own["against"]["cases"] == facts["card"]["views_present"]["clinical;ultrasound"] <= own["cases"]
+        assert lost["low"] <= lost["value"] <= lost["high"]
 
 
 def test_further_labels_are_judged(reported, facts, drawn):

@@ -43,12 +43,13 @@ def train(
         from agfnet.evaluation.experiment import run, run_folds
         from agfnet.evaluation.summary import summary_markdown
         from agfnet.training.ranks import Machine, first_process
-        from agfnet.training.run import train_log
+        from agfnet.training.run import check_free, train_log
 
         settings = load_config(config, overrides or [])
         machine = Machine(devices, nodes, profile)
         logger = logging.getLogger("agfnet")
         if first_process():
+            check_free(folder)
             logger.addHandler(train_log(folder))
         else:
             logger.setLevel(logging.WARNING)

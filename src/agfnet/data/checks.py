@@ -307,10 +307,12 @@ def _file_faults(
 def _remedy(path: str, error: CodedImageError, there: str | None, *, guessed: bool) -> str:
     """What to do about a file that cannot be used; `there` is a name in its folder that is nearly its own."""
     if there is not None:
-        if unicodedata.normalize("NFC", there) == unicodedata.normalize("NFC", os.path.basename(path)):  # noqa: PTH119
+        name = os.path.basename(path)  # noqa: PTH119  may be a URL
+        if unicodedata.normalize("NFC", there) == unicodedata.normalize("NFC", name):
+            form = "nfc" if unicodedata.is_normalized("NFC", name) else "nfd"
             return (
                 "The folder holds that name with its accents stored otherwise, as copies between systems make it. "
-                "Rename the files; `convmv -f utf8 -t utf8 --nfc -r --notest FOLDER` does all."
+                f"Rename the files; `convmv -f utf8 -t utf8 --{form} -r --notest FOLDER` does all."
             )
         return f"The folder holds {there!r}: write that, or rename it; capitals count."
     if error.cause == "missing-file" and guessed:

@@ -68,8 +68,8 @@ _PLACEHOLDERS = {
 _FORMULA = re.compile(r"[=+@]|-(?!\d+([.,]\d+)?$)")
 """How a value begins that spreadsheets run; a negative number is none."""
 
-_ROUNDED = re.compile(r"\d([.,]\d+)?[eE]\+?\d+")
-"""What a spreadsheet makes of a long number: others that begin alike come out the same."""
+_ROUNDED = re.compile(r"\d([.,]\d+)?[eE]\+?(1[1-9]|[2-9]\d)")
+"""What a spreadsheet makes of a number of 12 digits or more: others that begin alike come out the same."""
 
 _INSTEAD = {
     "case_id": "Give the case an id.",

@@ -19,7 +19,7 @@ from agfnet.evaluation.answers import Answers, answers_of, labels_of, synthetic_
 from agfnet.evaluation.calibration_page import calibration_markdown
 from agfnet.evaluation.evaluate import own_data
 from agfnet.evaluation.fit_decision import Asked, by_views, fit_decision, statistics_of
-from agfnet.evaluation.fitting import cross_fitted, referral_facts
+from agfnet.evaluation.fitting import among, cross_fitted, fit_of_their_own, referral_facts
 from agfnet.evaluation.missed import missed_malignant
 from agfnet.evaluation.pictures import reliability_picture
 from agfnet.evaluation.scorecard import scorecard
@@ -144,9 +144,9 @@ def calibrate(
     )
     for note in decision.facts["notes"]:
         log.warning("%s", note)
-    _write(run, decision)
     (run / FOLDER).mkdir(exist_ok=True)
     made = _fared(decision, asked, fewer, predictor, run / FOLDER, seed=seed, draws=draws)
+    _write(run, decision)
     write_json(run / FOLDER / "calibration.json", made)
     write_text(run / FOLDER / "calibration.md", calibration_markdown(made, predictor.classes))
     return made
@@ -206,7 +206,7 @@ def _fared(
     }
     honest = _by_others(decision, asked, fewer, predictor, seed)
     for name, probabilities in (("before", answers.probabilities), ("after", honest)):
-        fared = replace(answers, probabilities=probabilities)
+        fared = replace(answers, probabilities=among(answers.labels, probabilities, predictor.bundle.prior))
         made[name] = _calibration_of(fared, predictor, draws, folder / f"reliability-{name}.png")
     return made
 
@@ -299,13 +299,17 @@ def _by_others(
     """Calibrated probabilities (n, K) of each case by temperatures of the same kind, fitted on other patients."""
     out = np.empty((len(asked), len(predictor.classes)))
     for views, of_views in by_views(asked, fewer).items():
+        places = [i for i, (_, p) in enumerate(asked) if named(p.views_present) == views]
         own = answers_of(of_views, predictor.classes)
+        # Those of this set that are asked with fewer views than they have come after the others.
+        chosen: Sequence[int] = range(len(places))
+        if not fit_of_their_own(own.labels, own.patients, len(predictor.classes)):
+            own, chosen = answers_of(asked, predictor.classes), places
         made = cross_fitted(
             own.labels, own.probabilities, own.patients, predictor.bundle.prior,
             per_class=len(decision.limits[views].temperature) > 1, seed=seed,
         )  # fmt: skip
-        places = [i for i, (_, p) in enumerate(asked) if named(p.views_present) == views]
-        out[places] = made[: len(places)]  # those that are asked with fewer views than they have come after
+        out[places] = made[list(chosen)]
     return out
 
 

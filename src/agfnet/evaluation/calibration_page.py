@@ -33,7 +33,7 @@ def calibration_markdown(made: Mapping[str, Any], classes: Sequence[str]) -> str
         "",
         f"{facts['cases']} cases of {facts['patients']} patients (part {facts['part']}).",
         "",
-        f"Before and after: probabilities for {MIX['training']}.",
+        "Before and after: probabilities for diagnoses as frequent as among these cases.",
         f"Sets, referral and missed cases: answers for {MIX[made['prevalence']]}.",
         "",
         "| Figure | Before | After (fitted on other patients) |",

@@ -102,8 +102,9 @@ def compare(
                     todo.clear()
                     break
                 run = todo.popleft()
-                to_come = len(todo) + 1 + len(running) / 2  # those that run are half done, on average
-                left = f", about {to_come * np.mean(took) / jobs:.0f} min left" if took else ""
+                # Those that run are half done, on average; this one takes a whole run's time at least.
+                to_come = max(1.0, (len(todo) + 1 + len(running) / 2) / jobs)
+                left = f", about {to_come * np.mean(took):.0f} min left" if took else ""
                 log.info("run %d of %d: %s%s", count - len(todo), count, run, left)
                 config = sharing_images(plan.config(run.row, run.seed, source), folder)
                 process = multiprocessing.get_context("spawn").Process(

@@ -19,8 +19,8 @@ from agfnet.prediction.bundle import read_bundle
 from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.training.build import Task, task_of
 from agfnet.training.ranks import ALONE, Machine, first_process
-from agfnet.training.run import parts, train
-from agfnet.types import BundleError, Case
+from agfnet.training.run import FACTS, parts, train
+from agfnet.types import BundleError, Case, ConfigError
 
 log = logging.getLogger("agfnet")
 Answered = tuple[Predictor, list[Outcome]]
@@ -48,7 +48,12 @@ def run_folds(
 
     The cases are those of the training and validation parts (all, where no case has a part); test and
     calibration cases are never among them.
+
+    Raises:
+        ConfigError: the folder holds a run that is no fold.
     """
+    if (folder / FACTS).exists():
+        raise ConfigError(f"{folder}: holds a run of its own. Choose another folder for --folds.")
     config = sharing_images(config, folder)
     splits, task = fold_parts(config, folds, config.training.seed)
     pooled = []

@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from agfnet.evaluation.answers import Answers, answers_of
 from agfnet.evaluation.fitting import (
     LIMITS,
+    OWN_PATIENTS,
+    choose_temperature,
     fit_limits,
+    fit_of_their_own,
     fit_reference,
     fit_usual,
     one_case_each,
@@ -22,6 +25,9 @@ from agfnet.prediction.decision import Decision, Limits, named
 from agfnet.prediction.refer import ReferRule, disagreement
 from agfnet.types import AgfnetWarning, Case, Prediction, TableError
 
+TOO_FEW_OF_THESE = (
+    f"fewer than {OWN_PATIENTS} patients, or a class without a case: their temperature is that of all cases."
+)
 OTHER_MIX = 0.1
 """Share of the cases that would have to have another diagnosis for the mix to be that of the training cases."""
 Asked = Sequence[tuple[Case, Prediction]]
@@ -66,19 +72,25 @@ def fit_decision(
     references = {
         view: fit_reference(own, statistics_of(view, each), false_refers=false_refers) for view, own in learnt.items()
     }
+    common = choose_temperature(answers.labels, answers.probabilities, answers.patients, prior, seed=seed)
     limits: dict[str, Limits] = {}
     told: dict[str, list[str]] = {}
     for views, of_views in by_views(asked, fewer).items():
         own = answers_of(of_views, classes)
+        suffices = fit_of_their_own(own.labels, own.patients, len(classes))
+        temperature = (
+            choose_temperature(own.labels, own.probabilities, own.patients, prior, seed=seed) if suffices else common
+        )
+        calibrated = reweighted(tempered(own.probabilities, temperature), prior, mix)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always", AgfnetWarning)
             limits[views] = fit_limits(
-                own.labels, own.probabilities, own.patients, prior, mix, coverage=coverage, risk=risk, seed=seed
+                own.labels, calibrated, own.patients, temperature, coverage=coverage, risk=risk, seed=seed
             )
         for note in (
             *(str(warning.message) for warning in said),
             *_none_answered(limits[views], len(own), risk),
-            *_at_limit(limits[views].temperature),
+            *(_at_limit(temperature) if suffices else [TOO_FEW_OF_THESE]),
         ):
             told.setdefault(_with_names(note, classes), []).append(views)
     apart = [disagreement(list(p.view_probabilities.values())) for _, p in asked if len(p.views_present) > 1] or [0.0]
@@ -93,7 +105,7 @@ def fit_decision(
         *_other_mix(answers, classes, prior),
         *_too_few(len(each), false_refers),
     ]
-    calibrated = [
+    as_answered = [
         reweighted(tempered(p.probabilities, limits[named(p.views_present)].temperature), prior, mix) for _, p in asked
     ]
     return Decision(
@@ -103,7 +115,7 @@ def fit_decision(
         risk,
         limits,
         rule,
-        fit_usual(np.stack(calibrated), distances),
+        fit_usual(np.stack(as_answered), distances),
         {**facts, "notes": notes},
     )
 
@@ -155,9 +167,9 @@ def _other_mix(answers: Answers, classes: Sequence[str], prior: NDArray[np.float
         k = int(np.abs(shares - prior).argmax())
         yield (
             "Diagnoses are not as frequent among these cases as among the training cases "
-            f"({classes[k]}: {shares[k]:.0%} here, {prior[k]:.0%} there). The temperatures allow for it, but "
-            "probabilities are for the training cases' mix: state your patients' with --prevalence. Sets and referral "
-            "keep their promise for patients like these cases."
+            f"({classes[k]}: {shares[k]:.0%} here, {prior[k]:.0%} there). The temperatures allow for it, but answers "
+            "are for another mix than these cases': state your patients' with --prevalence. Sets and referral keep "
+            "their promise for patients like these cases."
         )
 
 

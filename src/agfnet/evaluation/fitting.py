@@ -35,6 +35,8 @@ FOLDS = 5
 SHARES = 20
 PER_CLASS_CASES = 20
 """Fewest calibration cases of a class for a temperature of its own."""
+OWN_PATIENTS = 20
+"""Fewest calibration patients of a set of views for a temperature of its own."""
 
 
 def fit_temperature(labels: ArrayLike, probabilities: ArrayLike, prior: NDArray[np.float64] | None = None) -> float:
@@ -55,7 +57,7 @@ def fit_temperature(labels: ArrayLike, probabilities: ArrayLike, prior: NDArray[
     """
     y, p = check_cases(labels, probabilities)
     found = minimize_scalar(
-        lambda log_t: float(nll(y, _among(y, tempered(p, math.exp(log_t)), prior))),
+        lambda log_t: float(nll(y, among(y, tempered(p, math.exp(log_t)), prior))),
         bounds=(math.log(LIMITS[0]), math.log(LIMITS[1])),
         method="bounded",
         options={"xatol": 1e-6},
@@ -63,8 +65,8 @@ def fit_temperature(labels: ArrayLike, probabilities: ArrayLike, prior: NDArray[
     return math.exp(float(found.x))
 
 
-def _among(y: IntArray, p: NDArray[np.float64], prior: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """Probabilities that are right for `prior`, for the shares of the diagnoses among the labels."""
+def among(y: IntArray, p: NDArray[np.float64], prior: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Probabilities that are right for `prior`, for the shares of the diagnoses among the labels; None: as they are."""
     return p if prior is None else reweighted(p, prior, np.bincount(y, minlength=p.shape[1]) / len(y))
 
 
@@ -75,12 +77,17 @@ def fit_class_temperatures(
     y, p = check_cases(labels, probabilities)
     start = np.full(p.shape[1], math.log(fit_temperature(y, p, prior)))
     found = minimize(
-        lambda log_t: float(nll(y, _among(y, tempered(p, np.exp(log_t).tolist()), prior))),
+        lambda log_t: float(nll(y, among(y, tempered(p, np.exp(log_t).tolist()), prior))),
         start,
         method="L-BFGS-B",
         bounds=[(math.log(LIMITS[0]), math.log(LIMITS[1]))] * p.shape[1],
     )
     return tuple(np.exp(found.x).tolist())
+
+
+def fit_of_their_own(labels: IntArray, patients: Sequence[str], classes: int) -> bool:
+    """Whether cases of a set of views suffice for a temperature of their own; otherwise that of all cases is taken."""
+    return len({*patients}) >= OWN_PATIENTS and len(np.unique(labels)) == classes
 
 
 def choose_temperature(
@@ -96,7 +103,7 @@ def choose_temperature(
     if np.bincount(y, minlength=p.shape[1]).min() < PER_CLASS_CASES:
         return common
     one, each = (
-        np.log(_among(y, cross_fitted(y, p, patients, prior, per_class=own, seed=seed), prior)[np.arange(len(y)), y])
+        np.log(among(y, cross_fitted(y, p, patients, prior, per_class=own, seed=seed), prior)[np.arange(len(y)), y])
         for own in (False, True)
     )
     gains = np.bincount(patient_index(patients), weights=each - one)  # a patient's cases are not independent
@@ -233,25 +240,31 @@ def fit_limits(
     labels: ArrayLike,
     probabilities: ArrayLike,
     patients: Sequence[str],
-    prior: NDArray[np.float64],
-    prevalence: NDArray[np.float64],
+    temperature: tuple[float, ...],
     *,
     coverage: float,
     risk: float,
     seed: int = 0,
 ) -> Limits:
-    """Temperature; then thresholds of the diagnosis sets and the least certainty of an answer, for the same views.
+    """Thresholds of the diagnosis sets and the least certainty of an answer, for cases of the same views.
 
-    The last two are fitted on one case a patient: their confidence is that of cases that do not depend on each other.
+    Both are fitted on one case a patient: their confidence is that of cases that do not depend on each other.
+
+    Args:
+        labels: (n,) of calibration cases.
+        probabilities: (n, K), calibrated.
+        patients: (n,) ids.
+        temperature: that they are calibrated with.
+        coverage: chosen coverage of the sets.
+        risk: wanted share of errors among the answered cases.
+        seed: of the draw of one case a patient.
     """
     y, p = check_cases(labels, probabilities)
-    temperature = choose_temperature(y, p, patients, prior, seed=seed)
-    calibrated = reweighted(tempered(p, temperature), prior, prevalence)
     one = one_case_each(patients, seed)
     return Limits(
         temperature,
-        fit_conformal(y, calibrated, patients, coverage=coverage, seed=seed),
-        fit_certainty(y[one], calibrated[one], risk=risk),
+        fit_conformal(y, p, patients, coverage=coverage, seed=seed),
+        fit_certainty(y[one], p[one], risk=risk),
     )
 
 

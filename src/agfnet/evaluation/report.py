@@ -246,8 +246,8 @@ def missing_views(predictor: Predictor, kept: Sequence[Outcome], answers: Answer
         draws: of the bootstrap.
 
     Returns:
-        View -> `cases` that have it; the figures of that view alone; `all_views`: balanced accuracy on the same cases
-        with all their views, and `lost`: what is lost of it.
+        View -> `cases` that have it; the figures of that view alone; and `against`: of those `cases` that have another
+        view, too, the balanced accuracy with `all_views`, and what is `lost` of it (None where there are none).
     """
     if len(predictor.specs) < 2:
         return {}
@@ -259,17 +259,25 @@ def missing_views(predictor: Predictor, kept: Sequence[Outcome], answers: Answer
         log.info("asking with %s alone", view)
         asked = [o.case.with_views(view) for o, has in zip(kept, having, strict=True) if has]
         alone, full = answers_of(whole(predict_cases(predictor, asked)), predictor.classes), answers.of(having)
+        more = [sum(map(bool, o.case.views.values())) > 1 for o, has in zip(kept, having, strict=True) if has]
         entries = _entries(_view_figures(alone), alone.patients, draws, {"accuracy": np.ones(len(alone), np.bool_)})
-        lost = paired_difference(_view_figures(full), _view_figures(alone), alone.patients, draws=draws)
         out[view] = {
             "cases": len(alone),
             **entries,
             "ece": float(ece(alone.labels, alone.probabilities)),
             "ece_if_calibrated": float(simulate_calibrated(alone.probabilities)["ece"].mean()),
-            "all_views": {"value": float(balanced_accuracy(full.labels, full.probabilities))},
-            "lost": lost["balanced_accuracy"].as_json(),
+            "against": _lost(full.of(more), alone.of(more), draws) if any(more) else None,
         }
     return out
+
+
+def _lost(full: Answers, alone: Answers, draws: int) -> dict[str, Any]:
+    lost = paired_difference(_view_figures(full), _view_figures(alone), full.patients, draws=draws)
+    return {
+        "cases": len(full),
+        "all_views": {"value": float(balanced_accuracy(full.labels, full.probabilities))},
+        "lost": lost["balanced_accuracy"].as_json(),
+    }
 
 
 def _view_figures(answers: Answers) -> MetricSet:

@@ -240,7 +240,7 @@ def _facts(path: Path, manifest: bytes) -> dict[str, Any]:
         older = isinstance(found, int) and found < FORMAT
         remedy = (
             "`agfnet train --resume`, with its configuration, exports a finished run anew if its network is still this "
-            "version's; otherwise train it again, or use the version that made it"
+            "version's (calibrate it again then); otherwise train it again, or use the version that made it"
             if older
             else "Update agfnet"
         )

@@ -144,8 +144,8 @@ def train(
         "processes": machine.processes,
     }
     if first_process():
+        write_json(folder / FACTS, facts)  # the first of a run's files, by which the folder is known to be one
         save_config(config, folder / CONFIG)
-        write_json(folder / FACTS, facts)
 
     counts = [sum(case.label == name for case in cases[0]) for name in task.classes]
     module = LesionModule(network, config.training, config.reconstruction, counts)
@@ -225,7 +225,7 @@ def _begin(
         log.info("%s: holds no finished epoch; starting from the beginning", folder)
     known = _known_again(cases[0])
     _check_apart(config, cases[1], known["trained_on"])
-    _check_empty(folder)
+    check_free(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return {
         "notice": RESEARCH_USE,
@@ -240,15 +240,20 @@ def _begin(
     }
 
 
-def _check_empty(folder: Path) -> None:
-    """Refuse a folder that holds other things than what a run, stopped before its first epoch, leaves there.
+def check_free(folder: Path) -> None:
+    """Refuse a folder that holds other things than runs, or what one that was stopped at its start leaves there.
 
     Raises:
         ConfigError: it does: a run would write over files of the same names.
     """
-    if not folder.exists() or (folder / FACTS).exists():
+    if not folder.exists() or (folder / FACTS).exists() or any(folder.glob(f"fold-*/{FACTS}")):
         return
-    others = sorted({own.name for own in folder.iterdir()} - {"train.log", "cache", BAD_CASES})
+    known = {"train.log", "cache", BAD_CASES}
+    others = sorted(
+        own.name
+        for own in folder.iterdir()
+        if own.name not in known and not own.match(".*.tmp") and not own.name.startswith("fold-")
+    )
     if others:
         more = f" and {len(others) - 1} more" if others[1:] else ""
         raise ConfigError(f"{folder}: holds other things than a run ({others[0]}{more}). Choose a new folder.")
@@ -267,7 +272,7 @@ def _note_resumption(facts: dict[str, Any], config: Config) -> None:
     """Enter into `resumed_by` what trains from now on, where it is not what trained until now."""
     now = _trained_by(config)
     before = facts.get("resumed_by", [facts])[-1]
-    changed = [key for key in ("code", "device", "precision") if now[key] != before.get(key)]
+    changed = [key for key in ("code", "device", "precision") if now[key] != before.get(key, now[key])]
     changed += [name for name in now["versions"] if now["versions"][name] != before["versions"].get(name)]
     if changed:
         log.warning("resumed with other %s than before: not as if it had not stopped", ", ".join(changed))

@@ -75,7 +75,12 @@ def test_a_value_that_a_spreadsheet_runs_is_named(tmp_path):
 
 
 def test_ids_that_a_spreadsheet_rounded_are_named(tmp_path):
-    rows = ['"1,234E+11","1,234E+11",A,a.jpg', "1E5,7.5e+8,3E2,b.jpg", "E12,2E,A,c.jpg", "1234567890123,12e,A,d.jpg"]
+    rows = [
+        '"1,234E+11","1,234E+11",A,a.jpg',
+        "1E12,7.5e+15,3E12,b.jpg",
+        "E12,1E05,A,c.jpg",
+        "1234567890123,3e2,A,d.jpg",
+    ]
     rounded = {(f.row, f.column) for f in found(tmp_path, rows) if f.cause == "rounded-id"}
     assert rounded == {(row, column) for row in (2, 3) for column in ("case_id", "patient_id")}
 
@@ -113,7 +118,7 @@ def test_a_name_whose_accents_are_stored_otherwise_does_not_look_like_another(tm
     (tmp_path / there).write_bytes(b"x")
     path = write(tmp_path, ["case_id,patient_id,clinical", f"1,1,{written}"])
     (fault,) = (f for f in check_table(path, level="quick").faults if f.cause == "missing-file")
-    assert "convmv" in fault.remedy
+    assert "--nfd" in fault.remedy  # as the table has it
 
 
 def test_a_column_of_remarks_may_only_look_like_a_view(tmp_path):
@@ -143,7 +148,7 @@ def test_numbers_that_are_none_are_empty_cells_of_parquet(tmp_path):
 def test_a_column_under_another_name_is_named(header, said, tmp_path):
     path = write(tmp_path, [header, "1,1,a.jpg,train", "2,2,b.jpg,Val"])
     found = [f.remedy for f in check_table(path, level="quick").faults if f.cause == "missing-column"]
-    assert [remedy for remedy in found if said in remedy]
+    assert sum(said in remedy for remedy in found) == 1
 
 
 def test_a_column_of_other_things_is_no_split(tmp_path):

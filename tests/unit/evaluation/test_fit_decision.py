@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from agfnet.evaluation.calibrate import _by_others
 from agfnet.evaluation.fit_decision import fit_decision
-from agfnet.metrics.calibration import ece
+from agfnet.evaluation.fitting import among
+from agfnet.metrics.calibration import ece, nll
 from agfnet.prediction.calibration import reweighted, tempered
 from agfnet.types import Case, Prediction, Reason, TableError
 
@@ -221,3 +224,39 @@ def test_everything_after_the_temperature_is_fitted_for_the_patients_that_predic
     # Stated again it changes nothing: no answer is asked to be sure twice.
     again = [other.decide(p.probabilities, p.view_probabilities, p.statistics, mix).referred for _, p in asked]
     assert again == [made.referred for made in decided]
+
+
+def test_few_cases_of_a_set_of_views_take_the_temperature_of_all():
+    """Right by chance, or of one class alone, they would else be made certain, or anything."""
+    rng = np.random.default_rng(0)
+    asked = asked_about([f"P{i}" for i in range(200)], rng)
+    rare = with_photo_alone([pair for pair in asked if pair[0].label == "naevus"])
+    for fewer in (with_photo_alone(asked[:2]), rare):
+        made = fit_decision(asked, {"clinical": fewer}, learnt(rng), CLASSES, PRIOR, {})
+        assert made.limits["clinical"].temperature == made.limits["clinical;ultrasound"].temperature
+        assert "With clinical alone: fewer than 20 patients" in "\n".join(made.facts["notes"])
+
+
+def by_others(made, asked, fewer):
+    network = SimpleNamespace(classes=CLASSES, bundle=SimpleNamespace(prior=PRIOR))
+    return _by_others(made, asked, fewer, network, seed=0)
+
+
+def test_one_patient_with_other_views_than_the_rest_is_no_obstacle():
+    rng = np.random.default_rng(0)
+    asked = [*with_photo_alone(asked_about([f"P{i}" for i in range(60)], rng)), *asked_about(["B"], rng)]
+    made = fit_decision(asked, {}, learnt(rng), CLASSES, PRIOR, {})
+    assert by_others(made, asked, {}).sum(1) == pytest.approx(1.0)
+
+
+def test_what_is_shown_of_a_calibration_is_better_after_it_also_among_other_diagnoses():
+    rng = np.random.default_rng(2)
+    pairs = asked_about([f"P{i}" for i in range(900)], rng)
+    asked = [
+        pair for i, pair in enumerate(pairs) if pair[0].label != "lipoma" or i % 6 == 0
+    ]  # half of the cases before
+    made = fit_decision(asked, {}, learnt(rng), CLASSES, PRIOR, {})
+    labels = np.array([CLASSES.index(case.label) for case, _ in asked])
+    before = np.stack([p.probabilities for _, p in asked])
+    figures = [nll(labels, among(labels, p, PRIOR)) for p in (before, by_others(made, asked, {}))]
+    assert figures[1] < figures[0]
