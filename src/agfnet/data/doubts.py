@@ -33,7 +33,7 @@ def name_faults(frame: pl.DataFrame, views: Sequence[str]) -> list[Fault]:
     free = {name.casefold(): name for name in frame.columns if name not in taken}
     faults = []
     for name in wanted:
-        near = [one for one in free if _letters(one) == _letters(name)]
+        near = [one for one in free if letters(one) == letters(name)]
         near += difflib.get_close_matches(name, free, n=1, cutoff=0.85)
         near += [one for one in _LABEL if name == "label" and one in free]
         near += [one for one in _SPLIT if name == "split" and one in free and _holds_parts(frame[free[one]])]
@@ -55,7 +55,8 @@ def name_faults(frame: pl.DataFrame, views: Sequence[str]) -> list[Fault]:
     return faults
 
 
-def _letters(name: str) -> str:
+def letters(name: str) -> str:
+    """A name without capitals, blanks and signs."""
     return "".join(filter(str.isalnum, name.casefold()))
 
 

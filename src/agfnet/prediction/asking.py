@@ -10,6 +10,7 @@ from typing import TextIO
 
 import polars as pl
 
+from agfnet.data.doubts import letters
 from agfnet.data.imagefile import MM_PER_PIXEL_RANGE, scale_of
 from agfnet.data.locate import inside
 from agfnet.data.table import infer_views, read_cases, say_scales, write_table
@@ -45,17 +46,13 @@ def views_there(frame: pl.DataFrame, known: Sequence[str], table: Place) -> list
     absent = [m for m in known if m not in views]
     others = [column for column in frame.columns if column not in known]
     for view in absent:
-        if meant := [column for column in others if _letters(column) == _letters(view)]:
+        if meant := [column for column in others if letters(column) == letters(view)]:
             raise TableError(f"{table}: there is no column {view}, but {meant[0]}. Rename it to {view}.")
     images = [column for column in infer_views(frame) if column in others]
     if absent and (views or images):
         hint = f"; if {' or '.join(images)} is one of them, rename it" if images else ""
         log.warning("%s: no column %s; these views are absent in every case%s", table, ", ".join(absent), hint)
     return views or list(known)
-
-
-def _letters(name: str) -> str:
-    return "".join(filter(str.isalnum, name.casefold()))
 
 
 def say_uncalibrated(predictor: Predictor) -> None:
