@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -16,6 +17,9 @@ from agfnet.data.split import split_to_file
 from agfnet.data.table import read_cases
 from agfnet.evaluation.calibrate import calibrate
 from agfnet.evaluation.experiment import run
+from agfnet.prediction.bundle import write_bundle
+from agfnet.prediction.decision import write_decision
+from agfnet.prediction.predictor import Predictor
 from drawn import draw_cases, small_config
 
 collect_ignore_glob = ["conftest.py", "*/conftest.py"]
@@ -63,6 +67,20 @@ def calibrated(trained: Path, drawn: Path, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("fitted") / "run"
     shutil.copytree(trained, folder)
     calibrate(folder, table=drawn / "parts.csv", part="validation", draws=100, threads=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def answering(calibrated: Path, drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of `calibrated` that answers the surer half of the cases: so few to calibrate on refer all of them."""
+    folder = tmp_path_factory.mktemp("answering") / "run"
+    shutil.copytree(calibrated, folder)
+    network = Predictor(folder, threads=1)
+    said = [outcome.prediction for outcome in network.predict(read_cases(drawn / "parts.csv"))]
+    middle = float(np.median([answer.probabilities.max() for answer in said]))
+    limits = {views: replace(own, certainty=middle) for views, own in network.decision.limits.items()}
+    parts = network.bundle.parts | write_decision(replace(network.decision, limits=limits))
+    write_bundle(folder / "model.agf", network.bundle.facts, parts)
     return folder
 
 

@@ -337,9 +337,10 @@ def different_keys(one: Config, other: Config) -> list[str]:
             key: own for name, part in tree.items() for key, own in flat(part, f"{path}.{name}".lstrip(".")).items()
         }
 
+    views = [] if list(one.data.views) == list(other.data.views) else ["data.views"]  # in their order
     ours, theirs = (flat(config.model_dump(mode="json"), "") for config in (one, other))
     missing = object()
-    return [key for key in {**ours, **theirs} if ours.get(key, missing) != theirs.get(key, missing)]
+    return views + [key for key in {**ours, **theirs} if ours.get(key, missing) != theirs.get(key, missing)]
 
 
 def _override(tree: dict[str, Any], override: str) -> None:

@@ -44,8 +44,9 @@ def test_the_command(copied, trained, drawn, agfnet_command, tmp_path):
     done = agfnet_command("calibrate", copied, drawn / "parts.csv", "--part", "validation", "--threads", 1)
     assert done.exit_code == 0, done.stderr
     assert "optimistic" in done.stdout
-    assert "every such case is referred. Calibrate on more cases" in done.stdout  # a handful cannot show a risk of 10 %
-    assert "patients are too few to tell what lies beyond all but 1.0% of the images" in done.stdout
+    # A handful cannot show a risk of 10 %.
+    assert "every such case is referred. Calibrate on more patients" in done.stdout
+    assert "Too few patients to tell what lies beyond all but 1.0% of ordinary cases (with clinical: " in done.stdout
     made = json.loads((copied / "calibration" / "calibration.json").read_text())
     assert made["facts"]["part"] == "validation"
     parts = pl.read_csv(drawn / "parts.csv").filter(pl.col("split") == "validation")
@@ -140,11 +141,14 @@ def test_figures_under_another_prevalence(calibrated, drawn, tmp_path, agfnet_co
     assert (shown["p_naevus"] > own["p_naevus"]).all()
 
 
-def test_what_another_prevalence_makes_sure_is_still_referred(calibrated, drawn):
+@pytest.mark.parametrize("cysts", [1.0, 0.3])
+def test_what_another_prevalence_makes_sure_is_still_referred(answering, drawn, cysts):
     """Neither the rule nor the set was fitted to it."""
     cases = read_cases(drawn / "parts.csv")
-    plain = Predictor(calibrated, threads=1)
-    extreme = Predictor(calibrated, threads=1, prevalence={"cyst": 0.0, "lipoma": 0.0, "naevus": 1.0})
+    plain = Predictor(answering, threads=1)
+    rest = (1.0 - cysts) / 2.0
+    extreme = Predictor(answering, threads=1, prevalence={"cyst": cysts, "lipoma": rest, "naevus": rest})
+    unsure = set()
     for one, other in zip(plain.predict(cases), extreme.predict(cases), strict=True):
         p, q = one.prediction, other.prediction
         inside = int(q.probabilities.argmax()) in q.diagnosis_set
@@ -153,6 +157,8 @@ def test_what_another_prevalence_makes_sure_is_still_referred(calibrated, drawn)
             or min(p.probabilities.max(), q.probabilities.max())
             < plain.decision.limits[named(p.views_present)].certainty
         )
+        unsure.add(tuple(Reason("unsure") in own.referred for own in (p, q)))
+    assert unsure == {(True, True), (False, cysts < 1.0)}  # the network calls all of them cysts
 
 
 def test_a_prevalence_is_stated_without_a_calibration(trained, drawn):

@@ -242,6 +242,10 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(plan_file, tmp_path, 
         ),
         ({"rows": {"full": {}, "x": {"change": ["data.skip_bad=true"]}}}, "has data.skip_bad"),
         (
+            {"rows": {"full": {}, "x": {"change": ["training.early_stopping=3"]}}, "test": None},
+            "would choose the epoch on the very cases that are tested",
+        ),
+        (
             {"rows": {"full": {}, "x": {}, "m": {"mean_of": ["x"], "views": ["clinical"]}}},
             "'m' is a mean of others; it",
         ),

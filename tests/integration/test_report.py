@@ -24,10 +24,10 @@ from drawn import small_config
 
 
 @pytest.fixture(scope="module")
-def reported(calibrated, drawn, tmp_path_factory):
+def reported(answering, drawn, tmp_path_factory):
     """The folder of a calibrated run's report."""
     out = tmp_path_factory.mktemp("reported") / "report"
-    arguments = ["report", calibrated, drawn / "parts.csv", "--part", "train", "-o", out, "--draws", 100]
+    arguments = ["report", answering, drawn / "parts.csv", "--part", "train", "-o", out, "--draws", 100]
     arguments += ["--subgroup", "border"]
     done = CliRunner().invoke(app, [str(a) for a in [*arguments, "--threads", 1]], catch_exceptions=False)
     assert done.exit_code == 0, done.stderr
@@ -39,19 +39,19 @@ def facts(reported):
     return json.loads((reported / "report.json").read_text())
 
 
-def test_robustness_of_another_network_is_refused(calibrated, drawn, tmp_path, agfnet_command):
+def test_robustness_of_another_network_is_refused(answering, drawn, tmp_path, agfnet_command):
     (tmp_path / "robustness.json").write_text(json.dumps({"bundle_sha256": "0" * 64}))
     out = tmp_path / "report"
-    done = agfnet_command("report", calibrated, drawn / "parts.csv", "-o", out, "--robustness", tmp_path)
+    done = agfnet_command("report", answering, drawn / "parts.csv", "-o", out, "--robustness", tmp_path)
     assert done.exit_code == 1
     assert "is of another network" in done.stderr.replace("\n", " ")
-    done = agfnet_command("report", calibrated, drawn / "parts.csv", "-o", out, "--robustness", tmp_path / "none")
+    done = agfnet_command("report", answering, drawn / "parts.csv", "-o", out, "--robustness", tmp_path / "none")
     assert "is not there" in done.stderr.replace("\n", " ")
     assert not list(out.iterdir())  # nothing was asked before
 
 
-def test_robustness_of_other_cases_says_so(calibrated, drawn, tmp_path, agfnet_command):
-    asked = [calibrated, drawn / "parts.csv", "--draws", 100, "--threads", 1]
+def test_robustness_of_other_cases_says_so(answering, drawn, tmp_path, agfnet_command):
+    asked = [answering, drawn / "parts.csv", "--draws", 100, "--threads", 1]
     assert agfnet_command("robustness", *asked, "-o", tmp_path).exit_code == 0
     made = json.loads((tmp_path / "robustness.json").read_text())
     for part, other in (("validation", False), ("train", True)):
@@ -60,18 +60,21 @@ def test_robustness_of_other_cases_says_so(calibrated, drawn, tmp_path, agfnet_c
         assert done.exit_code == 0, done.stderr
         page = (tmp_path / part / "report.html").read_text()
         assert ("not the cases of the rest of this page" in page) == other
+        section = page[page.index('<section id="robustness">') : page.index('<section id="cases">')]
+        assert made["notes"]
+        assert all(note in unescape(section) for note in made["notes"])
 
 
-def test_figures_on_cases_that_were_learnt_from_say_so(facts, calibrated, drawn, tmp_path, agfnet_command):
+def test_figures_on_cases_that_were_learnt_from_say_so(facts, answering, drawn, tmp_path, agfnet_command):
     assert facts["card"]["notes"][0].endswith("were trained on: these figures say how well they were learnt.")
     assert "trained_on" not in facts["run"]
     assert "fitted_on" not in facts["calibration"]
     out = tmp_path / "figures"
-    agfnet_command("evaluate", calibrated, drawn / "parts.csv", "-o", out, "--draws", 100)
+    agfnet_command("evaluate", answering, drawn / "parts.csv", "-o", out, "--draws", 100)
     notes = json.loads((out / "scorecard.json").read_text())["notes"]
     assert "were calibrated on" in notes[0]
     assert "part: validation" in (out / "summary.md").read_text()
-    agfnet_command("evaluate", calibrated, drawn / "parts.csv", "--part", "calibration", "-o", out, "--draws", 100)
+    agfnet_command("evaluate", answering, drawn / "parts.csv", "--part", "calibration", "-o", out, "--draws", 100)
     assert not any(" were calibrated on" in note for note in json.loads((out / "scorecard.json").read_text())["notes"])
 
 
@@ -133,13 +136,13 @@ def test_the_figures_are_those_of_the_saved_predictions(reported, facts, drawn):
     answered = (saved["referred"] == "no").to_numpy()
     assert facts["referral"]["answered"]["value"] == pytest.approx(answered.mean())
     wrong = p.argmax(1) != y
-    if answered.any():
-        assert facts["referral"]["error_answered"]["value"] == pytest.approx(wrong[answered].mean())
+    assert 0 < answered.sum() < len(answered)
+    assert facts["referral"]["error_answered"]["value"] == pytest.approx(wrong[answered].mean())
 
 
-def test_the_part_is_said_also_where_none_was_named(calibrated, tmp_path, agfnet_command, facts):
+def test_the_part_is_said_also_where_none_was_named(answering, tmp_path, agfnet_command, facts):
     assert facts["card"]["part"] == "train"
-    done = agfnet_command("report", calibrated, "-o", tmp_path, "--draws", 100, "--threads", 1)
+    done = agfnet_command("report", answering, "-o", tmp_path, "--draws", 100, "--threads", 1)
     assert done.exit_code == 0, done.stderr
     assert "(validation part of parts.csv)" in (tmp_path / "model_card.md").read_text()
 
@@ -193,9 +196,9 @@ def test_every_figure_of_the_page_is_in_the_json(reported, facts):
     assert facts["bundle_sha256"] in text
 
 
-def test_figures_beside_a_page_are_those_of_the_page(reported, trained, calibrated, drawn, agfnet_command):
+def test_figures_beside_a_page_are_those_of_the_page(reported, trained, answering, drawn, agfnet_command):
     stated = "--prevalence", "cyst=0.4,lipoma=0.3,naevus=0.3"
-    for source, part, more in ((trained, "train", ()), (calibrated, "validation", ()), (calibrated, "train", stated)):
+    for source, part, more in ((trained, "train", ()), (answering, "validation", ()), (answering, "train", stated)):
         done = agfnet_command("evaluate", source, drawn / "parts.csv", "--part", part, "-o", reported, *more)
         assert done.exit_code == 1
         assert "holds a report on another network, other cases or another prevalence" in done.stderr.replace("\n", " ")
@@ -203,9 +206,9 @@ def test_figures_beside_a_page_are_those_of_the_page(reported, trained, calibrat
 
 
 def test_a_report_for_another_prevalence_has_the_figures_of_an_evaluation_for_it(
-    facts, calibrated, drawn, tmp_path, agfnet_command
+    facts, answering, drawn, tmp_path, agfnet_command
 ):
-    asked = calibrated, drawn / "parts.csv", "--part", "train", "--draws", 100, "--threads", 1
+    asked = answering, drawn / "parts.csv", "--part", "train", "--draws", 100, "--threads", 1
     stated = "cyst=0.4,lipoma=0.3,naevus=0.3"
     for command in ("evaluate", "report"):
         done = agfnet_command(command, *asked, "-o", tmp_path / command, "--prevalence", stated)
@@ -224,26 +227,26 @@ def test_errors_are_the_most_confident_ones(facts):
     assert len(sure) <= 12
 
 
-def test_subgroups_are_those_that_were_asked_for(facts, calibrated, tmp_path, agfnet_command):
+def test_subgroups_are_those_that_were_asked_for(facts, answering, tmp_path, agfnet_command):
     """A free column may hold names: none is shown unasked."""
     assert set(facts["card"]["subgroups"]) == {"site", "border"}
-    done = agfnet_command("report", calibrated, "-o", tmp_path, "--draws", 100, "--threads", 1)
+    done = agfnet_command("report", answering, "-o", tmp_path, "--draws", 100, "--threads", 1)
     assert done.exit_code == 0, done.stderr
     told = json.loads((tmp_path / "report.json").read_text())
     assert "border" not in told["card"]["subgroups"]
     assert "<h3>border</h3>" not in (tmp_path / "report.html").read_text()
-    unknown = agfnet_command("report", calibrated, "-o", tmp_path, "--subgroup", "age")
+    unknown = agfnet_command("report", answering, "-o", tmp_path, "--subgroup", "age")
     assert unknown.exit_code == 1
     assert "no subgroups by age; there are values of border" in unknown.stderr.replace("\n", " ")
 
 
-def test_rare_sites_are_counted_and_not_named(calibrated, drawn, tmp_path, agfnet_command):
+def test_rare_sites_are_counted_and_not_named(answering, drawn, tmp_path, agfnet_command):
     test = pl.read_csv(drawn / "parts.csv").filter(pl.col("split") == "train").drop("split")
     place = pl.when(pl.int_range(pl.len()) == 0).then(pl.lit("Dr Huber")).otherwise(pl.lit("clinic"))
     views = [(pl.lit(f"{drawn}/") + pl.col(view)).alias(view) for view in ("clinical", "ultrasound")]
     test.with_columns(*views, site=place, split=pl.lit("train")).write_csv(tmp_path / "t.csv")
     out = tmp_path / "out"
-    done = agfnet_command("report", calibrated, tmp_path / "t.csv", "--part", "train", "-o", out, "--draws", 100)
+    done = agfnet_command("report", answering, tmp_path / "t.csv", "--part", "train", "-o", out, "--draws", 100)
     assert done.exit_code == 0, done.stderr
     told = json.loads((out / "report.json").read_text())["cohort"]["site"]
     assert told == {"clinic": test.height - 1, "others (1)": 1}
@@ -305,12 +308,12 @@ def test_malignant_cases_answered_as_benign_are_counted(reported, facts, drawn):
 
 
 @pytest.mark.parametrize("command", ["evaluate", "report", "robustness"])
-def test_without_labels_nothing_is_asked(calibrated, drawn, tmp_path, agfnet_command, monkeypatch, command):
+def test_without_labels_nothing_is_asked(answering, drawn, tmp_path, agfnet_command, monkeypatch, command):
     pl.read_csv(drawn / "parts.csv").filter(pl.col("split") == "test").drop("label", "split").with_columns(
         *[(pl.lit(f"{drawn}/") + pl.col(view)).alias(view) for view in ("clinical", "ultrasound")]
     ).write_csv(tmp_path / "bare.csv")
     monkeypatch.setattr(Predictor, "predict", lambda *_, **__: pytest.fail("the network is asked"))
-    done = agfnet_command(command, calibrated, tmp_path / "bare.csv", "-o", tmp_path / "out")
+    done = agfnet_command(command, answering, tmp_path / "bare.csv", "-o", tmp_path / "out")
     assert done.exit_code == 1
     assert "no case with a label" in done.stderr
 

@@ -92,6 +92,7 @@ def split(
     fractions: Annotated[
         str, typer.Option(help="Shares of train, validation, calibration and test; 0 leaves a part out.")
     ] = "0.6,0.15,0.1,0.15",
+    views: ViewsOpt = None,
 ) -> None:
     """Split by patient into train, validation, calibration and test, stratified by diagnosis.
 
@@ -108,7 +109,11 @@ def split(
         if len(shares) != len(PARTS):
             raise typer.BadParameter("--fractions takes four numbers by commas; 0 leaves a part out")
         counts = split_to_file(
-            table, output, fractions={p: f for p, f in zip(PARTS, shares, strict=True) if f}, seed=seed
+            table,
+            output,
+            fractions={p: f for p, f in zip(PARTS, shares, strict=True) if f},
+            seed=seed,
+            views=names(views),
         )
         out.print(f"{output}: " + ", ".join(f"{n} {part}" for part, n in counts.items()))
 

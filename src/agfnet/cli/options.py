@@ -58,7 +58,7 @@ PartOpt = Annotated[
     str | None,
     typer.Option(help="Only cases of this part (column `split`); otherwise validation, or test with --include-test."),
 ]
-TestOpt = Annotated[bool, typer.Option("--include-test", help="Also use test cases. Once, at the end.")]
+TestOpt = Annotated[bool, typer.Option("--include-test", help="The test part, and no other. Once, at the end.")]
 SubgroupOpt = Annotated[
     list[str] | None, typer.Option("--subgroup", metavar="COLUMN", help="Also report by this column; may be repeated.")
 ]

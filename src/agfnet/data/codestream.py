@@ -21,7 +21,8 @@ MAX_SEGMENTS = 10_000
 _MARKER = re.compile(rb"\xff([\x80-\xcf\xd8-\xfe])")  # not `\xff+`, which is slow on a long run of them
 _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _SCAN, _END = 0xDA, 0xD9
-_COLOUR_MARKERS = {(0xE0, b"JFIF\0"), (0xEE, b"Adobe")}
+_JFIF, _ADOBE = (0xE0, b"JFIF\0"), (0xEE, b"Adobe")
+_RGB_IDS = (b"RGB", b"rgb")
 _JPEG_2000 = b"\xff\x4f\xff\x51"
 _COD, _COC, _SOT, _SOD = 0xFF52, 0xFF53, 0xFF90, 0xFF93
 # Of JPEG 2000, where a few bytes of a header can ask for gigabytes: several times what an image of 100 megapixels has.
@@ -40,18 +41,22 @@ class JpegHead(NamedTuple):
         rows, columns: of the image.
         bits: of a sample.
         samples: of a pixel.
-        sampling: of each component in turn, a byte with how often it is sampled across and down.
+        ids: of each component in turn, a byte that names it.
+        sampling: the same, how often it is sampled across and down.
         scans: how many; 0 where there is nothing to see, which a decoder need not mind.
-        marked: it says by a marker of JFIF or Adobe how its colours are stored.
+        marks: where the names of JFIF's and Adobe's markers stand, which say how colours are stored.
+        colours: as which they are stored, RGB or YBR, where it says so.
     """
 
     rows: int
     columns: int
     bits: int
     samples: int
+    ids: bytes
     sampling: bytes
     scans: int
-    marked: bool
+    marks: tuple[int, ...]
+    colours: str | None
 
 
 def keeps_busy(data: bytes) -> bool:
@@ -69,7 +74,9 @@ def walk_jpeg(data: bytes) -> JpegHead | None:
     """
     if data[:2] != b"\xff\xd8":
         return None
-    place, segments, scans, marked, frame = 2, 0, 0, False, None
+    place, segments, scans, frame = 2, 0, 0, None
+    marks: list[int] = []
+    said: set[str] = set()
     while (found := _MARKER.search(data, place)) is not None:  # what is between segments decoders step over, too
         marker, place = found[1][0], found.end()
         segments += 1
@@ -82,11 +89,36 @@ def walk_jpeg(data: bytes) -> JpegHead | None:
             break
         length, bits, rows, columns, samples = struct.unpack(">HBHHB", segment)
         if marker in _FRAMES:
-            frame = rows, columns, bits, samples, data[place + 9 : place + 8 + 3 * samples : 3]
-        marked |= (marker, segment[2:7]) in _COLOUR_MARKERS
+            content = data[place + 8 : place + 8 + 3 * samples]
+            frame = rows, columns, bits, samples, content[::3], content[1::3]
+        if (marker, segment[2:7]) in (_JFIF, _ADOBE):
+            marks.append(place + 2)
+            rgb = marker == _ADOBE[0] and data[place + 13 : place + 14] == b"\0"
+            said.add("RGB" if rgb else "YBR")
         scans += marker == _SCAN
         place += length
-    return None if frame is None else JpegHead(*frame, scans, marked)
+    if frame is None:
+        return None
+    if frame[4] in _RGB_IDS:
+        said = {"RGB"}
+    colours = "YBR" if "YBR" in said else "RGB" if said else None  # decoders believe JFIF first
+    return JpegHead(*frame, scans, tuple(marks), colours)
+
+
+def with_colours(data: bytes, colours: str) -> bytes:
+    """A JPEG codestream of three components that says how its colours are stored, RGB or YBR, and nothing else of it.
+
+    Raises:
+        ValueError: it is no such codestream.
+    """
+    head = walk_jpeg(data)
+    if head is None:
+        raise ValueError("no JPEG codestream")
+    silent = bytearray(data)
+    for place in head.marks:
+        silent[place : place + 5] = bytes(5)
+    marker = b"\xff\xee\0\x0eAdobe\0\x64" + bytes(4) + bytes([colours != "RGB"])
+    return bytes(silent[:2] + marker + silent[2:])
 
 
 class Coded(NamedTuple):
@@ -96,8 +128,9 @@ class Coded(NamedTuple):
         rows, columns: of the image.
         bits: of a sample.
         samples: of a pixel.
-        rgb: it says that its colours become RGB in decoding, whatever the header says; False where it does not say.
+        rgb: it says by a marker alone that its colours are, or become, RGB, whatever the header says.
         ybr: its colours are not RGB, and only the header can tell a decoder so.
+        colours: as which those of a JPEG are stored, RGB or YBR, where it says so.
         start: where the codestream begins. What stands before it may ask a decoder for more than it says.
         whole: whether every part that it announces is there; True where it announces none.
     """
@@ -108,6 +141,7 @@ class Coded(NamedTuple):
     samples: int
     rgb: bool = False
     ybr: bool = False
+    colours: str | None = None
     start: int = 0
     whole: bool = True
 
@@ -122,8 +156,9 @@ def coding_of(data: bytes) -> Coded | None:
     if head is None or not 1 <= head.scans <= MAX_SCANS:
         return None
     # Only the two colours beside luminance are sampled less often.
-    ybr = len(set(head.sampling)) > 1 and not head.marked
-    return Coded(head.rows, head.columns, head.bits, head.samples, ybr=ybr)
+    ybr = len(set(head.sampling)) > 1 and head.colours is None
+    rgb = head.colours == "RGB" and head.ids not in _RGB_IDS
+    return Coded(head.rows, head.columns, head.bits, head.samples, rgb=rgb, ybr=ybr, colours=head.colours)
 
 
 class _Style(NamedTuple):

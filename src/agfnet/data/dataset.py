@@ -26,7 +26,7 @@ from agfnet.files import write_atomically
 from agfnet.places import Url, look_up
 from agfnet.types import Case, ImageError, Place
 
-READER = 5
+READER = 6
 """Raised where the same file gives other pixels than before, so that no cache goes on with the former ones."""
 NAMES_PATIENT = ".names-patient"
 UNKNOWN = -1

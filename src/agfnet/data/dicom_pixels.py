@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agfnet.data.codestream import coding_of
+from agfnet.data.codestream import coding_of, with_colours
 from agfnet.data.dicom_header import (
     DEFLATED,
     EXPLICIT_BIG,
@@ -34,9 +34,10 @@ MAX_FRAMES = 20_000
 """Over ten minutes at 30 frames a second; more than that is no clip of a lesion, or a damaged number."""
 NATIVE = (IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG)
 _RLE = "1.2.840.10008.1.2.5"
+_BASELINE, _EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
 _COMPRESSED = {
-    "1.2.840.10008.1.2.4.50": "JPEG baseline",
-    "1.2.840.10008.1.2.4.51": "JPEG extended",
+    _BASELINE: "JPEG baseline",
+    _EXTENDED: "JPEG extended",
     "1.2.840.10008.1.2.4.57": "lossless JPEG",
     "1.2.840.10008.1.2.4.70": "lossless JPEG",
     "1.2.840.10008.1.2.4.80": "JPEG-LS",
@@ -198,21 +199,21 @@ def _stored(header: Header, layout: Layout, index: int) -> NDArray[Any]:
         from pydicom.uid import UID  # noqa: PLC0415
 
     native = header.syntax in NATIVE
-    data = _native_bytes(header, layout, index) if native else encapsulate([_codestream(header, layout, index)])
     decoder = get_decoder(UID(header.syntax))
-    if not decoder.is_available:
-        problem = f"no decoder of {_COMPRESSED[header.syntax]} is installed"
-        raise HeaderFault("unsupported-dicom", problem)
+    plugin = _plugin(header, layout)
+    if not decoder.is_available or (plugin and plugin not in decoder.available_plugins):
+        kind = f"{layout.stored}-bit {_COMPRESSED[header.syntax]}" if plugin else _COMPRESSED[header.syntax]
+        raise HeaderFault("unsupported-dicom", f"no decoder of {kind} is installed")
+    data = _native_bytes(header, layout, index) if native else encapsulate([_codestream(header, layout, index)])
     options: dict[str, Any] = {
         "rows": layout.rows, "columns": layout.columns, "samples_per_pixel": layout.samples, "number_of_frames": 1,
         "bits_allocated": layout.allocated, "bits_stored": layout.stored, "pixel_representation": int(layout.signed),
-        "photometric_interpretation": layout.photometric, "pixel_keyword": "PixelData", "pixel_vr": "OW",
+        "photometric_interpretation": "RGB" if _told_colours(header, layout) else layout.photometric,
+        "pixel_keyword": "PixelData", "pixel_vr": "OW", "decoding_plugin": plugin,
     }  # fmt: skip
-    if header.syntax == _RLE:
-        # The faster plug-in panics on damaged segments, which is no exception that can be told from an interrupt.
-        options["decoding_plugin"] = "pydicom"
     if layout.samples > 1:
-        options["planar_configuration"] = int(layout.planar)
+        # What is compressed comes colour by pixel, whatever the header says, or else the plug-in says so.
+        options["planar_configuration"] = int(layout.planar and native)
     with _HUSH:
         logging.getLogger("pydicom.pixels.decoders.base").addFilter(_HUSH)
         try:
@@ -224,6 +225,24 @@ def _stored(header: Header, layout: Layout, index: int) -> NDArray[Any]:
     if pixels.shape != shape:
         raise HeaderFault("unreadable-image", "its pixel data is of another size than its header says")
     return np.asarray(pixels)
+
+
+def _plugin(header: Header, layout: Layout) -> str:
+    """The decoder to use where there may be several; empty: any.
+
+    Of RLE the faster one panics on damaged segments, which is no exception that can be told from an interrupt. JPEG of
+    8 bits is decoded alike whatever else is installed; of more bits one alone can.
+    """
+    if header.syntax == _RLE:
+        return "pydicom"
+    if header.syntax in (_BASELINE, _EXTENDED):
+        return "pillow" if layout.allocated == 8 else "pylibjpeg"
+    return ""
+
+
+def _told_colours(header: Header, layout: Layout) -> bool:
+    """Whether the decoder is told by the codestream how colours are stored, and gives RGB."""
+    return _plugin(header, layout) == "pillow" and layout.samples == 3
 
 
 class _Hush(logging.Filter):
@@ -255,6 +274,9 @@ def _native_bytes(header: Header, layout: Layout, index: int) -> bytes:
     wanted = layout.frame_bytes * layout.frames
     if header.pixels_length < wanted or header.pixels_at + wanted > size:
         raise HeaderFault("truncated-image", "its pixel data is shorter than its header says")
+    if layout.photometric == "YBR_FULL_422" and header.pixels_length >= wanted // 2 * 3:
+        # What some converters leave of a JPEG: all samples of each pixel, under the name that they had in it.
+        raise HeaderFault("unreadable-image", "its colours are not sampled as its photometric interpretation says")
     header.stream.seek(header.pixels_at + layout.frame_bytes * index)
     return header.stream.read(layout.frame_bytes)
 
@@ -291,6 +313,9 @@ def _codestream(header: Header, layout: Layout, index: int) -> bytes:
     if not said.whole or not data.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
         # Decoders fill up what is missing in silence.
         raise HeaderFault("truncated-image", "its compressed frame ends too early, or lacks a part")
+    if _told_colours(header, layout):
+        # One marker that says it: decoders believe several things, some of them only if another is not there.
+        return with_colours(data, said.colours or ("RGB" if layout.photometric == "RGB" else "YBR"))
     return data[said.start :]
 
 

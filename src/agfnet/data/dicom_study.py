@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,9 +258,10 @@ def _notes(found: Sequence[_Found]) -> Iterator[str]:
     silent = sum(image.burned_in is None for image in found)
     if silent:
         yield f"{silent} images do not say whether text is burned into them: look before you share them."
-    captured = sum(image.captured and image.view == "clinical" for image in found)
+    captured = Counter(image.view for image in found if image.captured)
     if captured:
-        yield f"{captured} secondary captures are taken as photos: look that none is a document or a screenshot."
+        taken = ", ".join(f"{count} as {view}" for view, count in sorted(captured.items()))
+        yield f"secondary captures are taken ({taken}): look that none is a document, a report or a screenshot."
     cases: dict[str, set[str]] = {}
     patients: dict[str, set[str]] = {}
     for image in found:

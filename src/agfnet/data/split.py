@@ -179,19 +179,32 @@ def _too_few(label: str, size: int, needed: int, what: str) -> TableError:
         f" or ask for at most {size} folds" if what == "folds" and size > 1 else ""
     )
     shared = " that can be told apart from rarer classes" if size >= needed else ""
+    again = "try another seed, " if shared else ""
     return TableError(
         f"class {label!r} has {size} patient(s), too few{shared} to be in each of {needed} {what}. "
-        f"Add patients, or {remedy}."
+        f"Add patients, {again}or {remedy}."
     )
 
 
 def split_to_file(
-    path: str | Place, output: Path, *, fractions: Mapping[str, float] = DEFAULT_FRACTIONS, seed: int = 0
+    path: str | Place,
+    output: Path,
+    *,
+    fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
+    seed: int = 0,
+    views: Sequence[str] | None = None,
 ) -> dict[str, int]:
     """Split a table and write it with the column `split`; an older `split` column is replaced, and the log says so.
 
     So it does of one patient in two spellings, who may come into two parts. Where the output lies in another folder,
     relative image paths are made absolute, so that they still lead to the same files.
+
+    Args:
+        path: the table.
+        output: the file to write.
+        fractions: see `split_table`.
+        seed: of the draw.
+        views: the view columns; None infers them.
 
     Returns:
         The number of cases of each part.
@@ -205,11 +218,11 @@ def split_to_file(
     if raw is None:
         raise table_error(path, faults)
     frame = raw.frame.drop("split", strict=False)
-    views = infer_views(frame)
+    views = infer_views(frame) if views is None else views
     faults += structural_faults(replace(raw, frame=frame), views, ())
     if faults:
         raise table_error(path, faults)
-    folder = path.resolve().parent
+    folder = path.parent.resolve()  # of a link, where it lies and not what it leads to
     if output.resolve().parent != folder:
         frame = frame.with_columns(pl.col(v).map_elements(partial(_absolute, folder), pl.String) for v in views)
     if "label" not in frame.columns:

@@ -20,6 +20,7 @@ from agfnet.metrics.ranking import malignancy
 from agfnet.metrics.scores import BIASED, HEADLINE, MALIGNANT, all_scores
 from agfnet.metrics.significance import delong, mcnemar
 from agfnet.metrics.statistics import known, paired_difference
+from agfnet.prediction.output import stated_prevalence
 from agfnet.prediction.predictor import Predictor
 from agfnet.types import RESEARCH_USE, Case, ConfigError, Prediction, TableError
 
@@ -59,8 +60,8 @@ def against(
         notes: what a reader must know first.
 
     Returns:
-        See `difference`; also `bundle_sha256` of both, and `referred`, the share of these cases that each hands back,
-        where both are calibrated (else None).
+        See `difference`; also `bundle_sha256` of both, the `prevalence` that is stated or configured for each (or
+        None), and `referred`, the share of these cases that each hands back, where both are calibrated (else None).
 
     Raises:
         TableError: no labelled case was answered by both.
@@ -80,11 +81,19 @@ def against(
     said = list(notes)
     if calibrated[0] != calibrated[1]:
         said.append(f"Only the {'first' if calibrated[0] else 'second'} network is calibrated.")
+    stated = [stated_prevalence(one) for one in (network, rival)]
+    if stated[0] != stated[1]:
+        first_mix, second_mix = (mix or "as among its training cases" for mix in stated)
+        said.append(
+            f"They answer for diagnoses of another frequency (first: {first_mix}; second: {second_mix}), which by "
+            "itself changes accuracy, sensitivity and NLL: state one for both with --prevalence."
+        )
     if lacking := len(told[0].keys() | told[1].keys()) - len(both):
         said.append(f"{lacking} more cases have no label, or were answered by one of the two alone: left out.")
     referred = [float(np.mean([bool(answer.referred) for _, answer in own])) for own in kept]
     return made | {
         "bundle_sha256": [network.bundle.sha256, rival.bundle.sha256],
+        "prevalence": stated,
         "referred": referred if all(calibrated) else None,
         "notes": [*said, *made["notes"]],
     }

@@ -39,7 +39,10 @@ def checklist(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         ("Sample size rationale", OPEN),
         ("Missing data", f"Images of a view: {_listed(cohort['views'])}; left out: {_listed(card['left_out'])}"),
-        ("Separation of the parts", "By patient; the table check finds shared patients, images and near-duplicates."),
+        (
+            "Separation of the parts",
+            f"Images (byte for byte) and a run's patient ids are compared with those trained on: see the notes. {OPEN}",
+        ),
         ("Preprocessing", "Aspect kept, fixed frame; see `views` in the JSON for sizes and scale."),
         (
             "Model and how it combines the inputs",

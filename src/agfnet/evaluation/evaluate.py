@@ -32,7 +32,7 @@ log = logging.getLogger("agfnet")
 BAD, PREDICTIONS = "bad_cases.csv", "predictions.csv"
 REPORT = "report.json"
 """What `agfnet report` writes beside a scorecard."""
-CHOSEN = "The epoch was chosen on these very cases (early stopping): the figures are optimistic."
+CHOSEN = "served to choose the epoch (early stopping): the figures are optimistic"
 
 
 def chosen_part(cases: Sequence[Case], part: str | None, *, include_test: bool, table: Place) -> list[Case]:
@@ -92,24 +92,26 @@ def chosen_cases(
         log.warning("%s: %s", table, notes[-1])
     prints = image_fingerprints(cases)
     facts = predictor.bundle.facts
-    trained, fitted = (
+    trained, chosen, fitted = (
         [case for case in cases if not prints[case.case_id].isdisjoint(known)]
-        for known in (facts["trained_on"], predictor.decision.facts["fitted_on"] if predictor.decision else ())
+        for known in (
+            facts["trained_on"],
+            facts.get("chosen_on", ()),
+            predictor.decision.facts["fitted_on"] if predictor.decision else (),
+        )
     )
     if trained and part not in predictor.bundle.config.data.train:
         raise TableError(
-            f"{table}: the network was trained on images of these cases: of {len(trained)} of {len(cases)}, such as "
+            f"{table}: {source} was trained on images of these cases: of {len(trained)} of {len(cases)}, such as "
             f"{trained[0].case_id} in row {trained[0].row}. The parts were made anew since, or it is a run of --folds, "
             "whose figures on cases held out are in `pooled`. Restore the table, or give cases that it has not seen; "
             "leave a view's field empty where its image only stands for a missing one."
         )
-    training, validation = predictor.bundle.config.training, predictor.bundle.config.data.validation
-    if training.early_stopping is not None and any(case.split in validation for case in cases):
-        notes.append(CHOSEN)
     learnt, patients = {case.case_id for case in trained}, _trained_patients(source)
     new = [case for case in cases if case.case_id not in learnt and patient_fingerprint(case.patient_id) in patients]
     for found, said in (
         (trained, "were trained on: these figures say how well they were learnt"),
+        (chosen, CHOSEN),
         (fitted, "were calibrated on: calibration, coverage and referral are optimistic"),
         (new, "are new images of patient ids that were trained on: if these are the same patients, it is optimistic"),
     ):

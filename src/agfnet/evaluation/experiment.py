@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agfnet.config import Config, DataConfig
+from agfnet.data.fingerprints import image_fingerprints
 from agfnet.data.split import patient_folds
 from agfnet.data.table import own_cases
 from agfnet.evaluation.evaluate import CHOSEN, evaluate_outcomes
@@ -17,9 +18,9 @@ from agfnet.files import read_json
 from agfnet.prediction.asking import predict_cases
 from agfnet.prediction.bundle import read_bundle
 from agfnet.prediction.predictor import Outcome, Predictor
-from agfnet.training.build import Task, task_of
+from agfnet.training.build import Task, check_learnable, task_of
 from agfnet.training.ranks import ALONE, Machine, first_process
-from agfnet.training.run import FACTS, parts, train
+from agfnet.training.run import FACTS, check_apart, parts, train
 from agfnet.types import BundleError, Case, ConfigError
 
 log = logging.getLogger("agfnet")
@@ -82,7 +83,8 @@ def fold_parts(
             have the same folds then, and this one leaves out the cases that it cannot see.
 
     Raises:
-        TableError: a class has fewer patients than there are folds.
+        TableError: a class has fewer patients than there are folds, a fold leaves no training case of a class or a
+            view, or one image is in two folds.
     """
     wanted = {*config.data.train, *config.data.validation}
     every = own_cases(dealt or config.data)
@@ -96,7 +98,11 @@ def fold_parts(
         held = {cases[i].case_id for i in rows}
         own = [seen[case.case_id] for case in cases if case.case_id in seen]
         splits.append(([c for c in own if c.case_id not in held], [c for c in own if c.case_id in held]))
-    return splits, task_of(config, own, own)
+    task = task_of(config, own, own)
+    for k, (train_cases, _) in enumerate(splits, start=1):
+        check_learnable(config, task.classes, train_cases, where=f"with fold {k} of {folds} held out, ")
+    check_apart(config, {f"fold-{k}": held for k, (_, held) in enumerate(splits, start=1)}, image_fingerprints(own))
+    return splits, task
 
 
 def sharing_images(config: Config, folder: Path) -> Config:
@@ -164,6 +170,6 @@ def _scored(answered: Sequence[Answered], run: Path, out: Path, config: Config, 
         answered,
         out,
         skip_bad=config.data.skip_bad,
-        notes=[] if config.training.early_stopping is None else [CHOSEN],
+        notes=[] if config.training.early_stopping is None else [f"All of these cases {CHOSEN}."],
         facts=facts,
     )

@@ -68,9 +68,10 @@ def fit_decision(
     """
     answers = answers_of(asked, classes)
     mix = prior if prevalence is None else prevalence
-    each = [asked[i] for i in one_case_each(answers.patients, seed)]
+    ordinary = {view: _one_each(_having(view, asked), seed) for view in learnt}
     references = {
-        view: fit_reference(own, statistics_of(view, each), false_refers=false_refers) for view, own in learnt.items()
+        view: fit_reference(own, statistics_of(view, ordinary[view]), false_refers=false_refers)
+        for view, own in learnt.items()
     }
     common = choose_temperature(answers.labels, answers.probabilities, answers.patients, prior, seed=seed)
     limits: dict[str, Limits] = {}
@@ -89,11 +90,12 @@ def fit_decision(
             )
         for note in (
             *(str(warning.message) for warning in said),
-            *_none_answered(limits[views], len(own), risk),
+            *_none_answered(limits[views], len({*own.patients}), risk),
             *(_at_limit(temperature) if suffices else [TOO_FEW_OF_THESE]),
         ):
             told.setdefault(_with_names(note, classes), []).append(views)
-    apart = [disagreement(list(p.view_probabilities.values())) for _, p in asked if len(p.views_present) > 1] or [0.0]
+    several = _one_each([pair for pair in asked if len(pair[1].views_present) > 1], seed)
+    apart = [disagreement(list(p.view_probabilities.values())) for _, p in several] or [0.0]
     rule = ReferRule(float(np.quantile(apart, 1.0 - false_refers, method="higher")), references)
     distances = {
         view: np.array([own.farthest(images) for images in statistics_of(view, asked)])
@@ -103,7 +105,7 @@ def fit_decision(
         *facts.get("notes", ()),
         *(note if len(having) == len(limits) else f"{_listed(having)}: {note}" for note, having in told.items()),
         *_other_mix(answers, classes, prior),
-        *_too_few(len(each), false_refers),
+        *_too_few({**ordinary, "several views": several} if len(learnt) > 1 else ordinary, false_refers),
     ]
     as_answered = [
         reweighted(tempered(p.probabilities, limits[named(p.views_present)].temperature), prior, mix) for _, p in asked
@@ -134,16 +136,30 @@ def by_views(asked: Asked, fewer: Mapping[str, Asked]) -> dict[str, Asked]:
     }
 
 
+def _one_each(asked: Asked, seed: int) -> Asked:
+    """One case of each patient."""
+    return [asked[i] for i in one_case_each([case.patient_id for case, _ in asked], seed)] if asked else []
+
+
+def _having(view: str, asked: Asked) -> Asked:
+    """The cases that have a view.
+
+    Raises:
+        TableError: there are none.
+    """
+    having = [pair for pair in asked if view in pair[1].statistics]
+    if not having:
+        raise TableError(f"no case has a {view}; a calibration needs cases with every view.")
+    return having
+
+
 def statistics_of(view: str, asked: Asked) -> list[NDArray[np.float32]]:
     """The statistics (I, D) of a view's images, of each case that has it.
 
     Raises:
         TableError: no case has it.
     """
-    known = [p.statistics[view] for _, p in asked if view in p.statistics]
-    if not known:
-        raise TableError(f"no case has a {view}; a calibration needs cases with every view.")
-    return known
+    return [p.statistics[view] for _, p in _having(view, asked)]
 
 
 def _with_names(text: str, classes: Sequence[str]) -> str:
@@ -173,17 +189,19 @@ def _other_mix(answers: Answers, classes: Sequence[str], prior: NDArray[np.float
         )
 
 
-def _too_few(patients: int, false_refers: float) -> Iterator[str]:
-    if (patients + 1) * false_refers < 1.0:
+def _too_few(ordinary: Mapping[str, Asked], false_refers: float) -> Iterator[str]:
+    few = {what: len(own) for what, own in ordinary.items() if (len(own) + 1) * false_refers < 1.0}
+    if few:
         yield (
-            f"{patients} patients are too few to tell what lies beyond all but {false_refers:.1%} of the images: more "
-            "ordinary images than that may be called strange. Calibrate on more patients."
+            f"Too few patients to tell what lies beyond all but {false_refers:.1%} of ordinary cases (with "
+            f"{', '.join(f'{what}: {n}' for what, n in few.items())}): more than that may be called strange, or in "
+            "disagreement. Calibrate on more patients."
         )
 
 
-def _none_answered(limits: Limits, cases: int, risk: float) -> Iterator[str]:
+def _none_answered(limits: Limits, patients: int, risk: float) -> Iterator[str]:
     if limits.certainty > 1.0:
         yield (
-            f"{cases} cases do not show an error of at most {risk:.0%} with 95 % confidence: every such case is "
-            "referred. Calibrate on more cases, or choose a higher --risk."
+            f"{patients} patients do not show an error of at most {risk:.0%} with 95 % confidence: every such case is "
+            "referred. Calibrate on more patients, or choose a higher --risk."
         )

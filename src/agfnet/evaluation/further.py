@@ -38,7 +38,8 @@ def further_labels(
         if known:
             y = np.array([values.index(str(_value(case, column))) for case, _ in known])
             figures = _figures(y, np.stack([probabilities for _, probabilities in known]))
-            found = bootstrap(figures, [case.patient_id for case, _ in known], draws=draws)
+            every = {"accuracy": np.ones(len(known), np.bool_)}
+            found = bootstrap(figures, [case.patient_id for case, _ in known], draws=draws, shares=every)
             out[column] = {"n_cases": len(known), **{name: own.as_json() for name, own in found.items()}}
     return out
 

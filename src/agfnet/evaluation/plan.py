@@ -206,8 +206,8 @@ class ComparisonPlan(Section):
 
         Raises:
             ConfigError: an override does not fit or chooses other cases, a view is not known, unreadable cases are to
-                be left out, or answers are for another prevalence than the training cases' own: a temperature would be
-                fitted to the shift.
+                be left out, the epoch is to be chosen on the cases that are tested, or answers are for another
+                prevalence than the training cases' own: a temperature would be fitted to the shift.
         """
         own = self.rows[row]
         tree = apply_overrides(self.base, [*own.change, f"training.seed={seed}"])
@@ -228,6 +228,11 @@ class ComparisonPlan(Section):
             raise ConfigError(
                 f"{source}: row {row!r} has data.skip_bad, but all rows are tested on the same cases. Leave it out, "
                 "and take unreadable images from the table (`agfnet check TABLE --deep` lists them)."
+            )
+        if config.training.early_stopping is not None and self.test is None:
+            raise ConfigError(
+                f"{source}: row {row!r} has training.early_stopping, which would choose the epoch on the very cases "
+                "that are tested. Leave it out, or name other cases under `test`."
             )
         if config.prediction.prevalence != "training":
             raise ConfigError(

@@ -25,6 +25,7 @@ from agfnet.metrics.ranking import macro_auc, net_benefit, precision_recall_curv
 from agfnet.metrics.statistics import MetricSet, bootstrap, paired_difference
 from agfnet.metrics.weighting import BoolArray, FloatArray, weighted_mean
 from agfnet.prediction.asking import parse_prevalence, predict_cases
+from agfnet.prediction.decision import named
 from agfnet.prediction.explanation import Explanation, explain
 from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.types import RESEARCH_USE, Case, ConfigError, Place
@@ -181,6 +182,7 @@ def _entries(
 def set_figures(kept: Sequence[Outcome], answers: Answers, predictor: Predictor, draws: int) -> dict[str, Any]:
     """Coverage and size of the diagnosis sets, over all cases and class by class."""
     sets = [set(o.prediction.diagnosis_set or ()) for o in kept if o.prediction]
+    asked = {named(o.prediction.views_present) for o in kept if o.prediction}
     inside = np.array([label in own for label, own in zip(answers.labels, sets, strict=True)], float)
     size = np.array([len(own) for own in sets], float)
     of = {name: answers.labels == k for k, name in enumerate(predictor.classes)}
@@ -198,7 +200,8 @@ def set_figures(kept: Sequence[Outcome], answers: Answers, predictor: Predictor,
     decision = predictor.decision
     return {
         "chosen": decision.coverage if decision else None,
-        "by_class": decision is not None and all(own.conformal.per_class for own in decision.limits.values()),
+        "by_class": decision is not None
+        and all(own.conformal.per_class for views, own in decision.limits.items() if views in asked),
         "coverage": entries["coverage"],
         "size": entries["size"],
         "per_class": {name: entries[f"coverage {name}"] for name in predictor.classes},
@@ -287,7 +290,7 @@ def _view_figures(answers: Answers) -> MetricSet:
 
 def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Without the fingerprints of cases, which tell a reader nothing."""
-    return {name: fact for name, fact in facts.items() if name not in ("trained_on", "fitted_on")}
+    return {name: fact for name, fact in facts.items() if name not in ("trained_on", "chosen_on", "fitted_on")}
 
 
 _OF_ROBUSTNESS = {"clean", "groups", "cases", "notes", "prevalence", "table", "table_sha256", "part"}

@@ -164,6 +164,7 @@ def export_run(folder: Path) -> Path:
             "opset": OPSET,
             "parity": difference,
             "trained_on": facts["trained_on"],
+            **{key: facts[key] for key in ("chosen_on",) if key in facts},
             "run": {k: facts.get(k) for k in ("table_sha256", "seed", "versions", "cases")},
         },
         {

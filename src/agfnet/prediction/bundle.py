@@ -141,7 +141,7 @@ def write_bundle(
         path: the file.
         facts: classes, extra_classes, views (kind, size, mean, std, mm_per_pixel), malignant, flips, zoom, trained_on
             (the training images' fingerprints, see `agfnet.data.fingerprints`), and anything that an auditor may ask
-            for; JSON.
+            for, such as `chosen_on`, those of the images on which the epoch was chosen (early stopping); JSON.
         parts: the bytes of each of `PARTS`, and of those of `OPTIONAL` that there are.
         sign: gives the signature of the manifest's bytes.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -56,13 +57,8 @@ def task_of(config: Config, train: Sequence[Case], validation: Sequence[Case]) -
             raise TableError(f"row {case.row}: label {case.label!r} is not one of the classes {list(classes)}.")
     if all(case.label is None for case in validation):
         raise TableError(f"{config.data.table}: no validation case has a label; training needs some to look at.")
-    _check_classes(config, classes, train)
-    for view in config.data.views:
-        if not any(case.views.get(view) for case in train):
-            raise TableError(
-                f"{config.data.table}: no training case has an image of {view}: the network could not learn it. Add "
-                "such images, or leave the view out of data.views."
-            )
+    _check_classes(config, classes)
+    check_learnable(config, classes, train)
     extra = {
         column: tuple(sorted({v for case in train if (v := case.extra_labels.get(column)) is not None}))
         for column in config.data.extra_labels
@@ -80,20 +76,40 @@ def task_of(config: Config, train: Sequence[Case], validation: Sequence[Case]) -
     return Task(classes, extra)
 
 
-def _check_classes(config: Config, classes: Sequence[str], train: Sequence[Case]) -> None:
-    """Classes that can be learnt and written; see `task_of`."""
+def check_learnable(config: Config, classes: Sequence[str], train: Sequence[Case], *, where: str = "") -> None:
+    """Every class and every view has a training case.
+
+    Args:
+        config: of the run.
+        classes: the diagnoses.
+        train: the training cases.
+        where: said before what is missing, such as the fold.
+
+    Raises:
+        TableError: one has none.
+    """
+    unseen = set(classes) - {case.label for case in train}
+    if unseen:
+        raise TableError(
+            f"{config.data.table}: {where}no training case is {', '.join(sorted(unseen))}: the network could not learn "
+            "it. Add such cases, or leave it out of data.classes and of the table."
+        )
+    for view in config.data.views:
+        if not any(case.views.get(view) for case in train):
+            raise TableError(
+                f"{config.data.table}: {where}no training case has an image of {view}: the network could not learn it. "
+                "Add such images, or leave the view out of data.views."
+            )
+
+
+def _check_classes(config: Config, classes: Sequence[str]) -> None:
+    """Classes that can be told apart and written; see `task_of`."""
     if len(classes) < 2:
         raise TableError(f"the training part has {len(classes)} class; a diagnosis needs two or more.")
     unreadable = [name for name in classes if ";" in name]
     if unreadable:
         raise TableError(
             f"label {unreadable[0]!r}: diagnosis sets are written with `;` between their classes. Rename it."
-        )
-    unseen = set(classes) - {case.label for case in train}
-    if unseen:
-        raise TableError(
-            f"no training case is {', '.join(sorted(unseen))}: the network could not learn it. Add such cases, or "
-            "leave it out of data.classes and of the table."
         )
     strange = set(config.data.malignant) - set(classes)
     if strange:
@@ -150,6 +166,7 @@ class CaseData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.recipe, self.workers = config.training, config.data.workers
+        self.first_epoch = 0
 
         def dataset(cases: Sequence[Case], *, training: bool) -> CaseDataset:
             return CaseDataset(
@@ -177,6 +194,15 @@ class CaseData(pl.LightningDataModule):
                 "reaches the files, and start again."
             )
 
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch that follows this checkpoint's: workers draw its first batches before Lightning names it."""
+        assert self.trainer is not None  # noqa: S101
+        return {"first_epoch": self.trainer.current_epoch + 1}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.first_epoch = int(state_dict["first_epoch"])
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled by (seed, epoch); see `EpochSampler`."""
         return self._loader(self.train, self.recipe.batch_size, shuffle=True)
@@ -191,6 +217,7 @@ class CaseData(pl.LightningDataModule):
         sampler = EpochSampler(
             dataset.labels, batch=batch, shuffle=shuffle, seed=self.recipe.seed, rank=rank, replicas=replicas
         )
+        sampler.set_epoch(self.first_epoch)
         return DataLoader(
             dataset,  # type: ignore[arg-type]
             batch_size=batch // replicas,

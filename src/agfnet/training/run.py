@@ -213,7 +213,7 @@ def _begin(
         if facts["cases_sha256"] != case_hash:
             raise ConfigError(f"{folder}: the run was started on other cases (another number of folds?); start anew.")
         unfinished = not (folder / WEIGHTS).exists()
-        if unfinished and facts["trained_on"] != _known_again(cases[0])["trained_on"]:
+        if unfinished and facts["trained_on"] != _prints_of(cases[0], image_fingerprints(cases[0])):
             raise ConfigError(
                 f"{folder}: training images have changed since the run was started; restore them or start anew."
             )
@@ -223,8 +223,9 @@ def _begin(
         return facts
     if resume:
         log.info("%s: holds no finished epoch; starting from the beginning", folder)
-    known = _known_again(cases[0])
-    _check_apart(config, cases[1], known["trained_on"])
+    prints = image_fingerprints([*cases[0], *cases[1]])
+    check_apart(config, {"training": cases[0], "validation": cases[1]}, prints)
+    chosen = {} if config.training.early_stopping is None else {"chosen_on": _prints_of(cases[1], prints)}
     check_free(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return {
@@ -236,7 +237,9 @@ def _begin(
         "seed": config.training.seed,
         **_trained_by(config),
         "command": sys.argv,
-        **known,
+        "trained_on": _prints_of(cases[0], prints),
+        "trained_patients": sorted({patient_fingerprint(case.patient_id) for case in cases[0]}),
+        **chosen,
     }
 
 
@@ -287,24 +290,34 @@ def _check_network(folder: Path, facts: Mapping[str, Any]) -> None:
         )
 
 
-def _known_again(cases: Sequence[Case]) -> dict[str, list[str]]:
-    """What training cases are known by again; see `agfnet.data.fingerprints`."""
-    return {
-        "trained_on": sorted(set().union(*image_fingerprints(cases).values())),
-        "trained_patients": sorted({patient_fingerprint(case.patient_id) for case in cases}),
-    }
+def _prints_of(cases: Sequence[Case], prints: Mapping[str, set[str]]) -> list[str]:
+    return sorted({own for case in cases for own in prints[case.case_id]})
 
 
-def _check_apart(config: Config, validation: Sequence[Case], trained_on: Sequence[str]) -> None:
-    """No validation case shows an image that is trained on, whatever file it lies in."""
-    prints = image_fingerprints(validation)
-    shared = [case for case in validation if not prints[case.case_id].isdisjoint(trained_on)]
+def check_apart(config: Config, parts: Mapping[str, Sequence[Case]], prints: Mapping[str, set[str]]) -> None:
+    """No image, whatever file it lies in, is of cases of two parts.
+
+    Args:
+        config: of the run.
+        parts: what they are called -> their cases.
+        prints: of all of them, see `image_fingerprints`.
+
+    Raises:
+        TableError: one is.
+    """
+    owner: dict[str, str] = {}
+    shared: list[tuple[Case, str, str]] = []
+    for name, cases in parts.items():
+        for case in cases:
+            others = sorted({owner.setdefault(own, name) for own in prints[case.case_id]} - {name})
+            shared += [(case, name, other) for other in others[:1]]
     if shared:
+        case, name, other = shared[0]
         raise TableError(
-            f"{config.data.table}: row {shared[0].row}, case {shared[0].case_id}: an image of this validation case is "
-            f"also one of a training case ({len(shared)} such cases). `agfnet check {config.data.table} --deep` lists "
-            "them; give both the same patient_id, split anew, and leave a view's field empty where its image only "
-            "stands for a missing one."
+            f"{config.data.table}: row {case.row}, case {case.case_id}: an image of this {name} case is also one of a "
+            f"{other} case ({len(shared)} such cases). `agfnet check {config.data.table} --deep` lists them; give both "
+            "the same patient_id, split anew, and leave a view's field empty where its image only stands for a missing "
+            "one."
         )
 
 

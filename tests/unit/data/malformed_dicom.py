@@ -87,6 +87,7 @@ MALFORMED: dict[str, tuple[str, Made]] = {
         element(8, 0x60, b"CS", b"US"), b"\x08\0\x70\0\xff\xfe\x01\x02rest")),
     "no pixel data": ("no-pixels", lambda: content_of(dicom(RGB, PixelData=None))),
     "only a header": ("no-pixels", lambda: header(element(8, 0x60, b"CS", b"US"))),
+    "all samples under a name of shared ones": ("unreadable-image", lambda: content_of(dicom(RGB, "YBR_FULL_422"))),
     "no rows": ("unreadable-image", lambda: content_of(dicom(RGB, Rows=None))),
     "zero rows": ("no-pixels", lambda: content_of(dicom(RGB, Rows=0))),
     "too many rows": ("truncated-image", lambda: content_of(dicom(RGB, Rows=41))),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from malformed_dicom import GOOD, MALFORMED, RLE_HEADER, TINY, as_jpeg, as_rle
 from PIL import Image
 from pydicom.dataset import Dataset
+from pydicom.pixels.decoders import JPEGExtended12BitDecoder
 from pydicom.pixels.processing import convert_color_space
 from pydicom.sequence import Sequence
 from pydicom.uid import (
@@ -22,6 +23,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGExtended12Bit,
     JPEGLSLossless,
     JPEGLSNearLossless,
     RLELossless,
@@ -103,6 +105,8 @@ def test_compressed_syntaxes(syntax, options, tolerance, kind):
         ds = dicom(GREY, kind)
         expected = grey(GREY if kind == "MONOCHROME2" else 255 - GREY)
     ds.compress(syntax, **options)
+    if kind == "RGB":
+        ds.PlanarConfiguration = 1  # of the pixels before: it says nothing of what is compressed
     assert np.abs(read_image(content_of(ds)).astype(int) - expected).max() <= tolerance
 
 
@@ -110,8 +114,63 @@ def test_compressed_syntaxes(syntax, options, tolerance, kind):
 @pytest.mark.filterwarnings("ignore:The .0028,0004.")
 def test_baseline_jpeg(photometric):
     # Pillow's JPEGs say by their JFIF marker that they are YCbCr, whatever the header says.
-    pixels = read_image(content_of(jpeg(dicom(RGB, photometric), RGB)))
+    pixels = read_image(content_of(jpeg(dicom(RGB, photometric, PlanarConfiguration=1), RGB)))
     assert np.abs(pixels.astype(int) - RGB).mean() < 3
+
+
+def coded(stored: str, marker: str, names: bytes = b"\1\2\3") -> bytes:
+    """A JPEG whose colours are stored as YBR or RGB, with this marker alone, and components of these names."""
+    stream = io.BytesIO()
+    Image.fromarray(RGB).save(stream, "JPEG", quality=95, subsampling=0, keep_rgb=stored == "RGB")
+    data = stream.getvalue()
+    data = data[:2] + data[data.index(b"\xff\xdb") :]
+    for segment, first, step in ((b"\xff\xc0", 10, 3), (b"\xff\xda", 5, 2)):
+        at = data.index(segment) + first
+        for i, name in enumerate(names):
+            data = data[: at + step * i] + bytes([name]) + data[at + step * i + 1 :]
+    transform = {"YBR": b"\1", "RGB": b"\0"}
+    markers = {
+        "none": b"",
+        "JFIF": b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0",
+        "Adobe": b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + transform[stored],
+    }
+    return data[:2] + markers[marker] + data[2:]
+
+
+@pytest.mark.parametrize(
+    ("stored", "marker", "names", "photometric", "read"),
+    [
+        ("YBR", "none", b"\1\2\3", "YBR_FULL_422", True),
+        ("YBR", "JFIF", b"\1\2\3", "RGB", True),
+        ("YBR", "Adobe", b"\1\2\3", "YBR_FULL_422", True),
+        ("YBR", "Adobe", b"\1\2\3", "RGB", True),
+        ("RGB", "none", b"\1\2\3", "RGB", True),
+        ("RGB", "none", b"RGB", "RGB", True),
+        ("RGB", "none", b"RGB", "YBR_FULL_422", True),
+        ("RGB", "Adobe", b"\1\2\3", "RGB", True),
+        ("RGB", "Adobe", b"RGB", "YBR_FULL_422", True),
+        ("RGB", "Adobe", b"\1\2\3", "YBR_FULL_422", False),
+    ],
+)
+def test_a_jpeg_says_how_its_colours_are_stored(stored, marker, names, photometric, read):
+    """Decoders differ in what they make of Adobe's marker, and of a header that says otherwise."""
+    ds = jpeg(dicom(RGB, photometric), RGB)
+    ds.PixelData = pydicom.encaps.encapsulate([coded(stored, marker, names)])
+    if read:
+        assert np.abs(read_image(content_of(ds)).astype(int) - RGB).mean() < 2
+    else:
+        with pytest.raises(CodedImageError, match="differ in how colours are stored"):
+            read_image(content_of(ds))
+
+
+def test_without_a_decoder_of_more_bits_the_kind_is_said(monkeypatch):
+    monkeypatch.delitem(JPEGExtended12BitDecoder._available, "pylibjpeg")
+    ds = dicom(WIDE, "MONOCHROME2", BitsStored=12, HighBit=11)
+    ds.PixelData = pydicom.encaps.encapsulate([b"\xff\xd8\xff\xd9"])
+    ds["PixelData"].VR, ds["PixelData"].is_undefined_length = "OB", True
+    ds.file_meta.TransferSyntaxUID = JPEGExtended12Bit
+    with pytest.raises(CodedImageError, match="no decoder of 12-bit JPEG extended is installed"):
+        read_image(content_of(ds))
 
 
 @pytest.mark.parametrize("marked", [True, False])

@@ -67,7 +67,7 @@ def test_notes_say_what_to_look_at(export, tmp_path):
     notes = " ".join(dicom_table(export, tmp_path / "cases.csv", key=KEY).notes)
     assert "1 images say that text is burned into them" in notes
     assert "5 images do not say" in notes
-    assert "1 secondary captures" in notes
+    assert "secondary captures are taken (1 as clinical, 1 as dermoscopy)" in notes
     assert "1 images have several frames" in notes
     assert "1 images of ultrasound have no calibration" in notes
     assert "2 of 3 cases have images of several views." in notes

@@ -83,9 +83,19 @@ def test_too_small_class_is_an_error_with_its_name_and_size():
 
 
 def test_class_hidden_by_rarer_ones_is_an_error_not_a_silent_gap():
-    pairs = [(f"P{k}", label) for k in range(4) for label in ("A", "B")] + [(f"P{k}", "B") for k in range(4, 8)]
-    parts = split_table(cases_of(pairs))
-    assert {part for (_, label), part in zip(pairs, parts, strict=True) if label == "B"} == set(PARTS)
+    """Its patients are dealt out as those of rarer classes, and chance decides whether they reach every part."""
+    pairs = [(f"{label}{k}", name) for label in "AB" for k in range(5) for name in (label, "C")[: 1 + (k < 3)]]
+    ends = set()
+    for seed in range(20):
+        try:
+            parts = split_table(cases_of(pairs), seed=seed)
+        except TableError as error:
+            assert "class 'C' has 6 patient(s), too few that can be told apart" in str(error)  # noqa: PT017
+            ends.add("refused")
+        else:
+            assert {part for (_, label), part in zip(pairs, parts, strict=True) if label == "C"} == set(PARTS)
+            ends.add("split")
+    assert ends == {"refused", "split"}
 
 
 def test_parts_may_be_left_out():
@@ -183,6 +193,30 @@ def test_what_a_spreadsheet_wrote_it_can_open_again(tmp_path, separator, mark):
     text = (tmp_path / "parts.csv").read_text(encoding="utf-8")
     assert text.startswith(f"{mark}case_id{separator}")
     assert [len(case.views["clinical"]) for case in read_cases(tmp_path / "parts.csv")] == [2] * 30
+
+
+def a_table(path, **columns):
+    rows = [{"case_id": f"c{i}", "patient_id": f"p{i}", "label": "ab"[i % 2], **columns} for i in range(30)]
+    path.parent.mkdir(exist_ok=True)
+    pl.DataFrame(rows).write_csv(path)
+
+
+def test_paths_start_where_the_table_is_though_it_be_a_link(tmp_path):
+    a_table(tmp_path / "store" / "ab12.csv", clinical="photos/a.jpg")
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "cases.csv").symlink_to(tmp_path / "store" / "ab12.csv")
+    for out, written in (("study/parts.csv", "photos/a.jpg"), ("parts.csv", f"{tmp_path}/study/photos/a.jpg")):
+        split_to_file(tmp_path / "study" / "cases.csv", tmp_path / out)
+        assert set(pl.read_csv(tmp_path / out)["clinical"]) == {written}
+
+
+def test_views_without_a_suffix_can_be_named(tmp_path, agfnet_command):
+    """As DICOM files often are."""
+    a_table(tmp_path / "study" / "cases.csv", hfus="scans/IM0001")
+    command = "split", tmp_path / "study" / "cases.csv", "-o", tmp_path / "parts.csv"
+    assert "no column holds image paths" in agfnet_command(*command).stderr
+    assert agfnet_command(*command, "--views", "hfus").exit_code == 0
+    assert set(pl.read_csv(tmp_path / "parts.csv")["hfus"]) == {f"{tmp_path}/study/scans/IM0001"}
 
 
 def test_a_split_without_labels_says_so(tmp_path, caplog):

@@ -86,9 +86,10 @@ def test_one_malignant_case_is_too_few_for_delong(sides):
     assert made["per_class"]["naevus"]["sensitivity"]["first"] is None
 
 
-def network(classes=CLASSES, *, sha: str = "a" * 64, calibrated: bool = False):
+def network(classes=CLASSES, *, sha: str = "a" * 64, calibrated: bool = False, prevalence=None):
     bundle = SimpleNamespace(facts={"malignant": ["melanoma"]}, sha256=sha)
-    return SimpleNamespace(classes=classes, bundle=bundle, decision=object() if calibrated else None)
+    decision = object() if calibrated else None
+    return SimpleNamespace(classes=classes, bundle=bundle, decision=decision, prevalence=prevalence)
 
 
 def told_by(answers: Answers, order=(0, 1, 2), referred=None) -> list[tuple[Case, Prediction]]:
@@ -122,6 +123,16 @@ def test_only_cases_that_both_answered_count(sides):
     assert "60 more cases" in got["notes"][1]
     with pytest.raises(TableError, match="no labelled case"):
         against((network(), first[:50]), (network(), second))
+
+
+def test_answers_for_other_frequencies_say_so(sides):
+    plain, stated = network(), network(prevalence=np.array([0.5, 0.3, 0.2]))
+    for first, second, differ in ((plain, stated, True), (stated, stated, False), (plain, plain, False)):
+        got = against((first, told_by(sides[0])), (second, told_by(sides[1])), draws=100)
+        assert any("another frequency" in note for note in got["notes"]) == differ
+        assert (got["prevalence"][0] is None) == (first is plain)
+    got = against((plain, told_by(sides[0])), (stated, told_by(sides[1])), draws=100)
+    assert "(first: as among its training cases; second: " in got["notes"][0]
 
 
 def test_referrals_are_told_where_both_are_calibrated(sides):

@@ -3,11 +3,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import polars as pl
+import pytest
 
 from agfnet.config import parse_config
 from agfnet.data.table import own_cases
 from agfnet.evaluation.experiment import fold_parts
-from agfnet.types import Case
+from agfnet.types import Case, TableError
 from drawn import small_config
 
 
@@ -29,6 +30,38 @@ def test_cases_without_a_part_are_in_no_fold_where_others_have_one(drawn, tmp_pa
     assert "cases have no part, where others have one" in caplog.text
     splits, _ = fold_parts(parse_config(small_config(tmp_path / "none.csv"), "test"), 2, 0)
     assert all(patients([*train, *held]) == set(table["patient_id"]) for train, held in splits)
+
+
+def test_every_fold_can_be_learnt_from(drawn):
+    """Before the first is trained, and not when that one's turn comes, or never."""
+    table = pl.read_csv(drawn / "cases.csv", infer_schema=False)
+    splits, _ = fold_parts(parse_config(small_config(drawn / "cases.csv"), "test"), 3, 0)
+    held = [case.case_id for case in splits[1][1]]
+    in_one = pl.col("case_id").is_in(held)
+
+    def without(where, name):
+        kept = pl.when(where).then("ultrasound").otherwise(None).alias("ultrasound")
+        table.with_columns(kept).write_csv(drawn / f"{name}.csv")
+        return parse_config(small_config(drawn / f"{name}.csv"), "test")
+
+    with pytest.raises(TableError, match=r"with fold \d of 3 held out, no training case has an image of ultrasound"):
+        fold_parts(without(in_one, "one-fold"), 3, 0)
+    both = without(in_one | (pl.col("label") != "cyst"), "cysts")
+    tree = small_config(drawn / "cysts.csv")
+    tree["data"]["views"].pop("clinical")
+    with pytest.raises(TableError, match=r"with fold \d of 3 held out, no training case is cyst"):
+        fold_parts(parse_config(tree, "test"), 3, 0, dealt=both.data)
+
+
+def test_an_image_in_two_folds_is_found_before_the_first(drawn):
+    table = pl.read_csv(drawn / "cases.csv", infer_schema=False)
+    splits, _ = fold_parts(parse_config(small_config(drawn / "cases.csv"), "test"), 3, 0)
+    first, last = (next(c.case_id for c in held if c.views["clinical"]) for _, held in (splits[0], splits[2]))
+    shared = table.filter(pl.col("case_id") == first)["clinical"].item()
+    filed = pl.when(pl.col("case_id") == last).then(pl.lit(shared)).otherwise("clinical").alias("clinical")
+    table.with_columns(filed).write_csv(drawn / "shared.csv")
+    with pytest.raises(TableError, match="an image of this fold-3 case is also one of a fold-1 case"):
+        fold_parts(parse_config(small_config(drawn / "shared.csv"), "test"), 3, 0)
 
 
 def test_networks_of_fewer_views_have_the_same_folds(drawn):

@@ -174,16 +174,26 @@ def test_of_few_cases_it_is_said_what_they_are_too_few_for():
     told = "\n".join(made.facts["notes"])
     assert "cyst: " in told
     assert "class 0" not in told
-    assert "20 patients are too few" in told
+    assert "Too few patients to tell what lies beyond all but 1.0% of ordinary cases (with clinical: 20, " in told
     assert "every such case is referred" in told
     assert "With " not in told
+
+
+def test_of_a_rare_view_it_is_said_too():
+    """The limit of its images rests on those who have it, one case of each."""
+    rng = np.random.default_rng(0)
+    pairs = asked_about([f"P{i}" for i in range(240)], rng)
+    twice = asked_about([f"P{i}" for i in range(200, 240)], rng)
+    asked = [*with_photo_alone(pairs[:200]), *pairs[200:], *with_photo_alone(twice)]
+    made = fit_decision(asked, {}, learnt(rng), CLASSES, PRIOR, {})
+    assert "(with ultrasound: 40, several views: 40)" in "\n".join(made.facts["notes"])
 
 
 def test_what_holds_for_some_views_alone_names_them():
     rng = np.random.default_rng(0)
     asked = asked_about([f"P{i}" for i in range(200)], rng)
     made = fit_decision(asked, {"clinical": with_photo_alone(asked[:5])}, learnt(rng), CLASSES, PRIOR, {})
-    assert "With clinical alone: 5 cases do not show an error of at most 10%" in "\n".join(made.facts["notes"])
+    assert "With clinical alone: 5 patients do not show an error of at most 10%" in "\n".join(made.facts["notes"])
 
 
 def test_a_view_that_no_calibration_case_has_is_refused():

@@ -319,6 +319,30 @@ def test_a_run_goes_on_elsewhere_and_tells_what_it_was_computed_with(drawn, tmp_
     assert "resumed with other precision than before" in caplog.text
 
 
+def test_a_run_resumed_with_worker_processes_is_as_if_it_had_not_stopped(drawn, tmp_path):
+    """They draw the first batches before the trainer says which epoch it is."""
+    config = config_of(drawn, epochs=3)
+    whole = train(config, tmp_path / "whole").read_bytes()
+    config = config.model_copy(update={"data": config.data.model_copy(update={"workers": 1})})
+
+    def stop(history):
+        if len(history) == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train(config, tmp_path / "run", on_epoch=stop)
+    assert train(config, tmp_path / "run", resume=True).read_bytes() == whole
+
+
+def test_views_in_another_order_are_another_network(drawn, tmp_path):
+    tree = small_config(drawn / "parts.csv", epochs=1)
+    train(parse_config(tree, "test"), tmp_path / "run")
+    (tmp_path / "run" / WEIGHTS).unlink()
+    tree["data"]["views"] = dict(reversed(tree["data"]["views"].items()))
+    with pytest.raises(ConfigError, match=r"another configuration \(config\.yaml\): data\.views\. Resume"):
+        train(parse_config(tree, "test"), tmp_path / "run", resume=True)
+
+
 def test_a_run_of_another_versions_network_is_told(trained, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "run")
     facts = json.loads((folder / "run.json").read_text())
@@ -465,10 +489,17 @@ def test_sizes_that_an_encoder_does_not_take_are_said_first(drawn, tmp_path):
 
 def test_figures_of_a_chosen_epoch_say_so(drawn, tmp_path):
     config = config_of(drawn, epochs=1, early_stopping=3)
-    assert CHOSEN in run(config, tmp_path / "run")["notes"]
-    for part, chosen in (("validation", True), ("train", False)):
-        told = evaluate(tmp_path / "run", drawn / "parts.csv", tmp_path / part, part=part, draws=100, threads=1)
-        assert (CHOSEN in told["notes"]) == chosen
+    assert f"All of these cases {CHOSEN}." in run(config, tmp_path / "run")["notes"]
+    # Known again by their images, whatever part they are called.
+    table = pl.read_csv(drawn / "parts.csv")
+    renamed = {"validation": "test", "test": "validation", "train": "train", "calibration": "calibration"}
+    table.with_columns(split=pl.col("split").replace(renamed)).write_csv(drawn / "renamed.csv")
+    for part, chosen in (("test", True), ("validation", False)):
+        told = evaluate(
+            tmp_path / "run", drawn / "renamed.csv", tmp_path / part, part=part, draws=100, threads=1,
+            include_test=part == "test",
+        )  # fmt: skip
+        assert any(CHOSEN in note for note in told["notes"]) == chosen
 
 
 def test_a_finished_run_without_its_checkpoints_is_still_that_run(drawn, tmp_path):
