@@ -8,7 +8,7 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from agfnet.types import ConfigError
 
@@ -53,6 +53,27 @@ def ready_folder(path: Path) -> Path:
     if problem:
         raise ConfigError(f"{path}: cannot be the folder of the results ({problem}). Name another.")
     return path
+
+
+def claim(path: Path) -> TextIO:
+    """An open lock file that this process holds until it is closed, and no longer than it lives.
+
+    Args:
+        path: made where it is not there, for its owner alone.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    import fcntl  # noqa: PLC0415 - not every system has it, and most of this package does without
+
+    path.touch(mode=0o600)
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def write_text(path: Path, text: str) -> None:

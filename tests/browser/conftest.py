@@ -53,11 +53,14 @@ def opener(browser: Any, service: Any) -> Iterator[Open]:
         if not request.url.startswith((service.url.rstrip("/") + "/", "data:", "blob:" + service.url.rstrip("/"))):
             faults.append(f"asked for {request.url}")
 
-    def open_page(width: int = 1280, height: int = 800, locale: str = "en-GB", **options: Any) -> Any:
+    def open_page(
+        width: int = 1280, height: int = 800, locale: str = "en-GB", *, before: str = "", **options: Any
+    ) -> Any:
         context = browser.new_context(
             viewport={"width": width, "height": height}, locale=locale, reduced_motion="reduce", **options
         )
         contexts.append(context)
+        context.add_init_script(before)
         page = context.new_page()
         page.set_default_timeout(SECONDS)
         page.on("console", watch)

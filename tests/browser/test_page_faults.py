@@ -152,6 +152,46 @@ def test_a_diagnosis_that_the_service_does_not_know_is_said(page: Any) -> None:
     sync_api.expect(page.locator("#feedback-status")).to_contain_text("does not know this diagnosis")
 
 
+def test_a_page_at_another_address_is_not_asked_for_a_token(page: Any) -> None:
+    refuse(page, 403, "forbidden")
+    choose(page, "clinical", PHOTO)
+    page.click("#analyse")
+    sync_api.expect(page.locator(".trouble")).to_contain_text("does not answer a page at this address")
+    assert page.locator("#token-form").is_hidden()
+    assert page.locator("#again").count() == 0
+
+
+def test_too_much_in_all_is_not_said_of_one_file(page: Any) -> None:
+    refuse(page, 413, "oversized-body")
+    choose(page, "clinical", PHOTO)
+    page.click("#analyse")
+    sync_api.expect(page.locator(".trouble")).to_contain_text("Together the files are larger")
+
+
+def test_a_scale_that_cannot_be_is_explained_beside_it(page: Any) -> None:
+    body = json.dumps({"code": "implausible-scale", "message": "", "view": "ultrasound"})
+    page.route("**/v1/explain", lambda route: route.fulfill(status=422, body=body), times=1)
+    choose(page, "ultrasound", SCAN)
+    page.fill("#scale-ultrasound", "1")
+    page.click("#analyse")
+    sync_api.expect(page.locator("#error-ultrasound")).to_contain_text("cannot be those of this image")
+    sync_api.expect(page.locator("#scale-ultrasound")).to_be_focused()
+
+
+def test_without_leave_to_store_a_token_it_lasts_for_the_page(opened: Any) -> None:
+    forbidden = "() => { throw new DOMException('no', 'SecurityError'); }"
+    page = opened(before=f"for (const name of ['sessionStorage', 'localStorage']) "
+                         f"Object.defineProperty(window, name, {{ get: {forbidden} }});")  # fmt: skip
+    refuse(page, 401, "unauthorized")
+    choose(page, "clinical", PHOTO)
+    page.click("#analyse")
+    page.fill("#token", "sesame")
+    with page.expect_request("**/v1/explain") as asked:
+        page.keyboard.press("Enter")
+    assert asked.value.headers["authorization"] == "Bearer sesame"
+    page.wait_for_selector(".result")
+
+
 def test_a_token_is_asked_for_and_kept_for_the_tab_only(page: Any) -> None:
     refuse(page, 401, "unauthorized")
     choose(page, "clinical", PHOTO)

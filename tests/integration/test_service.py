@@ -338,6 +338,9 @@ def test_an_unknown_scale_is_said_where_the_model_has_a_fixed_one(calibrated, fi
         assert said == [{"code": "no-scale", "view": "ultrasound", "detail": None}]
         given = {"mm_per_pixel_ultrasound": "0.12"}
         assert client.post("/v1/predict", files=files, data=given).json()["warnings"] == []
+        wrong = client.post("/v1/predict", files=files, data={"mm_per_pixel_ultrasound": "2"})
+        assert (wrong.status_code, wrong.json()["code"]) == (422, "implausible-scale")
+        assert wrong.json()["view"] == "ultrasound"
 
 
 def test_the_frame_of_a_clip_is_said(client):

@@ -91,6 +91,10 @@ def test_broken_tables_and_images_are_named(agfnet_command, broken, tmp_path):
             ["predict", "{trained}", "--view", "clinical=a.jpg", "--mm-per-pixel", "ultrasound=1"],
             "no --view ultrasound",
         ),
+        (
+            ["predict", "{trained}", "--view", "clinical=a.jpg", *["--mm-per-pixel", "clinical=0.1"] * 2],
+            "--mm-per-pixel clinical: was given already",
+        ),
         (["predict", "{trained}", "--view", "clinical=/a.jpg", "--data-root", "{drawn}"], "leaves the data folder"),
         (["predict", "{trained}", "{drawn}/cases.csv", "--provider", "tpu"], "provider 'tpu' is not to be had here"),
         (["predict", "{trained}", "{drawn}/cases.csv", "--prevalence", "cyst=0.5,lipoma"], "is not of the form"),

@@ -159,6 +159,11 @@ def _scales(arguments: Sequence[str], predictor: Predictor) -> dict[str, float]:
         scale = scale_of(value)
         if scale is None:
             raise ConfigError(f"--mm-per-pixel {argument!r}: give millimetres per pixel, {low} to {high}.")
+        if modality in made:
+            raise ConfigError(
+                f"--mm-per-pixel {modality}: was given already, and is the scale of all images of the view. Make them "
+                "of one scale, or take DICOM files, which state their own."
+            )
         made[modality] = scale
     return made
 

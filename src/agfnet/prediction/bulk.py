@@ -8,20 +8,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import polars as pl
 
-from agfnet.files import remove_leftovers
+from agfnet.files import claim, remove_leftovers
 from agfnet.prediction.asking import SCALES_ARE_IN_THE_TABLE, parse_prevalence, say_uncalibrated
 from agfnet.prediction.bulk_part import PartPredictor
 from agfnet.prediction.bulk_plan import (
+    LOCK,
     PREDICTIONS,
     QUARANTINE,
+    RECORD,
     Settings,
     Work,
     parts_to_do,
     plan_work,
+    stopped_plan,
 )
 from agfnet.prediction.predictor import Predictor
 from agfnet.types import ConfigError, Place
@@ -91,7 +94,7 @@ def predict_bulk(
         retry: also ask again about rows whose images could not be read.
 
     Raises:
-        ConfigError: the arguments do not fit together, or the folder was begun otherwise.
+        ConfigError: the arguments do not fit together, the folder was begun otherwise, or another run works in it.
         BundleError: the source cannot be used.
         TableError: the table as a whole cannot be used.
     """
@@ -122,17 +125,29 @@ def predict_bulk(
         data_root=None if data_root is None else str(data_root.resolve()),
     )
     folder = folder.resolve()
-    work = plan_work(folder, table, predictor.specs, predictor.bundle.sha256, settings)
-    todo = parts_to_do(folder, work, retry=retry)
-    log.info("%s: %s rows in %d parts, %d of them to do", folder, f"{work.rows:,}", work.parts, len(todo))
-    if ray and todo:
-        done = ray.predicted_parts(folder, source, todo, threads=threads or 1, workers=workers, address=address)
-    else:
-        done = _predicted_parts(PartPredictor(folder, predictor), todo)
-    _follow(work, todo, done)
-    remove_leftovers(folder / PREDICTIONS, folder / QUARANTINE)
+    with _held(folder):
+        work = plan_work(folder, table, predictor.specs, predictor.bundle.sha256, settings)
+        todo = parts_to_do(folder, work, retry=retry)
+        log.info("%s: %s rows in %d parts, %d of them to do", folder, f"{work.rows:,}", work.parts, len(todo))
+        if ray and todo:
+            done = ray.predicted_parts(folder, source, todo, threads=threads or 1, workers=workers, address=address)
+        else:
+            done = _predicted_parts(PartPredictor(folder, predictor), todo)
+        _follow(work, todo, done)
+        remove_leftovers(folder / PREDICTIONS, folder / QUARANTINE)
     bad = pl.scan_parquet(sorted((folder / QUARANTINE).glob("*.parquet")), glob=False).select(pl.len()).collect().item()
     return Tally(folder, work.rows, bad)
+
+
+def _held(folder: Path) -> TextIO:
+    """The folder, made where it is not there, for this run alone until the file is closed."""
+    if not (folder / RECORD).exists():
+        stopped_plan(folder)  # nothing is put into a folder of something else
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return claim(folder / LOCK)
+    except BlockingIOError:
+        raise ConfigError(f"{folder}: another run works in it. Wait for its end, or name another folder.") from None
 
 
 def refuse_without_engine(**options: object) -> None:

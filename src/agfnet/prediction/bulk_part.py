@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+import agfnet
 from agfnet.data.locate import locate_images
 from agfnet.data.table import as_cases, structural_faults
 from agfnet.data.tablefile import Fault, RawTable
@@ -15,7 +16,7 @@ from agfnet.places import place
 from agfnet.prediction.bulk_plan import PLAN, PREDICTIONS, QUARANTINE, part_file, read_work, unread
 from agfnet.prediction.output import outcome_table
 from agfnet.prediction.predictor import Predictor
-from agfnet.types import BundleError, Case
+from agfnet.types import BundleError, Case, ConfigError
 
 _REASONS = {"row": pl.Int64, "case_id": pl.String, "reason": pl.String}
 
@@ -29,7 +30,7 @@ class PartPredictor:
 
     Raises:
         BundleError: it is of another bundle.
-        ConfigError: the folder is not planned.
+        ConfigError: the folder is not planned, or by another version of this package.
     """
 
     def __init__(self, folder: Path, predictor: Predictor) -> None:
@@ -39,6 +40,11 @@ class PartPredictor:
         found, planned = predictor.bundle.sha256, self.work.bundle_sha256
         if found != planned:
             raise BundleError(f"the bundle (SHA-256 {found}) is not that of {folder} ({planned}). Copy that one here.")
+        if self.work.settings.version != agfnet.__version__:
+            raise ConfigError(
+                f"{folder}: was planned by agfnet {self.work.settings.version}, and this is {agfnet.__version__}. Have "
+                "one version on all machines."
+            )
 
     def __call__(self, part: int) -> None:
         """Predict a part: its quarantine is written first, its predictions last.

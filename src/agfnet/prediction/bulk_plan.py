@@ -20,7 +20,7 @@ import shutil
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,6 +29,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+import agfnet
 from agfnet.data.preprocess import ViewSpec
 from agfnet.data.table import SCALE_SUFFIX, duplicate_case, say_scale, structural_faults, table_error
 from agfnet.data.tablestream import Piece, stream_sha256, stream_table
@@ -38,7 +39,9 @@ from agfnet.types import ConfigError, Place, TableError
 
 RECORD = "bulk.json"
 PLAN, PREDICTIONS, QUARANTINE = "plan", "predictions", "quarantine"
-FORMAT = 1
+FORMAT = 2
+LOCK = "bulk.lock"
+"""Held by the run that works in the folder."""
 _OF_A_PLAN = re.compile(r"part-\d{6,}\.parquet|\.part-\d{6,}\.parquet\.\w+\.tmp")
 _DIGEST_BYTES = 16
 log = logging.getLogger("agfnet")
@@ -55,6 +58,7 @@ class Settings:
         prevalence: class -> share among the patients that are asked about, or None.
         table_folder: where relative image paths start.
         data_root: the folder that every image must lie in, or None; see `agfnet.data.table.read_cases`.
+        version: of this package.
     """
 
     part_rows: int
@@ -63,6 +67,7 @@ class Settings:
     prevalence: Mapping[str, float] | None
     table_folder: str
     data_root: str | None
+    version: str = field(default_factory=lambda: agfnet.__version__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,13 +160,7 @@ def plan_work(
         work = read_work(folder)
         _check_same(folder, work, bundle_sha256, table_sha256, settings)
         return work
-    stopped = sorted((folder / PLAN).glob("*"))  # of a planning that was
-    strange = sorted(path for path in folder.glob("*") if path.name != PLAN)
-    strange += [path for path in stopped if not _OF_A_PLAN.fullmatch(path.name)]
-    if strange:
-        name = strange[0].relative_to(folder)
-        raise ConfigError(f"{folder}: holds other files ({name}). Name a new or empty folder.")
-    for path in stopped:
+    for path in stopped_plan(folder):
         path.unlink()
     views, rows, parts = _stage(folder, table, specs, settings.part_rows)
     work = Work(
@@ -169,6 +168,21 @@ def plan_work(
     )
     write_json(folder / RECORD, {"format": FORMAT, **asdict(work)})
     return work
+
+
+def stopped_plan(folder: Path) -> list[Path]:
+    """What a planning that was stopped has left in a folder without a record.
+
+    Raises:
+        ConfigError: there is something else in it, too.
+    """
+    stopped = sorted((folder / PLAN).glob("*"))
+    strange = sorted(path for path in folder.glob("*") if path.name not in (PLAN, LOCK))
+    strange += [path for path in stopped if not _OF_A_PLAN.fullmatch(path.name)]
+    if strange:
+        name = strange[0].relative_to(folder)
+        raise ConfigError(f"{folder}: holds other files ({name}). Name a new or empty folder.")
+    return stopped
 
 
 def _fetched(table: Place, folder: Path) -> Path:

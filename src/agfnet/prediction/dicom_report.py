@@ -156,7 +156,7 @@ def report_dataset(
             MAKER, agfnet.__version__, parameters=[f"bundle SHA-256: {bundle_sha256}"], manufacturer=MAKER
         ),
         measurements=[
-            sr.Measurement(concept(name, "P", f"Probability of {name}"), round(float(value), 6), codes.UCUM.NoUnits)
+            sr.Measurement(concept(name, "P", f"Probability of {name}"), float(f"{value:.7g}"), codes.UCUM.NoUnits)
             for name, value in zip(classes, p.probabilities, strict=True)
         ],
         qualitative_evaluations=_evaluations(explanation, classes),

@@ -47,7 +47,7 @@ def open_session(graph: bytes, *, threads: int = 0, provider: str = "cpu") -> on
         provider: one of `PROVIDERS`.
 
     Raises:
-        ConfigError: the provider is unknown or not installed.
+        ConfigError: the provider is unknown, not installed, or does not start.
         BundleError: the graph cannot be loaded.
     """
     installed = [name for name, full in PROVIDERS.items() if full in onnxruntime.get_available_providers()]
@@ -59,9 +59,15 @@ def open_session(graph: bytes, *, threads: int = 0, provider: str = "cpu") -> on
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(graph, options, providers=[PROVIDERS[provider]])
+        session = onnxruntime.InferenceSession(graph, options, providers=[PROVIDERS[provider]], enable_fallback=False)
     except Exception as error:  # ONNX Runtime's own exceptions have no common base
         raise BundleError(f"the graph cannot be loaded ({error}). Export it again, or update onnxruntime.") from error
+    if PROVIDERS[provider] not in session.get_providers():  # ONNX Runtime goes on with the processor by itself
+        raise ConfigError(
+            f"provider {provider!r} is installed but does not start: see that its driver and libraries are there, or "
+            "take --provider cpu."
+        )
+    return session
 
 
 class Outcome(NamedTuple):

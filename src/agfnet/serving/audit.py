@@ -7,7 +7,6 @@ instance with each backup.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import re
@@ -19,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from agfnet.files import claim
 from agfnet.types import AgfnetError
 
 START = "0" * 64
@@ -77,14 +77,10 @@ class AuditLog:
         self.path = path = path.resolve()  # a log is the same by each of its names
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
-        claim = path.with_name(f"{path.name}.lock")
-        for file in (path, claim):
-            file.touch(mode=0o600)  # SQLite gives the journal's files the mode of the log
-        self._claim = claim.open("w")
+        path.touch(mode=0o600)  # SQLite gives the journal's files the mode of the log
         try:
-            fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._claim = claim(path.with_name(f"{path.name}.lock"))
         except BlockingIOError:
-            self._claim.close()
             raise AuditError(f"{path}: another service writes to this audit log. Name another file.") from None
         try:
             self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=2.0)

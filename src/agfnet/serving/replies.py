@@ -104,7 +104,7 @@ def _framed(content: bytes, view: str, spec: ViewSpec, mm_per_pixel: float | Non
         raise image_problem(error, view) from error
     except ImageError:
         message = f"{view}: the millimetres per pixel cannot be right. Check their unit."
-        raise Problem(422, "bad-scale", message, view=view) from None
+        raise Problem(422, "implausible-scale", message, view=view) from None
 
 
 def _common(p: Prediction, predictor: Predictor, request_id: str) -> dict[str, object]:

@@ -90,6 +90,7 @@ def serve(predictor: Predictor, settings: ServiceSettings) -> None:
     log.info("http://%s:%d with bundle %s", settings.host, settings.port, predictor.bundle.sha256[:12])
     with suppress(KeyboardInterrupt):  # the signal that it was stopped by, once all is answered
         uvicorn.Server(config).run()
+    log.info("stopped; what was accepted is answered")
 
 
 def _warm_up(predictor: Predictor) -> None:

@@ -85,6 +85,12 @@ class ServiceSettings:
         return found if scheme.lower() == "bearer" else None
 
 
+def _by_systemd(path: Path) -> bool:
+    """Whether systemd hands the file to this service alone; its access list looks like leave for a group."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return folder is not None and path.resolve().is_relative_to(Path(folder).resolve())
+
+
 def read_tokens(path: Path | None) -> dict[str, str]:
     """Token -> name, from a file or the environment (`AGFNET_TOKENS`): a line `name token` for each caller.
 
@@ -101,7 +107,7 @@ def read_tokens(path: Path | None) -> dict[str, str]:
         raise ConfigError(f"{where}: cannot be read ({error}). Give a text file with lines `name token`.") from error
     if text is None:
         return {}
-    if path and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+    if path and not _by_systemd(path) and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
         log.warning("%s: others on this machine may read the tokens. chmod 600 it.", path)
     tokens: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), start=1):

@@ -11,11 +11,15 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+import agfnet
 from agfnet.data.preprocess import ViewSpec
+from agfnet.files import claim
 from agfnet.places import place
 from agfnet.prediction import bulk, bulk_part
 from agfnet.prediction.bulk import predict_bulk
-from agfnet.prediction.bulk_plan import Settings, plan_work
+from agfnet.prediction.bulk_part import PartPredictor
+from agfnet.prediction.bulk_plan import LOCK, Settings, plan_work
+from agfnet.prediction.predictor import Predictor
 from agfnet.types import ConfigError, TableError
 from bulky import BAD, check_whole, many_rows, results
 
@@ -166,6 +170,22 @@ def test_a_folder_goes_on_with_what_it_was_begun_with_only(calibrated, trained, 
         again(calibrated, table, predicted, part_rows=11, batch_size=4)
     with pytest.raises(ConfigError, match="holds other files"):
         again(calibrated, table, predicted.parent)
+    assert not (predicted.parent / LOCK).exists()
+
+
+def test_another_version_does_not_go_on(calibrated, predicted, table, monkeypatch):
+    """Its answers may be others, and nothing in the rows would tell them apart."""
+    monkeypatch.setattr(agfnet, "__version__", "99")
+    with pytest.raises(ConfigError, match=r"version .*, not 99"):
+        again(calibrated, table, predicted)
+    with pytest.raises(ConfigError, match="one version on all machines"):
+        PartPredictor(predicted, Predictor(calibrated, threads=1))
+
+
+def test_one_run_at_a_time_works_in_a_folder(calibrated, predicted, table):
+    with claim(predicted / LOCK), pytest.raises(ConfigError, match="another run works in it"):
+        again(calibrated, table, predicted)
+    again(calibrated, table, predicted)
 
 
 def test_a_table_that_cannot_be_used_stops_the_run(calibrated, drawn, tmp_path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,17 @@ def test_both_files_are_valid(kind, tmp_path):
     written(tmp_path, case, made)
     assert dciodvfy(tmp_path / "0001-report.dcm") == []
     assert dciodvfy(tmp_path / "0001-overlay.dcm") == []
+
+
+def test_a_probability_is_never_rounded_to_certainty(tmp_path):
+    made = explanation()
+    p = np.array([0.9999997, 2e-7, 1e-7])
+    made = replace(made, prediction=replace(made.prediction, probabilities=p))
+    report, _ = written(tmp_path, made=made)
+    told = [float(value) for _, name, value in items(report) if name.startswith("Probability of")]
+    assert told == pytest.approx(p)
+    assert max(told) < 1.0
+    assert dciodvfy(tmp_path / "0001-report.dcm") == []
 
 
 def test_the_report_says_what_was_found(tmp_path):

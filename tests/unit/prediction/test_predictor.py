@@ -8,6 +8,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import yaml
@@ -23,7 +24,7 @@ from agfnet.prediction.bundle import read_bundle
 from agfnet.prediction.output import outcome_table
 from agfnet.prediction.predictor import Predictor, averaged
 from agfnet.training.run import load_run
-from agfnet.types import RESEARCH_USE, Case
+from agfnet.types import RESEARCH_USE, Case, ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,15 @@ def predictor(trained):
 @pytest.fixture(scope="module")
 def cases(drawn):
     return read_cases(drawn / "parts.csv")
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_what_is_installed_and_does_not_start_is_no_processor_in_silence(trained, monkeypatch):
+    """ONNX Runtime goes on without it, and only says so on the screen."""
+    there = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
+    with pytest.raises(ConfigError, match="'cuda' is installed but does not start"):
+        Predictor(trained, threads=1, provider="cuda")
 
 
 def only(predictor, case, **options):

@@ -51,6 +51,16 @@ def test_a_file_of_tokens_that_others_may_read_is_told(tmp_path, caplog):
         caplog.clear()
 
 
+def test_a_file_that_systemd_hands_over_is_no_ones_elses(tmp_path, caplog, monkeypatch):
+    """It is shown with leave for a group, which is that of an access list for the service alone."""
+    path = tmp_path / "tokens"
+    path.write_text(f"ward {LONG}\n")
+    path.chmod(0o440)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    read_tokens(path)
+    assert caplog.text == ""
+
+
 def test_tokens_from_a_file_and_the_environment(tmp_path, monkeypatch):
     path = tmp_path / "tokens"
     path.write_text(f"# callers\nward  {LONG}\n\nlab {LONG}x\n")

@@ -1,6 +1,6 @@
 // What is asked of the service. Addresses are relative, so that the page also works below a path of a proxy.
 
-const PATIENCE = 60_000; // milliseconds until an answer is given up
+const PATIENCE = 60_000; // milliseconds until a small question is given up
 const BY_STATUS = { 401: 'unauthorized', 403: 'forbidden', 413: 'oversized-body', 503: 'busy', 504: 'timeout' };
 const TOKEN = 'agfnet-token';
 
@@ -14,18 +14,26 @@ export class ServiceError extends Error {
   }
 }
 
+let known = '';
+try { known = sessionStorage.getItem(TOKEN) ?? ''; } catch { /* storage may be forbidden: it is asked for again after a reload */ }
+
 export const token = {
-  get: () => sessionStorage.getItem(TOKEN) ?? '',
-  set: (value) => (value ? sessionStorage.setItem(TOKEN, value) : sessionStorage.removeItem(TOKEN)),
+  get: () => known,
+  set: (value) => {
+    known = value;
+    try {
+      if (value) sessionStorage.setItem(TOKEN, value); else sessionStorage.removeItem(TOKEN);
+    } catch { /* lasts for this page */ }
+  },
 };
 
-async function ask(path, { method = 'GET', body = null, type = null, signal = null } = {}) {
+async function ask(path, { method = 'GET', body = null, type = null, signal = null, patience = PATIENCE } = {}) {
   const headers = { Accept: 'application/json' };
   if (type) headers['Content-Type'] = type;
   if (token.get()) headers.Authorization = `Bearer ${token.get()}`;
   const own = new AbortController();
   let late = false;
-  const timer = setTimeout(() => { late = true; own.abort(); }, PATIENCE);
+  const timer = patience && setTimeout(() => { late = true; own.abort(); }, patience);
   const cancel = () => own.abort();
   signal?.addEventListener('abort', cancel);
   try {
@@ -68,7 +76,7 @@ export function explain(images, signal) {
     form.append(view, file, view);
     if (scale) form.append(`mm_per_pixel_${view}`, scale);
   }
-  return ask('v1/explain', { method: 'POST', body: form, signal });
+  return ask('v1/explain', { method: 'POST', body: form, signal, patience: null }); // it can be cancelled, and the service has a time of its own
 }
 
 export function feedback(requestId, diagnosis) {

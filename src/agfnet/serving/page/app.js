@@ -250,7 +250,7 @@ function refused(error, asking) {
     zone.focus();
     return;
   }
-  state.trouble = { error: told, at: Date.now(), again: ['oversized-body', 'other-model'].includes(told.code) ? null : analyse };
+  state.trouble = { error: told, at: Date.now(), again: ['oversized-body', 'other-model', 'forbidden'].includes(told.code) ? null : analyse };
   drawOutput();
   if (asking) show(find('again') ?? find('answer').querySelector('h3'));
   announce(`${say('failed')}: ${sayError(told.code, told.message, sizes())}`);
@@ -279,8 +279,8 @@ async function sendFeedback(diagnosis) {
 // The token.
 
 function wantsToken(error, next) {
-  if (!(error instanceof ServiceError) || !['unauthorized', 'forbidden'].includes(error.code)) return false;
-  const told = error.code === 'forbidden' ? 'forbidden' : token.get() ? 'wrongToken' : 'unauthorized';
+  if (!(error instanceof ServiceError) || error.code !== 'unauthorized') return false;
+  const told = token.get() ? 'wrongToken' : 'unauthorized';
   state.tokenError = told === 'unauthorized' ? null : told; // the field itself says that one is wanted
   state.afterToken = next;
   find('token-form').hidden = false;

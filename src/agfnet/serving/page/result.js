@@ -50,7 +50,7 @@ function why(answer, nameOf) {
   if (answer.referred === null) return make('p', { text: say('uncalibratedWhy') });
   if (!answer.referred) return make('p', { text: say(Object.keys(answer.views).length > 1 ? 'answeredWhy' : 'answeredWhyOne') });
   const items = answer.reasons.map(({ code, view }) => {
-    if (code === 'strange') return view ? say('strange', { view: nameOf(view) }) : say('strangeAny');
+    if (code === 'strange') return say('strange', { view: nameOf(view) });
     return code === 'unsure' || code === 'disagree' ? say(code) : say('otherReason', { code });
   });
   return make('div', { class: 'why' }, make('p', {}, make('strong', { text: say('reasonsTitle') })), make('ul', {}, items.map((text) => make('li', { text }))));
@@ -91,9 +91,7 @@ function probabilities({ answer, model, malignant }) {
 }
 
 function named(answer) {
-  const names = answer.diagnosis_set;
-  if (!names.length) return make('p', { class: 'set-line', text: say('setEmpty') });
-  return make('p', { class: 'set-line' }, say('set'), make('strong', { text: list(names), translate: 'no' }));
+  return make('p', { class: 'set-line' }, say('set'), make('strong', { text: list(answer.diagnosis_set), translate: 'no' }));
 }
 
 /** What the coverage means, in numbers of cases. */

@@ -7,7 +7,9 @@ const ACCEPT = 'image/*,.dcm,.dicom,.ima,.tif,.tiff,application/dicom';
 /** Millimetres per pixel outside of these are another unit; the service refuses them too. */
 const [LEAST_SCALE, MOST_SCALE] = [0.0005, 2];
 /** Errors of a file that sending it could only repeat. */
-const UNSENDABLE = new Set(['empty-file', 'oversized-body', 'unreadable-file']);
+const UNSENDABLE = new Set(['empty-file', 'oversized-file', 'unreadable-file']);
+/** Errors of the typed scale. */
+const OF_SCALE = new Set(['bad-scale', 'implausible-scale']);
 const KIND_NAMES = { photo: 'kindPhoto', dermoscopy: 'kindDermoscopy', ultrasound: 'kindUltrasound' };
 const USUAL = new Set(['clinical', 'photo', 'ultrasound', 'dermoscopy', 'dermoscopic', 'derm']);
 
@@ -91,7 +93,7 @@ export class Zone {
     if (this.scaleInput) this.scaleInput.value = scale ?? ''; // a scale belongs to one file
     this.file = file;
     this.note = several ? 'several' : null;
-    const code = file.size === 0 ? 'empty-file' : file.size > this.limits.max_bytes ? 'oversized-body' : null;
+    const code = file.size === 0 ? 'empty-file' : file.size > this.limits.max_bytes ? 'oversized-file' : null;
     this.fail(code && { code });
     const tell = () => this.onChange(this.error ? `${this.name}: ${this.complaint.textContent}` : say('chosen', { view: this.name }));
     if (!quiet) tell(); // before it is read: an earlier answer is not of this file, whether it can be read or not
@@ -147,7 +149,7 @@ export class Zone {
 
   /** Where the reader puts it right. */
   focus() {
-    (this.error?.code === 'bad-scale' && this.scaleInput ? this.scaleInput : this.input).focus();
+    (OF_SCALE.has(this.error?.code) && this.scaleInput ? this.scaleInput : this.input).focus();
   }
 
   #drawError() {
@@ -155,7 +157,7 @@ export class Zone {
     this.complaint.hidden = !error;
     this.complaint.textContent = error ? sayError(error.code, error.message, { size: bytes(this.limits.max_bytes) }) : '';
     this.element.classList.toggle('wrong', Boolean(error));
-    const scale = error?.code === 'bad-scale';
+    const scale = OF_SCALE.has(error?.code);
     this.input.setAttribute('aria-invalid', String(Boolean(error) && !scale));
     this.scaleInput?.setAttribute('aria-invalid', String(scale));
   }
