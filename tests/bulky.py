@@ -32,7 +32,10 @@ def many_rows(drawn: Path, rows: int, bad: dict[int, str]) -> pl.DataFrame:
 
 def results(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Predictions and quarantine, by row."""
-    return tuple(pl.read_parquet(folder / kind / "*.parquet").sort("row") for kind in ("predictions", "quarantine"))
+    return tuple(
+        pl.read_parquet(sorted((folder / kind).glob("*.parquet")), glob=False).sort("row")
+        for kind in ("predictions", "quarantine")
+    )
 
 
 def check_whole(folder: Path, table: pl.DataFrame, bad: dict[int, str]) -> None:

@@ -20,8 +20,10 @@ _EXTRAS = {
     **dict.fromkeys(("pyarrow", "ray"), "scale"),
 }
 """Missing package -> the extra that brings it; any other comes with [train]."""
-out, err = (Console(stderr=stderr, markup=False, highlight=False, soft_wrap=True) for stderr in (False, True))
-"""What is printed is text as it is: names of files, columns and classes may hold brackets."""
+out, err = (
+    Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True) for stderr in (False, True)
+)
+"""What is printed is text as it is: names of files, columns and classes may hold brackets and colons."""
 
 
 @contextmanager

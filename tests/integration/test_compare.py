@@ -18,6 +18,7 @@ from agfnet.evaluation.compare import (
     _cases_of,
     _fitted_on,
     _made,
+    _own_gpu,
     all_runs,
     answerable,
     compare,
@@ -360,3 +361,23 @@ def test_a_row_that_was_begun_may_not_change(plan_file, tmp_path, agfnet_command
     more = tree | {"rows": tree["rows"] | {"more": {"change": ["model.dropout=0.1"]}}}
     path.write_text(yaml.safe_dump(more))
     assert "has no finished run yet" in agfnet_command("compare", "-c", path, "-o", folder, "--minutes", 0).stderr
+
+
+def test_each_of_several_gpus_has_its_trainings(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    seen = []
+    for visible in (None, "4,7"):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        running = []
+        for _ in range(3):
+            with _own_gpu(running) as gpu:
+                running.append(os.environ["CUDA_VISIBLE_DEVICES"])
+            assert gpu == running[-1]
+        seen.append(running)
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
+    assert seen == [["0", "1", "0"], ["4", "7", "4"]]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with _own_gpu([]) as gpu:
+        assert (gpu, os.environ["CUDA_VISIBLE_DEVICES"]) == (None, "3")

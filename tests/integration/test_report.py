@@ -65,6 +65,15 @@ def test_robustness_of_other_cases_says_so(answering, drawn, tmp_path, agfnet_co
         assert all(note in unescape(section) for note in made["notes"])
 
 
+def test_a_runs_own_files_are_not_written_over(answering, drawn, agfnet_command):
+    (answering / "bad_cases.csv").write_text("case_id,error\n")
+    for command in ("evaluate", "report"):
+        done = agfnet_command(command, answering, drawn / "parts.csv", "-o", answering, "--draws", 100)
+        assert done.exit_code == 1
+        assert "is the folder of a run" in done.stderr.replace("\n", " ")
+    assert (answering / "bad_cases.csv").exists()
+
+
 def test_figures_on_cases_that_were_learnt_from_say_so(facts, answering, drawn, tmp_path, agfnet_command):
     assert facts["card"]["notes"][0].endswith("were trained on: these figures say how well they were learnt.")
     assert "trained_on" not in facts["run"]

@@ -11,7 +11,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from agfnet.data.checks import check_table
-from agfnet.data.table import read_cases, table_sha256
+from agfnet.data.table import read_cases
+from agfnet.data.tablefile import table_sha256
 from agfnet.places import place
 
 BUCKET = "clinic"

@@ -165,6 +165,10 @@ def test_names_that_are_not_utf_8_are_told(agfnet_command, trained, tmp_path, mo
         result = agfnet_command(*arguments)
         assert result.exit_code == 1
         assert "its path is not UTF-8" in " ".join(said(result).split())
+    for command in (("predict", trained), ("split",), ("explain", trained)):
+        result = agfnet_command(*command, "t.csv", "-o", folder / "out.csv")
+        assert result.exit_code == 2  # before any work
+        assert "its path is not UTF-8" in " ".join(said(result).replace("\u2502", " ").split())
 
 
 @pytest.mark.parametrize(
@@ -198,7 +202,7 @@ def test_a_missing_library_names_the_extra_to_install(capsys, module, extra):
 
 
 def test_texts_with_brackets_are_said_as_they_are(agfnet_command, trained, drawn, tmp_path):
-    folder = tmp_path / "a [bold]x[" / "b]"
+    folder = tmp_path / "a [bold]x[" / "b] :x:"
     result = agfnet_command("evaluate", trained, drawn / "parts.csv", "-o", folder, "--draws", 100)
     assert result.exit_code == 0, said(result)
     assert f"everything is in {folder}" in said(result)

@@ -74,7 +74,7 @@ def serve(
     tokens: Annotated[
         Path | None, typer.Option(help="File with a line `name token` for each caller; or set AGFNET_TOKENS.")
     ] = None,
-    audit: Annotated[Path, typer.Option(help="The audit log's file.")] = Path("audit.sqlite"),
+    audit: Annotated[Path, typer.Option(parser=here, help="The audit log's file.")] = Path("audit.sqlite"),
     queue: Annotated[int, typer.Option(min=1, help="Requests accepted and not yet answered; more get 503.")] = 32,
     timeout: Annotated[float, typer.Option(min=1.0, max=3600.0, help="Seconds from request to answer.")] = 30.0,
     prevalence: PrevalenceOpt = None,

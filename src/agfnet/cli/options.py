@@ -12,7 +12,7 @@ from rich.logging import RichHandler
 
 import agfnet
 from agfnet.console import err, out
-from agfnet.places import local, place
+from agfnet.places import local, place, shown
 from agfnet.types import RESEARCH_USE, Place
 
 app = typer.Typer(
@@ -29,11 +29,16 @@ Example:  agfnet check cases.csv && agfnet split cases.csv -o parts.csv && agfne
 
 
 def here(value: str | Path) -> Path:
-    """A local path; of a URL, which as a path would be a folder of that name, it is said that it is none."""
+    """A local path in UTF-8; of a URL, which as a path would be a folder of that name, it is said that it is none."""
     try:
-        return local(value)
+        path = local(value)
     except ValueError as error:
         raise typer.BadParameter(f"{error}.") from error
+    if shown(path) != str(path):
+        raise typer.BadParameter(
+            f"{shown(path)}: its path is not UTF-8, as what is written is. Rename file and folder."
+        )
+    return path
 
 
 TableArg = Annotated[

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -91,7 +93,7 @@ def compare(
     """
     with errors_said():
         from agfnet.evaluation.compare import compare as run_all
-        from agfnet.evaluation.comparison_report import claims_markdown, comparison_markdown, write_comparison
+        from agfnet.evaluation.comparison_report import comparison_markdown, write_comparison
         from agfnet.evaluation.comparison_table import comparison_notes, comparison_table
         from agfnet.evaluation.plan import load_plan
 
@@ -100,8 +102,7 @@ def compare(
         table = comparison_table(plan, folder, draws=draws)
         notes = comparison_notes(plan, table, complete=done)
         write_comparison(table, folder, notes)
-        told = "\n".join([comparison_markdown(table), *claims_markdown(table), *(f"- {note}" for note in notes)])
-        out.print(told)
+        out.print(comparison_markdown(table, notes))
         out.print(f"{'complete' if done else 'not complete yet'}; everything is in {folder}")
 
 
@@ -128,10 +129,11 @@ def demo(
         out.print(f"Done in {result.minutes:.1f} minutes. Open:")
         for path, what in demo_paths(result):
             out.print(f"  {path}  ({what})")
-        views = " ".join(f"--view {view}={files[0]}" for view, files in result.example.views.items())
-        scales = " ".join(f"--mm-per-pixel {view}={mm:g}" for view, mm in result.example.mm_per_pixel.items())
-        out.print(f"Try next:\n  agfnet predict {folder / 'both-views'} {views} {scales}")
-        out.print(f"  agfnet serve {folder / 'both-views'}   (then open http://127.0.0.1:8000)")
+        run, own = str(folder / "both-views"), result.example
+        asked = [part for view, files in own.views.items() for part in ("--view", f"{view}={files[0]}")]
+        asked += [part for view, mm in own.mm_per_pixel.items() for part in ("--mm-per-pixel", f"{view}={mm:g}")]
+        out.print(f"Try next:\n  {shlex.join([sys.argv[0], 'predict', run, *asked])}")
+        out.print(f"  {shlex.join([sys.argv[0], 'serve', run])}   (then open http://127.0.0.1:8000)")
 
 
 @app.command(rich_help_panel="Training")

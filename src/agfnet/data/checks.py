@@ -21,24 +21,14 @@ import polars as pl
 from agfnet.data import duplicates
 from agfnet.data.classes import label_faults
 from agfnet.data.doubts import doubtful_faults, name_faults
-from agfnet.data.imagefile import MM_PER_PIXEL_RANGE, check_unopened
-from agfnet.data.images import (
-    DEFAULT_LIMITS,
-    CodedImageError,
-    ImageLimits,
-    Said,
-    check_shown,
-    read_said,
-    read_scaled_image,
-)
+from agfnet.data.imagefile import DEFAULT_LIMITS, MM_PER_PIXEL_RANGE, CodedImageError, ImageLimits, check_unopened
+from agfnet.data.images import Said, check_shown, read_said, read_scaled_image
 from agfnet.data.locate import locate_images, nearly_named
 from agfnet.data.said import said_faults
 from agfnet.data.table import KNOWN_VIEWS, SCALE_SUFFIX, infer_views, scales_of, structural_faults
 from agfnet.data.tablefile import Fault, RawTable, load_table
 from agfnet.places import Url, look_up, place
 from agfnet.types import Place
-
-__all__ = ["Fault", "Level", "Report", "check_table"]
 
 Level = Literal["quick", "decode", "deep"]
 Progress = Callable[[int, int], None]

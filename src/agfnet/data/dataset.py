@@ -248,7 +248,12 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 def warm(
-    dataset: CaseDataset, progress: Callable[[int, int], None], *, skip_bad: bool, share: tuple[int, int] = (0, 1)
+    dataset: CaseDataset,
+    progress: Callable[[int, int], None],
+    *,
+    skip_bad: bool,
+    share: tuple[int, int] = (0, 1),
+    on_machine: int = 1,
 ) -> list[tuple[Case, str]]:
     """Decode every image once into the cache, with the processors that are this process's share.
 
@@ -257,6 +262,7 @@ def warm(
         progress: called with the number of cases done and of all.
         skip_bad: list the cases that cannot be read.
         share: this process and how many there are; each begins with another part, and finds the others' in the cache.
+        on_machine: how many of them share this machine's processors.
 
     Returns:
         The cases that cannot be read, each with its error; empty unless `skip_bad`.
@@ -286,7 +292,7 @@ def warm(
             return f"row {case.row}, case {case.case_id}: {error}"
         return None
 
-    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // share[1])) as pool:
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // on_machine)) as pool:
         for i, (case, error) in enumerate(zip(cases, pool.map(error_of, cases), strict=True)):
             if error is not None and not skip_bad:
                 pool.shutdown(wait=False, cancel_futures=True)

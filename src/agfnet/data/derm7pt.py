@@ -16,7 +16,7 @@ from pathlib import Path
 
 import polars as pl
 
-from agfnet.data.table import write_table
+from agfnet.data.tablefile import check_not_over, write_table
 from agfnet.types import TableError
 
 NOTES = (
@@ -137,6 +137,7 @@ def derm7pt_table(release: str | Path, out: str | Path, *, include_test: bool = 
         for index, line in wanted
     ]
     frame = pl.DataFrame(records, infer_schema_length=None).with_columns(pl.all().cast(pl.String))
+    check_not_over(Path(out), frame)
     write_table(frame, out)
     return Derm7ptTable(frame)
 

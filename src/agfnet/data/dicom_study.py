@@ -23,8 +23,8 @@ import polars as pl
 from agfnet.data.dicom import PATIENT, DicomFacts, Patient, decode_dicom, dicom_values, identifier
 from agfnet.data.dicom_header import Values
 from agfnet.data.imagefile import DEFAULT_LIMITS, CodedImageError, ImageLimits, opened
-from agfnet.data.table import SCALE_SUFFIX, write_table
-from agfnet.data.tablefile import writable_table
+from agfnet.data.table import SCALE_SUFFIX
+from agfnet.data.tablefile import writable_table, write_table
 from agfnet.kinds import KINDS
 from agfnet.places import shown
 from agfnet.types import ConfigError, TableError
@@ -74,6 +74,9 @@ class _Unusable(Exception):  # noqa: N818  a finding, listed and not raised furt
     """An image that can be read but not be placed in the table."""
 
 
+_MAKE_KEY = "Make one: (umask 077; head -c 32 /dev/urandom | base64 > pseudonyms.key)"
+
+
 def read_key(path: Path | None) -> bytes:
     """The secret key of the pseudonyms: the content of a file, or a random one that is not kept.
 
@@ -87,10 +90,9 @@ def read_key(path: Path | None) -> bytes:
     try:
         key, shared = path.read_bytes().strip(), path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH)
     except OSError as error:
-        raise ConfigError(f"{path}: the key cannot be read ({error.strerror}). Name a file with a secret.") from error
+        raise ConfigError(f"{path}: the key cannot be read ({error.strerror}). {_MAKE_KEY}") from error
     if len(key) < MIN_KEY_BYTES:
-        remedy = "Make one: (umask 077; head -c 32 /dev/urandom | base64 > key)"
-        raise ConfigError(f"{path}: a key needs at least {MIN_KEY_BYTES} bytes, this one has {len(key)}. {remedy}")
+        raise ConfigError(f"{path}: a key needs at least {MIN_KEY_BYTES} bytes, this one has {len(key)}. {_MAKE_KEY}")
     if shared:
         log.warning("%s: others on this machine may read the key, and so undo pseudonyms. chmod 600 it.", path)
     return key

@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from agfnet.data.imagefile import file_sha256
-from agfnet.data.images import CodedImageError, ImageLimits, check_shown, read_scaled_image
+from agfnet.data.imagefile import CodedImageError, ImageLimits, file_sha256
+from agfnet.data.images import check_shown, read_scaled_image
 from agfnet.data.tablefile import Fault
 from agfnet.places import place
 from agfnet.types import ConfigError, TableError

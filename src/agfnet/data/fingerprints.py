@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from agfnet.data.imagefile import DEFAULT_LIMITS, file_sha256
 from agfnet.types import Case, ImageError, Place
 
-__all__ = ["image_fingerprints", "patient_fingerprint"]
 _DIGITS = 16
 _THREADS = 8
 

@@ -26,14 +26,9 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from agfnet.data.codestream import MAX_SCANS, MAX_SEGMENTS, keeps_busy
 from agfnet.data.dicom import DicomFacts, Patient, decode_dicom, dicom_facts
-from agfnet.data.imagefile import DEFAULT_LIMITS, UPLOAD, CodedImageError, ImageLimits, check_size, opened
+from agfnet.data.imagefile import DEFAULT_LIMITS, CodedImageError, ImageLimits, check_size, opened
 from agfnet.places import place
 from agfnet.types import Place
-
-__all__ = [
-    "DEFAULT_LIMITS", "IMAGE_SUFFIXES", "UPLOAD", "CodedImageError", "ImageLimits", "Said", "check_shown", "read_image",
-    "read_said", "read_scaled_image", "sniff",
-]  # fmt: skip
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".webp", ".bmp", ".dcm", ".dicom")
 _HEAD_BYTES = 132

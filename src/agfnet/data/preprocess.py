@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from agfnet.data.dicom import Patient
-from agfnet.data.images import DEFAULT_LIMITS, UPLOAD, CodedImageError, ImageLimits, check_shown, read_scaled_image
+from agfnet.data.imagefile import DEFAULT_LIMITS, UPLOAD, CodedImageError, ImageLimits
+from agfnet.data.images import check_shown, read_scaled_image
 from agfnet.data.said import KIND_REMEDY, SCALE_REMEDY, scales_differ, wrong_kind
 from agfnet.kinds import KINDS
 from agfnet.types import ImageError, Place

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from agfnet.data.doubts import doubtful_faults
 from agfnet.data.table import PARTS, infer_views, structural_faults, table_error
-from agfnet.data.tablefile import load_table, write_table
+from agfnet.data.tablefile import check_not_over, load_table, write_table
 from agfnet.places import joined, place
 from agfnet.types import Case, ConfigError, Place, TableError
 
@@ -237,18 +237,9 @@ def split_to_file(
         log.warning("%s: has parts; they are drawn anew, and %d cases come into another", path, moved)
     if output.resolve() == path.resolve():
         raise TableError(f"{output}: is the table itself. Name a new file for the table with its parts.")
-    if output.exists() and not _holds(output, made):
-        raise TableError(
-            f"{output}: is there already, with other content. Name a new file; or delete it, if no network was trained "
-            "on its parts."
-        )
+    check_not_over(output, made)
     write_table(made, output, like=path)
     return {part: parts.count(part) for part in PARTS if part in parts}
-
-
-def _holds(output: Path, made: pl.DataFrame) -> bool:
-    raw, faults = load_table(output)
-    return raw is not None and not faults and raw.frame.equals(made)
 
 
 def _absolute(folder: Place, cell: str) -> str:

@@ -19,22 +19,10 @@ from agfnet.data.imagefile import MM_PER_PIXEL_RANGE
 from agfnet.data.images import IMAGE_SUFFIXES
 from agfnet.data.locate import locate_images
 from agfnet.data.preprocess import ViewSpec
-from agfnet.data.tablefile import Fault, RawTable, load_table, table_sha256, write_table
+from agfnet.data.tablefile import Fault, RawTable, load_table
 from agfnet.kinds import KINDS
 from agfnet.places import place
 from agfnet.types import Case, Place, TableError
-
-__all__ = [
-    "KNOWN_VIEWS",
-    "PARTS",
-    "cases_sha256",
-    "infer_views",
-    "own_cases",
-    "read_cases",
-    "say_scales",
-    "table_sha256",
-    "write_table",
-]
 
 log = logging.getLogger("agfnet")
 PARTS = ("train", "validation", "calibration", "test")

@@ -164,6 +164,22 @@ def writable_table(path: str | Path, *, source: Place | None = None, over: str |
     return path
 
 
+def check_not_over(output: Path, frame: pl.DataFrame) -> None:
+    """Refuse to write a table over another one, on whose parts a network may have been trained.
+
+    Raises:
+        TableError: there is one of that name with other content.
+    """
+    if not output.exists():
+        return
+    raw, faults = load_table(output)
+    if raw is None or faults or not raw.frame.equals(frame.select(pl.all().cast(pl.String))):
+        raise TableError(
+            f"{output}: is there already, with other content. Name a new file; or delete it, if no network was trained "
+            "on its parts."
+        )
+
+
 def table_sha256(path: str | Place) -> str:
     """SHA-256 of the table's bytes, 64 hexadecimal digits, to be recorded with every run.
 

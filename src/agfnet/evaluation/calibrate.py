@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from agfnet.config import Config, load_config
 from agfnet.data.fingerprints import image_fingerprints
-from agfnet.data.table import cases_sha256, own_cases, read_cases, table_sha256
+from agfnet.data.table import cases_sha256, own_cases, read_cases
+from agfnet.data.tablefile import table_sha256
 from agfnet.evaluation.answers import Answers, answers_of, labels_of, synthetic_note, whole
 from agfnet.evaluation.calibration_page import calibration_markdown
 from agfnet.evaluation.evaluate import own_data

@@ -12,7 +12,8 @@ import multiprocessing
 import os
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -23,7 +24,8 @@ import torch
 
 from agfnet.config import Config, parse_config
 from agfnet.data.fingerprints import image_fingerprints
-from agfnet.data.table import own_cases, read_cases, table_sha256
+from agfnet.data.table import own_cases, read_cases
+from agfnet.data.tablefile import table_sha256
 from agfnet.evaluation.answers import Answers, answers_of, whole
 from agfnet.evaluation.evaluate import drawn_cases
 from agfnet.evaluation.experiment import fold_parts, sharing_images, train_and_export
@@ -90,7 +92,7 @@ def compare(
     todo = deque(run for run in all_runs(plan) if run.row in trained and not _done(folder, run, plan))
     count, began = len(todo), time.monotonic()
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
-    running: dict[int, tuple[SpawnProcess, Run, float]] = {}
+    running: dict[int, tuple[SpawnProcess, Run, float, str | None]] = {}
     took: list[float] = []  # minutes of each run that has ended
     failed: list[Run] = []
     try:
@@ -110,10 +112,11 @@ def compare(
                 process = multiprocessing.get_context("spawn").Process(
                     target=_one_run, args=(config.model_dump(mode="json"), folder, plan, run, threads)
                 )
-                process.start()
-                running[process.sentinel] = process, run, passed
+                with _own_gpu([gpu for *_, gpu in running.values()]) as gpu:
+                    process.start()
+                running[process.sentinel] = process, run, passed, gpu
             for sentinel in wait(list(running)) if running else ():
-                process, run, start = running.pop(cast("int", sentinel))
+                process, run, start, _ = running.pop(cast("int", sentinel))
                 process.join()
                 if process.exitcode == 0:
                     took.append((time.monotonic() - began) / 60.0 - start)
@@ -126,6 +129,25 @@ def compare(
     if failed:
         raise AgfnetError(f"runs failed: {'; '.join(map(str, failed))}. Read their train.log; call again to go on.")
     return all(_done(folder, run, plan) for run in all_runs(plan))
+
+
+@contextmanager
+def _own_gpu(taken: Sequence[str | None]) -> Iterator[str | None]:
+    """Have the process that is started meanwhile see one GPU alone, of several that which the fewest runs have."""
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    there = before.split(",") if before else [str(i) for i in range(torch.cuda.device_count())]
+    if len(there) < 2:
+        yield None
+        return
+    chosen = min(there, key=taken.count)
+    try:
+        os.environ["CUDA_VISIBLE_DEVICES"] = chosen
+        yield chosen
+    finally:
+        if before is None:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
 def all_runs(plan: ComparisonPlan) -> list[Run]:

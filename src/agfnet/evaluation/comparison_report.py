@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from agfnet.data.table import write_table
+from agfnet.data.tablefile import write_table
 from agfnet.evaluation.canvas import GREY, canvas, interval_line, save
 from agfnet.evaluation.plan import LOWER_IS_BETTER
-from agfnet.evaluation.summary import figure_text
+from agfnet.evaluation.summary import cell, figure_text
 from agfnet.files import write_json, write_text
-from agfnet.types import RESEARCH_USE
 
 
-def write_comparison(table: Mapping[str, Any], folder: Path, notes: list[str]) -> None:
+def write_comparison(table: Mapping[str, Any], folder: Path, notes: Sequence[str]) -> None:
     """Write `table.md`, `table.csv`, `table.json` and `forest.png`.
 
     Args:
@@ -24,10 +23,8 @@ def write_comparison(table: Mapping[str, Any], folder: Path, notes: list[str]) -
         folder: of the comparison.
         notes: what a reader must know.
     """
-    notes = [*notes, RESEARCH_USE]
     write_json(folder / "table.json", {**table, "notes": notes})
-    told = "\n".join([comparison_markdown(table), *claims_markdown(table), *(f"- {note}" for note in notes)])
-    write_text(folder / "table.md", f"{told}\n")
+    write_text(folder / "table.md", f"{comparison_markdown(table, notes)}\n")
     write_table(_flat(table), folder / "table.csv")
     forest_picture(table, folder / "forest.png")
 
@@ -73,7 +70,12 @@ def _percent(entry: Mapping[str, float | None], *, sign: bool = False) -> str:
     return figure_text(entry, "+.1f" if sign else ".1f", times=100)
 
 
-def comparison_markdown(table: Mapping[str, Any]) -> str:
+def comparison_markdown(table: Mapping[str, Any], notes: Sequence[str]) -> str:
+    """The rows, the claims and the notes."""
+    return "\n".join([*_rows_markdown(table), "", *_claims_markdown(table), *(f"- {cell(note)}" for note in notes)])
+
+
+def _rows_markdown(table: Mapping[str, Any]) -> list[str]:
     """The comparison as a table, best balanced accuracy first."""
     reference, rows = table["reference"], _ordered(table)
     lines = [
@@ -94,14 +96,14 @@ def comparison_markdown(table: Mapping[str, Any]) -> str:
         difference = _percent(apart["balanced_accuracy"], sign=True) if apart else "reference"
         p = f"{row['holm_p']:.3f}" if "holm_p" in row else ""
         lines.append(
-            f"| {name} | {row['seeds']} | {_percent(figures['balanced_accuracy'])} | {difference} | {p} "
+            f"| {cell(name)} | {row['seeds']} | {_percent(figures['balanced_accuracy'])} | {difference} | {p} "
             f"| {_percent(figures['macro_auc'])} | {figures['nll']['value']:.3f} | {row['parameters'] / 1e6:.2f} "
             f"| {row['forward_ms']:.1f} | {row['training_minutes']:.1f} |"
         )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
-def claims_markdown(table: Mapping[str, Any]) -> list[str]:
+def _claims_markdown(table: Mapping[str, Any]) -> list[str]:
     """The claims as lines of a table: what was wanted, what came out, and whether it holds."""
     if not table["claims"]:
         return []
@@ -117,11 +119,11 @@ def claims_markdown(table: Mapping[str, Any]) -> list[str]:
     ]
     for claim in table["claims"]:
         figure = f"{claim['figure'].replace('_', ' ')}, {claim['cases']}"
-        first, second = f"{claim['row']}", f"{claim['than']}"
+        says, first, second = (cell(claim[key]) for key in ("says", "row", "than"))
         if claim["than_cases"] or claim["than_figure"]:
             second += f" ({claim['than_figure'] or claim['than_cases']})"
         if claim["holds"] is None:
-            lines.append(f"| {claim['says']} | {figure} | {first} | {second} | – | {_wanted(claim)} | not run yet | |")
+            lines.append(f"| {says} | {figure} | {first} | {second} | – | {_wanted(claim)} | not run yet | |")
             continue
         values = [_figure(claim, value) for value in claim["values"]]
         percent = _in_percent(claim)
@@ -129,7 +131,7 @@ def claims_markdown(table: Mapping[str, Any]) -> list[str]:
         gain = figure_text(claim["gain"], "+.1f" if percent else "+.3f", times=100 if percent else 1, unit=unit)
         p = f"{claim['holm_p']:.3f}" if "holm_p" in claim else ""
         lines.append(
-            f"| {claim['says']} | {figure} | {first}: {values[0]} | {second}: {values[1]} | {gain} | {_wanted(claim)} "
+            f"| {says} | {figure} | {first}: {values[0]} | {second}: {values[1]} | {gain} | {_wanted(claim)} "
             f"| {'yes' if claim['holds'] else '**no**'} | {p} |"
         )
     return [*lines, ""]

@@ -25,7 +25,7 @@ from agfnet.metrics.statistics import Interval, MetricSet, bootstrap, known, pai
 from agfnet.metrics.weighting import FloatArray, weighted_mean
 from agfnet.places import place
 from agfnet.prediction.calibration import tempered
-from agfnet.types import ConfigError
+from agfnet.types import RESEARCH_USE, ConfigError
 
 Figure = Callable[[FloatArray], FloatArray]
 """A figure as a function of the cases' weights."""
@@ -50,7 +50,7 @@ class Result:
     focus: Mapping[str, Mapping[str, Sequence[float | None]]]
     focus_patients: Sequence[str]
     costs: Mapping[str, float]
-    code: frozenset[str] = frozenset()
+    code: frozenset[str]
 
 
 def read_result(file: Path) -> Result:
@@ -59,9 +59,8 @@ def read_result(file: Path) -> Result:
     sets = {on: answers_from_json(own) for on, own in told["sets"].items()}
     focus = told["focus"] or {"patients": [], "energy": {}}
     costs = {cost: told[cost] for cost in COSTS}
-    code = told.get("code", "of an earlier version")
-    by = frozenset([code] if isinstance(code, str) else code)  # one alone, or none: as earlier versions wrote it
-    return Result(sets, answers_from_json(told["fitted"]), focus["energy"], focus["patients"], costs, by)
+    fitted, code = answers_from_json(told["fitted"]), frozenset(told["code"])
+    return Result(sets, fitted, focus["energy"], focus["patients"], costs, code)
 
 
 def results_of(plan: ComparisonPlan, folder: Path, row: str) -> list[Result]:
@@ -315,4 +314,4 @@ def comparison_notes(plan: ComparisonPlan, made: Mapping[str, Any], *, complete:
     if min(seeds) == 1:
         others = "; beside a row of several it is taken to differ as much" if max(seeds) > 1 else ""
         notes.append(f"Of a row with one seed the interval does not know the spread between trainings{others}.")
-    return [*notes, *synthetic_note(case for cases in labelled.values() for case in cases)]
+    return [*notes, *synthetic_note(case for cases in labelled.values() for case in cases), RESEARCH_USE]

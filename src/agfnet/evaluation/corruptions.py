@@ -2,9 +2,9 @@
 
 A corruption acts on the image as it is read, before it is fitted to the network's input; lengths are in units of the
 shorter side / 224, so that a severity means the same at any resolution. The strengths are this project's own; they
-were set by eye on images of both kinds, not on any network's figures. Light, contrast, gain, noise, blur, attenuation
-and shadow also occur in training augmentation, in weaker or simpler form; hair, occlusion, JPEG, haze and lost contact
-do not.
+were set by eye on images of both kinds, not on any network's figures. Light, contrast, gain, noise, speckle, blur,
+attenuation, shadow and occlusion also occur in training augmentation, in weaker or simpler form; hair and JPEG, which
+phantoms have themselves, haze and lost contact do not.
 """
 
 from __future__ import annotations

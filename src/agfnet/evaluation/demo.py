@@ -164,7 +164,7 @@ def _tested(config: Config, folder: Path) -> list[Outcome]:
 
 
 def _compared(folder: Path, outcomes: Mapping[str, Sequence[Outcome]], minutes: float) -> DemoResult:
-    classes = Predictor(_run_folder(folder, "both views")).classes
+    classes = read_bundle(_run_folder(folder, "both views")).classes
     both, *single = outcomes
     first = outcomes[both]
     patients = [o.case.patient_id for o in first]

@@ -12,8 +12,7 @@ import polars as pl
 
 from agfnet.config import load_config
 from agfnet.data.fingerprints import image_fingerprints, patient_fingerprint
-from agfnet.data.table import table_sha256, write_table
-from agfnet.data.tablefile import writable_table
+from agfnet.data.tablefile import table_sha256, writable_table, write_table
 from agfnet.evaluation.against import AGAINST, against, check_same_classes, write_against
 from agfnet.evaluation.answers import answers_of, labels_of, synthetic_note, whole
 from agfnet.evaluation.further import further_labels
@@ -214,7 +213,8 @@ def evaluate_outcomes(
         raise ImageError(
             f"{bad[0].error}{more} Or leave such cases out (--skip-bad; in a configuration data.skip_bad=true)."
         )
-    (folder / BAD).unlink(missing_ok=True)  # of an earlier call
+    if (folder / PREDICTIONS).exists():
+        (folder / BAD).unlink(missing_ok=True)  # of an earlier call
     if bad:
         listed = {"case_id": [o.case.case_id for o in bad], "error": [o.error for o in bad]}
         write_table(pl.DataFrame(listed), folder / BAD)
@@ -319,9 +319,12 @@ def judged_cases(
     """The cases that figures are to be of, what a reader must know of them, and `table_facts`.
 
     Raises:
+        ConfigError: `folder` is that of a run.
         TableError: a column of subgroups has no values, no case has a label, a label is none of the network's classes,
             or `folder` holds a `PREDICTIONS` that is the table itself or another one; see also `chosen_cases`.
     """
+    if (folder / "run.json").exists():
+        raise ConfigError(f"{folder}: is the folder of a run, which has files of the same names. Choose one inside it.")
     cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
     check_subgroups(cases, subgroups, table)
     labels_of([case for case in cases if case.label is not None], predictor.classes)

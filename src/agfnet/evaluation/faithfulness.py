@@ -3,9 +3,11 @@
 Four checks of the map of the predicted class, none of which needs a mask:
 
 - **Deletion and insertion** (Petsiuk et al. 2018, 1806.07421): cells are blurred, or brought back into the blurred
-  image, in the map's order. The log-odds of the prediction must fall, or rise, sooner than in random order.
+  image, in the map's order. The log-odds of the prediction must fall, or rise, sooner than in random order; than from
+  the middle on, where lesions mostly lie; and than in the order of the same map put elsewhere, as much of a piece.
 - **Occlusion** (Zeiler & Fergus 2013, 1311.2901): each block of cells is blurred alone; what that costs must rank the
-  blocks as the map does.
+  blocks as the map does, and better than a map that is brightest in the middle. How much of the answer hangs on what
+  the blur hides at all is said beside it.
 - **Gradients**: the gradient of the same network in PyTorch times what blurring takes away, the first order of the
   occlusion check, must rank the blocks as the map does.
 - **Randomised weights** (Adebayo et al. 2018, 1810.03292): shuffled weights must give another map.
@@ -22,16 +24,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
+from scipy.special import logsumexp
 from scipy.stats import rankdata
 
 from agfnet.data.preprocess import normalise
 from agfnet.evaluation.evaluate import chosen_cases, drawn_cases
-from agfnet.evaluation.focus import randomised
+from agfnet.evaluation.focus import centre_prior, means_of, on_cells, randomised
 from agfnet.evaluation.summary import figure_text
 from agfnet.files import write_json, write_text
 from agfnet.metrics.patients import DRAWS
 from agfnet.metrics.statistics import MetricSet, bootstrap
 from agfnet.metrics.weighting import FloatArray, weighted_mean
+from agfnet.prediction.overlay import cells_of
 from agfnet.prediction.predictor import Look, Predictor
 from agfnet.types import RESEARCH_USE, Case, Place, Prediction
 
@@ -44,8 +48,23 @@ BLOCKS = 7
 BLUR = 0.08
 """Deviation of the blur that hides, over the image's longer side."""
 RANDOM_ORDERS = 2
-BATCH = 32
-CHECKS = ("deletion", "insertion", "occlusion", "gradients", "randomised")
+ORDERS = ("random", "middle", "elsewhere")
+"""What the map's order is held against."""
+READING = {
+    "deletion over random": ("deletion: log-odds lost over random order, nats", "above 0"),
+    "deletion over middle": ("deletion: over from the middle on", "above 0"),
+    "deletion over elsewhere": ("deletion: over the same map elsewhere", "above 0"),
+    "insertion over random": ("insertion: log-odds gained over random order, nats", "above 0"),
+    "insertion over middle": ("insertion: over from the middle on", "above 0"),
+    "insertion over elsewhere": ("insertion: over the same map elsewhere", "above 0"),
+    "everything": ("blurring everything: log-odds lost, nats", "above 0, or there is nothing to explain"),
+    "occlusion": ("rank correlation with occlusion", "above that of the middle"),
+    "occlusion, middle": ("the same of a map that is brightest in the middle", ""),
+    "gradients": ("rank correlation with gradients", "above that of the middle"),
+    "gradients, middle": ("the same of a map that is brightest in the middle", ""),
+    "randomised": ("rank correlation with the map of randomised weights", "near 0"),
+}
+"""Check -> what it says, and what a true map gives."""
 
 Pixels = NDArray[np.uint8]
 Heat = NDArray[np.floating[Any]]
@@ -53,20 +72,21 @@ Ask = Callable[[Sequence[Pixels]], NDArray[np.float64]]
 
 
 def hidden(pixels: Pixels) -> Pixels:
-    """An image (H, W, 3) in which nothing of the size of a lesion can be told: blurred."""
+    """An image (H, W, 3) without its detail: blurred. Of a lesion that is much larger than the blur a trace is left."""
     radius = BLUR * max(pixels.shape[:2])
     return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)))
 
 
 def mixed(pixels: Pixels, other: Pixels, chosen: NDArray[np.bool_]) -> Pixels:
-    """The image (H, W, 3) with the chosen cells (h, w) taken from the other one."""
-    rows, columns = (np.arange(n) * m // n for n, m in zip(pixels.shape[:2], chosen.shape, strict=True))
+    """The image (H, W, 3) with the chosen cells (h, w) of a map taken from the other one."""
+    rows, columns = (cells_of(side, n) for side, n in zip(pixels.shape[:2], chosen.shape, strict=True))
     return np.where(chosen[np.ix_(rows, columns)][..., None], other, pixels)
 
 
-def blocks(heat: Heat, grid: tuple[int, int]) -> NDArray[np.float32]:
-    """A map as means on a grid."""
-    return np.asarray(Image.fromarray(heat.astype(np.float32)).resize(grid[::-1], Image.Resampling.BOX))
+def blocks_of(shape: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """In which block, of at most `BLOCKS` a side, each row (h,) and each column (w,) of a map's cells lies."""
+    rows, columns = (np.arange(n) * min(n, BLOCKS) // n for n in shape)
+    return rows, columns
 
 
 def rank_correlation(first: Heat, second: Heat) -> float:
@@ -104,10 +124,9 @@ class _Asked:
 
     def log_odds(self, view: str, images: Sequence[Pixels]) -> NDArray[np.float64]:
         """(n,) of the predicted class, for each image in the view's place."""
-        looks = [self.look(**{view: pixels}) for pixels in images]
-        asked = [self.predictor.ask(looks[i : i + BATCH])["logits"] for i in range(0, len(looks), BATCH)]
-        log_p = np.minimum(np.concatenate(asked)[:, self.top].astype(np.float64), -1e-9)
-        return np.asarray(log_p - np.log(-np.expm1(log_p)))
+        log_p = self.predictor.ask([self.look(**{view: pixels}) for pixels in images])["logits"].astype(np.float64)
+        # From the others, not as 1 - p: finite and exact also where the answer is as good as certain.
+        return np.asarray(log_p[:, self.top] - logsumexp(np.delete(log_p, self.top, axis=1), axis=1))
 
 
 def order_areas(ask: Ask, pixels: Pixels, order: NDArray[np.intp], grid: tuple[int, int]) -> tuple[float, float]:
@@ -129,18 +148,19 @@ def order_areas(ask: Ask, pixels: Pixels, order: NDArray[np.intp], grid: tuple[i
     return float(values[: len(masks)].mean()), float(values[len(masks) :].mean())
 
 
-def occlusion(ask: Ask, pixels: Pixels, grid: tuple[int, int]) -> NDArray[np.float64]:
-    """What blurring each block alone costs, in log-odds: (h, w) of the grid.
+def occlusion(ask: Ask, pixels: Pixels, shape: tuple[int, int]) -> tuple[NDArray[np.float64], float]:
+    """What blurring each block alone costs, in log-odds, (rows, columns) of blocks; and what blurring everything costs.
 
     Args:
         ask: images -> log-odds (n,).
         pixels: (H, W, 3).
-        grid: h and w.
+        shape: h and w of the map; see `blocks_of`.
     """
-    blurred = hidden(pixels)
-    cells = np.eye(grid[0] * grid[1], dtype=bool).reshape(-1, *grid)
-    values = ask([pixels, *(mixed(pixels, blurred, cell) for cell in cells)])
-    return np.asarray(values[0] - values[1:]).reshape(grid)
+    blurred, (rows, columns) = hidden(pixels), blocks_of(shape)
+    grid = int(rows.max()) + 1, int(columns.max()) + 1
+    each = np.eye(grid[0] * grid[1], dtype=bool).reshape(-1, *grid)
+    values = ask([pixels, blurred, *(mixed(pixels, blurred, block[np.ix_(rows, columns)]) for block in each)])
+    return np.asarray(values[0] - values[2:]).reshape(grid), float(values[0] - values[1])
 
 
 def faithfulness_of(
@@ -155,8 +175,8 @@ def faithfulness_of(
         seed: of random orders and randomised weights.
 
     Returns:
-        View -> name in `CHECKS` -> one number per case, None where the view is missing. Deletion: by how many nats the
-        mean log-odds are lower than in random order; insertion: higher; the others: rank correlation with the map.
+        View -> name in `READING` -> one number per case, None where the view is missing; without a folder none of
+        gradients.
 
     Raises:
         ImageError: a case cannot be read.
@@ -165,7 +185,8 @@ def faithfulness_of(
     random = Predictor(randomised(predictor.bundle, seed), threads=predictor.threads)
     gradients = None if folder is None else GradientMaps(folder)
     found: dict[str, dict[str, list[float | None]]] = {
-        view: {name: [] for name in CHECKS if name != "gradients" or gradients is not None} for view in predictor.specs
+        view: {name: [] for name in READING if not name.startswith("gradients") or gradients}
+        for view in predictor.specs
     }
     for number, case in enumerate(cases):
         rng = np.random.default_rng([seed, number])
@@ -188,21 +209,35 @@ def _checked(
     asked: _Asked, view: str, other: Prediction, slopes: Heat | None, rng: np.random.Generator
 ) -> dict[str, float]:
     ask, pixels, heat = partial(asked.log_odds, view), asked.frames[view], asked.evidence(view, asked.prediction)
-    shape = heat.shape[0], heat.shape[1]
-    grid = min(shape[0], BLOCKS), min(shape[1], BLOCKS)
-    deleted, inserted = order_areas(ask, pixels, np.argsort(-heat, axis=None, kind="stable"), shape)
-    by_chance = [order_areas(ask, pixels, rng.permutation(heat.size), shape) for _ in range(RANDOM_ORDERS)]
-    coarse = blocks(heat, grid)
-    values = {
-        "deletion": float(np.mean([hide for hide, _ in by_chance])) - deleted,
-        "insertion": inserted - float(np.mean([show for _, show in by_chance])),
-        "occlusion": rank_correlation(coarse, occlusion(ask, pixels, grid)),
-        "randomised": rank_correlation(heat, asked.evidence(view, other)),
+    shape, middle = (heat.shape[0], heat.shape[1]), centre_prior(heat.shape)
+    away = tuple(int(rng.integers(max(1, n // 4), max(2, n - n // 4 + 1))) for n in shape)
+    deleted, inserted = order_areas(ask, pixels, falling(heat), shape)
+    orders = {
+        "random": [rng.permutation(heat.size) for _ in range(RANDOM_ORDERS)],
+        "middle": [falling(middle)],
+        "elsewhere": [falling(np.roll(heat, away, axis=(0, 1)))],
     }
+    values = {}
+    for name in ORDERS:
+        hides, shows = zip(*(order_areas(ask, pixels, order, shape) for order in orders[name]), strict=True)
+        values[f"deletion over {name}"] = float(np.mean(hides)) - deleted
+        values[f"insertion over {name}"] = inserted - float(np.mean(shows))
+    coarse, coarse_middle = (means_of(one, *blocks_of(shape)) for one in (heat, middle))
+    costs, values["everything"] = occlusion(ask, pixels, shape)
+    values["occlusion"] = rank_correlation(coarse, costs)
+    values["occlusion, middle"] = rank_correlation(coarse_middle, costs)
+    values["randomised"] = rank_correlation(heat, asked.evidence(view, other))
     if slopes is not None:
         change = normalise(pixels, asked.predictor.specs[view]) - normalise(hidden(pixels), asked.predictor.specs[view])
-        values["gradients"] = rank_correlation(coarse, blocks((slopes * change).sum(0), grid))
+        first_order = means_of(on_cells((slopes * change).sum(0), shape), *blocks_of(shape))
+        values["gradients"] = rank_correlation(coarse, first_order)
+        values["gradients, middle"] = rank_correlation(coarse_middle, first_order)
     return values
+
+
+def falling(heat: Heat) -> NDArray[np.intp]:
+    """The cells (h * w,) of a map, the hottest first."""
+    return np.argsort(-heat, axis=None, kind="stable")
 
 
 class GradientMaps:
@@ -266,7 +301,7 @@ def faithfulness(
     patients = [case.patient_id for case in cases]
     views = {}
     for view, columns in found.items():
-        known = [i for i, value in enumerate(columns["deletion"]) if value is not None]
+        known = [i for i, value in enumerate(columns["everything"]) if value is not None]
         if known:
             arrays = {name: np.array([values[i] for i in known], float) for name, values in columns.items()}
             intervals = bootstrap(_means(arrays), [patients[i] for i in known], draws=draws)
@@ -290,15 +325,6 @@ def faithfulness_markdown(made: Mapping[str, Any]) -> str:
     for view, own in made["views"].items():
         lines += ["", f"| {view}, {own['cases']} cases | Mean | What a true map gives |", "|---|---|---|"]
         for name, entry in own["checks"].items():
-            what, wanted = _READING[name]
+            what, wanted = READING[name]
             lines.append(f"| {what} | {figure_text(entry, '.2f')} | {wanted} |")
     return "\n".join([*lines, "", *(f"- {note}" for note in made["notes"])]) + "\n"
-
-
-_READING = {
-    "deletion": ("deletion: log-odds lost over random order, nats", "above 0"),
-    "insertion": ("insertion: log-odds gained over random order, nats", "above 0"),
-    "occlusion": ("rank correlation with occlusion", "above 0"),
-    "gradients": ("rank correlation with gradients", "above 0"),
-    "randomised": ("rank correlation with the map of randomised weights", "near 0"),
-}

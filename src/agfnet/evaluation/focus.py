@@ -1,7 +1,7 @@
 """Where a network looks: the share of its maps' energy that lies in the evidence, beside three controls.
 
 The maps are those that the exported graph gives: attention, and class evidence of the predicted class (its positive
-part, relative to the mean over the classes). The controls: a map that is brightest in the middle; the mean of all
+part, relative to the mean over the classes). The controls: a map that is brightest in the middle; the mean of the other
 cases' masks, where evidence usually lies, whatever the image shows; and the same graph with the entries of every weight
 tensor shuffled (randomised weights, Adebayo et al. 2018, 1810.03292), on the mean of `SHUFFLES`: they differ much.
 """
@@ -18,7 +18,6 @@ import onnx
 import polars as pl
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from PIL import Image
 
 from agfnet.data.images import read_image, read_scaled_image
 from agfnet.data.preprocess import ViewSpec, fit
@@ -32,7 +31,7 @@ from agfnet.metrics.statistics import MetricSet, bootstrap
 from agfnet.metrics.weighting import FloatArray, weighted_mean
 from agfnet.places import joined
 from agfnet.prediction.bundle import GRAPH, Bundle
-from agfnet.prediction.overlay import positive_part
+from agfnet.prediction.overlay import cells_of, positive_part
 from agfnet.prediction.predictor import Predictor
 from agfnet.types import RESEARCH_USE, Case, ImageError, Place, Prediction, TableError
 
@@ -78,8 +77,20 @@ def mask_on_grid(
     mm_per_pixel = mm_per_pixel or said.mm_per_pixel
     pixels = np.where(mask > 0, np.uint8(255), np.uint8(0))
     frame = fit(pixels, replace(spec, mean=(0.0, 0.0, 0.0)), mm_per_pixel=mm_per_pixel)
-    share = Image.fromarray(frame[..., 0].astype(np.float32) / 255.0).resize(shape[::-1], Image.Resampling.BOX)
-    return np.asarray(share, np.float32)
+    return on_cells(frame[..., 0].astype(np.float32) / 255.0, shape)
+
+
+def on_cells(values: NDArray[np.floating[Any]], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """The mean of a frame's pixels (H, W) in each cell of a map (h, w), of which some may reach beyond the frame."""
+    return means_of(values, *(cells_of(side, n) for side, n in zip(values.shape, shape, strict=True)))
+
+
+def means_of(
+    values: NDArray[np.floating[Any]], rows: NDArray[np.int64], columns: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Means of values (H, W) over groups of rows (H,) and of columns (W,), each numbered from 0 on."""
+    down, across = (np.eye(groups.max() + 1, dtype=np.float64)[groups] for groups in (rows, columns))
+    return np.asarray((down / down.sum(0)).T @ values @ (across / across.sum(0)), np.float32)
 
 
 def energy_inside(heat: NDArray[np.floating[Any]], inside: NDArray[np.floating[Any]]) -> float:
@@ -149,8 +160,9 @@ def focus_of(
             file = masks.get(case.case_id, {}).get(view)
             inside = None
             if file is not None and view in own.evidence:
+                rows, columns = own.evidence[view].shape[1:]  # that of attention, too, where there is any
                 inside = mask_on_grid(
-                    file, case.views[view][0], spec, _grid(own, view), mm_per_pixel=case.mm_per_pixel.get(view)
+                    file, case.views[view][0], spec, (rows, columns), mm_per_pixel=case.mm_per_pixel.get(view)
                 )
             if inside is None or inside.max() == 0.0:
                 insides[view].append(None)
@@ -160,30 +172,18 @@ def focus_of(
             insides[view].append(inside)
             for name, told in (("", [own]), ("random_", [other for _, other in others])):
                 attention = [energy_inside(p.attention[view], inside) for p in told if view in p.attention]
-                evidence = [energy_inside(_on(class_evidence(p, view), inside.shape), inside) for p in told]
+                evidence = [energy_inside(class_evidence(p, view), inside) for p in told]
                 found[view][f"{name}attention"].append(float(np.mean(attention)) if attention else None)
                 found[view][f"{name}class_evidence"].append(float(np.mean(evidence)))
             found[view]["centre"].append(energy_inside(centre_prior(inside.shape), inside))
     for view, own_insides in insides.items():
         known = [inside for inside in own_insides if inside is not None]
-        usual = np.mean(known, axis=0) if known else None
+        every = np.sum(known, axis=0)
+        # Without the case's own: of a few cases that would be a good part of it. Of one alone nothing is left.
         found[view]["usual_place"] = [
-            None if inside is None or usual is None else energy_inside(usual, inside) for inside in own_insides
+            None if inside is None else energy_inside((every - inside).clip(0.0), inside) for inside in own_insides
         ]
     return found
-
-
-def _grid(prediction: Prediction, view: str) -> tuple[int, int]:
-    """The grid that all maps of a view are compared on: that of its attention, else of its evidence."""
-    own = prediction.attention.get(view)
-    rows, columns = prediction.evidence[view].shape[1:] if own is None else own.shape
-    return rows, columns
-
-
-def _on(heat: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """A map on another grid, by nearest neighbours."""
-    rows, columns = (np.arange(n) * m // n for n, m in zip(shape, heat.shape, strict=True))
-    return heat[np.ix_(rows, columns)]
 
 
 def centre_prior(shape: tuple[int, ...]) -> NDArray[np.float64]:

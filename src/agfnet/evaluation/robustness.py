@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agfnet.data.table import table_sha256
+from agfnet.data.tablefile import table_sha256
 from agfnet.evaluation.answers import Answers, labels_of, whole
 from agfnet.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from agfnet.evaluation.evaluate import chosen_cases, drawn_cases, prevalence_note, table_facts
@@ -25,7 +25,7 @@ from agfnet.metrics.weighting import FloatArray
 from agfnet.prediction.asking import parse_prevalence
 from agfnet.prediction.output import stated_prevalence
 from agfnet.prediction.predictor import Change, Predictor
-from agfnet.types import Case, ConfigError, Place
+from agfnet.types import RESEARCH_USE, Case, ConfigError, Place
 
 log = logging.getLogger("agfnet")
 SIMULATED = 100
@@ -175,7 +175,7 @@ def robustness(
         if progress is not None:
             progress(i + 1, len(settings))
     made = robustness_table(answers, draws=draws)
-    made["notes"] = [*notes, *prevalence_note(stated), *made["notes"]]
+    made["notes"] = [*notes, *prevalence_note(stated), *made["notes"], RESEARCH_USE]
     said = {key: asked[key] for key in ("bundle_sha256", "prevalence", "seed")}
     return made | said | table_facts(table, cases, include_test=include_test)
 

@@ -8,12 +8,11 @@ from typing import Any
 
 import polars as pl
 
-from agfnet.data.table import write_table
+from agfnet.data.tablefile import write_table
 from agfnet.evaluation.canvas import GREY, canvases, line, save
 from agfnet.evaluation.corruptions import SEVERITIES
-from agfnet.evaluation.summary import figure_text
+from agfnet.evaluation.summary import cell, figure_text
 from agfnet.files import write_json, write_text
-from agfnet.types import RESEARCH_USE
 
 
 def write_robustness(made: Mapping[str, Any], folder: Path) -> None:
@@ -23,9 +22,8 @@ def write_robustness(made: Mapping[str, Any], folder: Path) -> None:
         made: from `robustness`.
         folder: where they go.
     """
-    write_json(folder / "robustness.json", {**made, "notes": [*made["notes"], RESEARCH_USE]})
-    notes = "\n".join(f"- {note}" for note in [*made["notes"], RESEARCH_USE])
-    write_text(folder / "robustness.md", f"{robustness_markdown(made)}\n{notes}\n")
+    write_json(folder / "robustness.json", made)
+    write_text(folder / "robustness.md", f"{robustness_markdown(made)}\n")
     write_table(_flat(made), folder / "robustness.csv")
     for group in made["groups"]:
         robustness_picture(made, group, folder / f"robustness-{group.replace(' ', '')}.png")
@@ -56,7 +54,7 @@ def _group_row(name: str, own: Mapping[str, Any], fall: str) -> str:
 
 
 def robustness_markdown(made: Mapping[str, Any]) -> str:
-    """The averages over corruptions and severities, then balanced accuracy of every corruption by severity."""
+    """Means over corruptions and severities, balanced accuracy of every corruption by severity, and the notes."""
     lines = [
         (
             f"{made['cases']} cases of {made['patients']} patients; in brackets 95 % intervals over patients. "
@@ -79,7 +77,7 @@ def robustness_markdown(made: Mapping[str, Any]) -> str:
         for corruption, entries in _of_group(made, group).items():
             values = [f"{100 * e['balanced_accuracy']['value']:.1f}" for e in entries]
             lines.append(f"| {corruption} | {' | '.join(values)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *(f"- {cell(note)}" for note in made["notes"])])
 
 
 def _flat(made: Mapping[str, Any]) -> pl.DataFrame:

@@ -60,7 +60,7 @@ def channel_statistics(maps: Tensor) -> Tensor:
 
 def output_names(network: AGFNet) -> list[str]:
     """Names of the graph's outputs."""
-    has_maps = hasattr(network.fusion, "local_fusion")
+    has_maps = network.fusion.local_features > 0
     maps = [f"attention_{m}_{s}" for m in network.modalities for s in STRIDES] if has_maps else []
     return [
         "logits",

@@ -32,7 +32,7 @@ class Fusion(nn.Module, ABC):
 
     out_features: int
     local_features: int = 0
-    """Width of the features in `Fused.local`; 0 for a method without them."""
+    """Width of the features in `Fused.local`; 0 for a method without them, which has no attention maps either."""
 
     @abstractmethod
     def forward(self, pyramids: Sequence[Pyramid], pooled: Sequence[Pooled], present: Presence) -> Fused:

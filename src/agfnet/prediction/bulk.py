@@ -13,6 +13,7 @@ from typing import NamedTuple, TextIO
 import polars as pl
 
 from agfnet.files import claim, remove_leftovers
+from agfnet.places import shown
 from agfnet.prediction.asking import SCALES_ARE_IN_THE_TABLE, parse_prevalence, say_uncalibrated
 from agfnet.prediction.bulk_part import PartPredictor
 from agfnet.prediction.bulk_plan import (
@@ -124,6 +125,8 @@ def predict_bulk(
         table_folder=str((table if isinstance(table, Path) and table.is_dir() else table.parent).resolve()),
         data_root=None if data_root is None else str(data_root.resolve()),
     )
+    if shown(settings.table_folder) != settings.table_folder:
+        raise ConfigError(f"{shown(settings.table_folder)}: the table's path is not UTF-8. Rename file and folder.")
     folder = folder.resolve()
     with _held(folder):
         work = plan_work(folder, table, predictor.specs, predictor.bundle.sha256, settings)

@@ -13,7 +13,7 @@ from agfnet.data.table import as_cases, structural_faults
 from agfnet.data.tablefile import Fault, RawTable
 from agfnet.files import write_atomically
 from agfnet.places import place
-from agfnet.prediction.bulk_plan import PLAN, PREDICTIONS, QUARANTINE, part_file, read_work, unread
+from agfnet.prediction.bulk_plan import PLAN, PREDICTIONS, QUARANTINE, part_file, read_part, read_work, unread
 from agfnet.prediction.output import outcome_table
 from agfnet.prediction.predictor import Predictor
 from agfnet.types import BundleError, Case, ConfigError
@@ -53,7 +53,7 @@ class PartPredictor:
         whose images could not be read are asked about again; then the predictions, which hold what was there before,
         are written first, so that a stop loses none.
         """
-        staged = pl.read_parquet(part_file(self.folder, PLAN, part))
+        staged = read_part(self.folder, PLAN, part)
         file = part_file(self.folder, PREDICTIONS, part)
         if not file.exists():
             told, bad = self._asked(staged)
@@ -64,7 +64,7 @@ class PartPredictor:
         if not len(again):
             return
         told, bad = self._asked(staged.filter(pl.col("row").is_in(again.to_list())))
-        before, kept = pl.read_parquet(file), pl.read_parquet(part_file(self.folder, QUARANTINE, part))
+        before, kept = (read_part(self.folder, kind, part) for kind in (PREDICTIONS, QUARANTINE))
         told = pl.concat([before.filter(~pl.col("row").is_in(told["row"].to_list())), told])
         kept = pl.concat([kept.filter(~pl.col("row").is_in(again.to_list())), bad])
         self._write(PREDICTIONS, part, told.sort("row"))

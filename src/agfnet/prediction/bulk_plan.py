@@ -100,6 +100,11 @@ def part_file(folder: Path, kind: str, part: int) -> Path:
     return folder / kind / f"part-{part:06d}.parquet"
 
 
+def read_part(folder: Path, kind: str, part: int) -> pl.DataFrame:
+    """What the file of a part holds; its path is a name and no pattern, whatever signs are in it."""
+    return pl.read_parquet(part_file(folder, kind, part), glob=False)
+
+
 def parts_to_do(folder: Path, work: Work, *, retry: bool = False) -> list[int]:
     """The parts that have no predictions yet: a part's predictions are the last that is written of it.
 
@@ -115,8 +120,8 @@ def parts_to_do(folder: Path, work: Work, *, retry: bool = False) -> list[int]:
 
 def unread(folder: Path, part: int) -> pl.Series:
     """The rows of a part that is done which are in quarantine for what they name, not for what stands in the plan."""
-    usable = pl.read_parquet(part_file(folder, PLAN, part)).filter(pl.col("reason").is_null())
-    rows = pl.read_parquet(part_file(folder, QUARANTINE, part))["row"]
+    usable = read_part(folder, PLAN, part).filter(pl.col("reason").is_null())
+    rows = read_part(folder, QUARANTINE, part)["row"]
     return rows.filter(rows.is_in(usable["row"].to_list()))
 
 
@@ -293,7 +298,7 @@ def _mark_repeats(folder: Path, rows: NDArray[np.int64], first: NDArray[np.int64
     """
     repeats = np.flatnonzero(first != np.arange(len(first)))
     for part in np.unique(repeats // part_rows).tolist():
-        frame = pl.read_parquet(part_file(folder, PLAN, part))
+        frame = read_part(folder, PLAN, part)
         start = part * part_rows
         reasons = [
             reason if first[place] == place else str(duplicate_case(case_id, row, int(rows[first[place]])))

@@ -48,12 +48,16 @@ def predicted_parts(
         ConfigError: there is no such cluster, or it is too small.
     """
     with cluster(address, None if workers is None else workers * threads):
-        processors = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
-        count = min(workers or processors // threads, len(todo))
-        if not 0 < count * threads <= processors:
+        there = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        processors, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
+        gpu = int(read_work(folder).settings.provider == "cuda")  # Ray shows each worker its own
+        most = min(processors // threads, gpus) if gpu else processors // threads
+        count = min(workers or most, len(todo))
+        if not 0 < count <= most:
+            has, each = (f" and {gpus} GPUs", " and a GPU") if gpu else ("", "")
             raise ConfigError(
-                f"the cluster has {processors} processors, too few for {workers or 1} workers of {threads} threads. "
-                "Ask for fewer with --workers and --threads."
+                f"the cluster has {processors} processors{has}, too few for {workers or 1} workers of {threads} threads"
+                f"{each}. Ask for fewer with --workers and --threads."
             )
         parts = ray.data.from_items(
             [{"part": part} for part in todo], override_num_blocks=min(len(todo), _BLOCKS_PER_WORKER * count)
@@ -63,6 +67,7 @@ def predicted_parts(
             fn_constructor_args=(folder, source.resolve(), threads),
             batch_size=1,
             num_cpus=threads,
+            num_gpus=gpu,
             # One part is at work and one block waits, so that at the end no worker sits on what others could do.
             compute=ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=2),
         )

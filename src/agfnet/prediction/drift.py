@@ -56,31 +56,33 @@ class Drift:
 
     def __init__(self, usual: Usual, *, window: int = 500) -> None:
         self.usual = usual
-        self._distances = {view: deque[float](maxlen=window) for view in usual.distances}
-        self._certainty = deque[float](maxlen=window)
-        self._predicted = deque[int](maxlen=window)
+        self._last = deque[tuple[float, int, Mapping[str, float]]](maxlen=window)
 
     def add(self, probabilities: NDArray[np.float64], distances: Mapping[str, float]) -> None:
         """One more case: its calibrated probabilities (K,), and the distance of each of its views."""
-        self._certainty.append(float(probabilities.max()))
-        self._predicted.append(int(probabilities.argmax()))
-        for view, distance in distances.items():
-            self._distances[view].append(distance)
+        self._last.append((float(probabilities.max()), int(probabilities.argmax()), dict(distances)))
 
     @property
     def cases(self) -> int:
-        """How many cases the figures are over."""
-        return len(self._predicted)
+        """How many cases the indices of the outputs are over."""
+        return len(self._last)
+
+    def cases_with(self) -> dict[str, int]:
+        """Modality -> how many of them have it: the cases that the index of its images is over."""
+        return {view: len(self._distances(view)) for view in self.usual.distances}
 
     def inputs(self) -> dict[str, float]:
         """Modality -> index of its images' distance from the training images."""
-        return {view: _shift(self._distances[view], edges) for view, edges in self.usual.distances.items()}
+        return {view: _shift(self._distances(view), edges) for view, edges in self.usual.distances.items()}
+
+    def _distances(self, view: str) -> list[float]:
+        return [distances[view] for *_, distances in self._last if view in distances]
 
     def outputs(self) -> dict[str, float]:
         """Index of the certainty, and of the predicted classes."""
-        counts = np.bincount(np.array(self._predicted, int), minlength=len(self.usual.predicted))
+        counts = np.bincount([predicted for _, predicted, _ in self._last], minlength=len(self.usual.predicted))
         return {
-            "certainty": _shift(self._certainty, self.usual.certainty),
+            "certainty": _shift([certainty for certainty, *_ in self._last], self.usual.certainty),
             "predicted": stability_index(counts, self.usual.predicted),
         }
 

@@ -34,12 +34,32 @@ def colours(heat: NDArray[np.floating]) -> Pixels:
     return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
 
 
+def cell_side(side: int, cells: int) -> float:
+    """How many of a frame's pixels a cell of a map has along a side.
+
+    Encoders halve a side several times and round: a cell is a power of two wide, and where that does not divide the
+    side, the last cell reaches beyond the frame, or the frame beyond the last cell.
+
+    >>> cell_side(160, 10), cell_side(150, 10), cell_side(112, 4)
+    (16, 16, 32)
+    """
+    fitting = (step for step in (1, 2, 4, 8, 16, 32) if cells in (side // step, -(-side // step)))
+    return next(fitting, side / cells)
+
+
+def cells_of(side: int, cells: int) -> NDArray[np.int64]:
+    """In which of a map's cells each pixel along a side of the frame lies: (side,)."""
+    return np.minimum(np.arange(side) // cell_side(side, cells), cells - 1).astype(np.int64)
+
+
 def spread(heat: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.float32]:
     """Heat on a map's grid as heat of every pixel of a frame (height, width), 0 to 1 over the map's largest value."""
     top = float(heat.max())
     scaled = np.asarray(heat, np.float32) / top if top > 0.0 else np.zeros_like(heat, np.float32)
-    image = Image.fromarray(scaled).resize(size[::-1], Image.Resampling.BILINEAR)
-    return np.asarray(image, np.float32).clip(0.0, 1.0)
+    rows, columns = (round(n * cell_side(side, n)) for side, n in zip(size, heat.shape, strict=True))
+    image = np.asarray(Image.fromarray(scaled).resize((columns, rows), Image.Resampling.BILINEAR), np.float32)
+    missing = [(0, max(0, side - have)) for side, have in zip(size, image.shape, strict=True)]
+    return np.pad(image, missing, mode="edge")[: size[0], : size[1]].clip(0.0, 1.0)
 
 
 def overlay(frame: Pixels, heat: NDArray[np.floating], *, strength: float = 0.55) -> Pixels:

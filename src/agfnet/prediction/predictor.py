@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -58,8 +60,16 @@ def open_session(graph: bytes, *, threads: int = 0, provider: str = "cpu") -> on
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    of_provider: dict[str, str] = {}
+    if provider == "cuda":
+        # In float32, as the bundle was exported and calibrated; libraries that pip installed are found only so.
+        of_provider["use_tf32"] = "0"
+        with contextlib.redirect_stdout(sys.stderr):
+            getattr(onnxruntime, "preload_dlls", lambda: None)()
     try:
-        session = onnxruntime.InferenceSession(graph, options, providers=[PROVIDERS[provider]], enable_fallback=False)
+        session = onnxruntime.InferenceSession(
+            graph, options, providers=[(PROVIDERS[provider], of_provider)], enable_fallback=False
+        )
     except Exception as error:  # ONNX Runtime's own exceptions have no common base
         raise BundleError(f"the graph cannot be loaded ({error}). Export it again, or update onnxruntime.") from error
     if PROVIDERS[provider] not in session.get_providers():  # ONNX Runtime goes on with the processor by itself
@@ -188,8 +198,7 @@ class Predictor:
     def _outcomes(self, group: Sequence[tuple[Case, _Read | str]], batch_size: int, maps: bool) -> Iterator[Outcome]:
         """The outcomes of cases whose looks, or errors, are there."""
         looks = [look for _, made in group if not isinstance(made, str) for look in made.looks]
-        answers = [self.ask(looks[i : i + batch_size]) for i in range(0, len(looks), batch_size)]
-        joined = {n: np.concatenate([a[n] for a in answers]) for n in self.outputs} if answers else {}
+        joined = self.ask(looks, batch_size=batch_size) if looks else {}
         first = 0
         for case, made in group:
             if isinstance(made, str):
@@ -269,8 +278,17 @@ class Predictor:
         shares = [1.0] if zoom == 1.0 or KINDS[spec.kind].depth else [1.0, zoom]  # the skin line would be cut off
         return [(share, flip) for share in shares for flip in (flips if self.bundle.facts["flips"] else flips[:1])]
 
-    def ask(self, looks: Sequence[Look]) -> dict[str, Array]:
-        """Every output of the graph, one row a look; see `run`."""
+    def ask(self, looks: Sequence[Look], *, batch_size: int = 16) -> dict[str, Array]:
+        """Every output of the graph, one row a look; see `run`.
+
+        Args:
+            looks: one or more.
+            batch_size: of them that go through the network at once.
+        """
+        passes = [self._pass(looks[i : i + batch_size]) for i in range(0, len(looks), batch_size)]
+        return {name: np.concatenate([one[name] for one in passes]) for name in self.outputs}
+
+    def _pass(self, looks: Sequence[Look]) -> dict[str, Array]:
         present = np.array([[m in look for m in self.specs] for look in looks])
         images = {
             m: np.stack([look.get(m, np.zeros((3, *spec.size), np.float32)) for look in looks])

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -87,9 +88,8 @@ class Service:
         self.audit = AuditLog(settings.audit)
         self.door = Door(settings.queue)
         self.telemetry = Telemetry(predictor.decision, self.door, self.audit)
-        self.batcher = Batcher(
-            predictor.ask, batch=settings.batch, wait=settings.wait, seen=self.telemetry.looks
-        )  # fmt: skip
+        ask = partial(predictor.ask, batch_size=settings.batch)
+        self.batcher = Batcher(ask, batch=settings.batch, wait=settings.wait, seen=self.telemetry.looks)
         self.pool = ThreadPoolExecutor(settings.decoders, thread_name_prefix="agfnet-decoder")
         # As many as fill a pass, and those that are decoded meanwhile: others wait as uploads, which take less.
         self.at_work = asyncio.Semaphore(settings.batch + settings.decoders)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agfnet.data.images import CodedImageError
+from agfnet.data.imagefile import CodedImageError
 
 TOO_LARGE = {"oversized-image", "oversized-body"}
 _NOT_AN_IMAGE = {"not-an-image", "unsupported-dicom"}

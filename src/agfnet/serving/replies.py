@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import agfnet
-from agfnet.data.images import CodedImageError, ImageLimits
+from agfnet.data.imagefile import CodedImageError, ImageLimits
 from agfnet.data.preprocess import Framed, ViewSpec, read_frame
 from agfnet.data.said import other_patient
 from agfnet.kinds import KINDS

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agfnet.data.images import ImageLimits
+from agfnet.data.imagefile import ImageLimits
 from agfnet.types import ConfigError
 
 log = logging.getLogger("agfnet")

@@ -50,7 +50,10 @@ class Telemetry:
             self._outputs = Gauge(
                 "agfnet_output_drift", "Stability index of certainty and of classes.", ["figure"], registry=kept
             )
-            self._cases = Gauge("agfnet_drift_cases", "Cases that the indices are over.", registry=kept)
+            self._cases = Gauge("agfnet_drift_cases", "Cases that the indices of answers are over.", registry=kept)
+            self._cases_with = Gauge(
+                "agfnet_input_drift_cases", "Cases that the index of a view is over.", ["view"], registry=kept
+            )
 
     def request(self, path: str, status: int, seconds: float) -> None:
         """One more request; a path that is none of the service's is not kept."""
@@ -81,6 +84,9 @@ class Telemetry:
         if self._drift is not None:
             with self._lock:
                 inputs, outputs, cases = self._drift.inputs(), self._drift.outputs(), self._drift.cases
+                having = self._drift.cases_with()
+            for view, count in having.items():
+                self._cases_with.labels(view).set(count)
             for view, index in inputs.items():
                 self._inputs.labels(view).set(index)
             for figure, index in outputs.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -176,9 +177,20 @@ def together(machine: Machine) -> Iterator[None]:
         _failed.set()
         for process in _others:
             process.kill()
+        if torch.distributed.is_initialized() and torch.distributed.get_backend() == "nccl":
+            # Lightning's handler at the end of the process waits for the others, which wait for this one. What is
+            # registered last is called first, once the error has been said.
+            atexit.register(_leave)
         if told is not None:
             raise RankError(told) from error
         raise
+
+
+def _leave() -> None:
+    """End this process as it is."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _start_others(machine: Machine) -> None:

@@ -22,7 +22,8 @@ import agfnet
 from agfnet.config import Config, different_keys, load_config, save_config
 from agfnet.data.dataset import warm
 from agfnet.data.fingerprints import image_fingerprints, patient_fingerprint
-from agfnet.data.table import cases_sha256, own_cases, table_sha256, write_table
+from agfnet.data.table import cases_sha256, own_cases
+from agfnet.data.tablefile import table_sha256, write_table
 from agfnet.files import read_json, remove_leftovers, write_atomically, write_json
 from agfnet.models.network import AGFNet
 from agfnet.training.build import CaseData, Task, build_network, task_of, view_specs
@@ -125,7 +126,7 @@ def train(
     specs = view_specs(config, network)
     _try_out(network, {m: spec.size for m, spec in specs.items()})
     data = CaseData(config, task, specs, cases[0], cases[1], config.data.cache or folder / "cache")
-    bad = _decode(data, folder, machine.processes, skip_bad=config.data.skip_bad)
+    bad = _decode(data, folder, machine, skip_bad=config.data.skip_bad)
     if bad:
         cases = _readable(cases, bad)
         machine.check(config.training.batch_size, sum(case.label is not None for case in cases[1]))
@@ -339,7 +340,7 @@ def train_log(folder: Path) -> logging.Handler:
     return handler
 
 
-def _decode(data: CaseData, folder: Path, processes: int, *, skip_bad: bool) -> set[str]:
+def _decode(data: CaseData, folder: Path, machine: Machine, *, skip_bad: bool) -> set[str]:
     """Fill the cache of decoded images; list the cases that cannot be read, and return their ids."""
     shown = time.monotonic()
 
@@ -349,8 +350,13 @@ def _decode(data: CaseData, folder: Path, processes: int, *, skip_bad: bool) -> 
             shown = time.monotonic()
             log.info("decoding images: case %d of %d", done, total)
 
-    share = (rank(), processes) if started_together() else (0, 1)
-    bad = [b for part in (data.train, data.validation) for b in warm(part, progress, skip_bad=skip_bad, share=share)]
+    started = started_together()
+    share, on_machine = ((rank(), machine.processes), machine.devices) if started else ((0, 1), 1)
+    bad = [
+        found
+        for part in (data.train, data.validation)
+        for found in warm(part, progress, skip_bad=skip_bad, share=share, on_machine=on_machine)
+    ]
     if bad and first_process():
         listed = {
             "case_id": [c.case_id for c, _ in bad],

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import sys
+import sysconfig
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -145,7 +146,12 @@ def check_compiler() -> None:
         ConfigError: it is not.
     """
     if torch.cuda.is_available():
-        here, needed = find_spec("triton") is not None, "the package triton"
+        headers = Path(sysconfig.get_paths()["include"], "Python.h").exists()
+        compiler = any(shutil.which(name) for name in (os.environ.get("CC", "gcc"), "clang"))
+        here = find_spec("triton") is not None and compiler and headers
+        needed = (
+            "the package triton, a C compiler and Python's headers (Debian: apt install gcc python3-dev; or set CC)"
+        )
     else:
         here = any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
         needed = "a C++ compiler (Debian: apt install g++; or set CXX)"

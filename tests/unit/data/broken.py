@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from agfnet.data.images import ImageLimits
+from agfnet.data.imagefile import ImageLimits
 
 HEADER = "case_id,patient_id,label,clinical,ultrasound"
 

@@ -17,7 +17,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from agfnet.data.images import ImageLimits
+from agfnet.data.imagefile import ImageLimits
 
 RGB = smooth()
 GREY = np.ascontiguousarray(RGB[..., 0])

@@ -109,6 +109,11 @@ def test_test_rows_carry_the_official_split(release, tmp_path):
     lines[4] = lines[3].replace("3,", "4,", 1)
     meta.write_text("\n".join(lines))
     (release / "meta" / "test_indexes.csv").write_text("indexes\n3\n")
+    without = derm7pt_table(release, tmp_path / "trained-from.csv").frame
+    derm7pt_table(release, tmp_path / "trained-from.csv")  # the same again
+    with pytest.raises(TableError, match="is there already, with other content"):
+        derm7pt_table(release, tmp_path / "trained-from.csv", include_test=True)
+    assert len(without) == len(pl.read_csv(tmp_path / "trained-from.csv"))
     frame = derm7pt_table(release, tmp_path / "derm7pt.csv", include_test=True).frame
     assert frame.filter(pl.col("split") == "test")["case_id"].to_list() == ["derm7pt-0004"]
 

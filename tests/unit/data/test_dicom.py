@@ -30,7 +30,8 @@ from pydicom.uid import (
 )
 
 from agfnet.data.dicom import read_dicom
-from agfnet.data.images import CodedImageError, ImageLimits, read_image, read_scaled_image, sniff
+from agfnet.data.imagefile import CodedImageError, ImageLimits
+from agfnet.data.images import read_image, read_scaled_image, sniff
 from agfnet.data.preprocess import ViewSpec, read_frame
 from agfnet.types import ImageError
 

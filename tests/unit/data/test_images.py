@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from agfnet.data.images import CodedImageError, ImageLimits, read_image, sniff
+from agfnet.data.imagefile import CodedImageError, ImageLimits
+from agfnet.data.images import read_image, sniff
 from agfnet.types import ImageError
 
 RGB = np.asarray(picture(5, (48, 40)))

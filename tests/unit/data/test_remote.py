@@ -15,11 +15,12 @@ from dicom_files import content_of, dicom
 from agfnet.config import parse_config
 from agfnet.data.checks import check_table
 from agfnet.data.dataset import CaseDataset, FrameCache, warm
-from agfnet.data.images import CodedImageError, ImageLimits, read_image
+from agfnet.data.imagefile import CodedImageError, ImageLimits
+from agfnet.data.images import read_image
 from agfnet.data.preprocess import ViewSpec
 from agfnet.data.split import split_to_file
-from agfnet.data.table import read_cases, table_sha256, write_table
-from agfnet.data.tablefile import load_table
+from agfnet.data.table import read_cases
+from agfnet.data.tablefile import load_table, table_sha256, write_table
 from agfnet.places import Url, place
 from agfnet.types import ConfigError, ImageError, TableError
 from drawn import small_config
@@ -218,7 +219,8 @@ def test_local_work_neither_needs_nor_loads_fsspec(stored):
         from agfnet.data.checks import check_table
         from agfnet.data.images import read_image
         from agfnet.data.split import split_to_file
-        from agfnet.data.table import read_cases, table_sha256
+        from agfnet.data.table import read_cases
+        from agfnet.data.tablefile import table_sha256
         table = {str(stored)!r}
         assert check_table(table).ok
         table_sha256(table)

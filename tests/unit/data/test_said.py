@@ -6,7 +6,8 @@ from dicom_files import content_of, dicom, smooth
 from pydicom.uid import CTImageStorage, SecondaryCaptureImageStorage
 
 from agfnet.data.dicom import Patient
-from agfnet.data.images import CodedImageError, Said
+from agfnet.data.imagefile import CodedImageError
+from agfnet.data.images import Said
 from agfnet.data.preprocess import ViewSpec, read_frame
 from agfnet.data.said import said_faults
 

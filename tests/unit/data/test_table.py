@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from agfnet.data import tablefile
 from agfnet.data.checks import check_table
-from agfnet.data.table import infer_views, read_cases, table_sha256, write_table
+from agfnet.data.table import infer_views, read_cases
+from agfnet.data.tablefile import table_sha256, write_table
 from agfnet.data.tablestream import stream_table
 from agfnet.types import AgfnetError, Case, TableError
 

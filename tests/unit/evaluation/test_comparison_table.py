@@ -121,7 +121,7 @@ def test_the_p_of_a_claim_is_of_its_own_bound(bound, relative, p):
     labels = np.arange(400) % 2
     same = np.where(labels[:, None] == np.arange(2), 0.9, 0.1)
     answered = Answers(patients, patients, labels, same)
-    results = {row: [Result({"test": answered}, answered, {}, [], {})] for row in "ab"}
+    results = {row: [Result({"test": answered}, answered, {}, [], {}, frozenset())] for row in "ab"}
     claim = Claim(says="no worse", row="a", than="b", figure="accuracy", bound=bound, relative=relative)
     told = _judged(claim, results, draws=99)
     assert told["p"] == p
@@ -132,7 +132,7 @@ def test_the_p_of_a_claim_is_of_its_own_bound(bound, relative, p):
 def test_a_claim_that_was_added_since_the_runs_is_not_judged(figure, cases):
     patients = [f"p{i}" for i in range(4)]
     answered = Answers(patients, patients, np.arange(4) % 2, np.full((4, 2), 0.5))
-    results = {"a": [Result({"test": answered}, answered, {}, [], {})]}
+    results = {"a": [Result({"test": answered}, answered, {}, [], {}, frozenset())]}
     claim = Claim(says="new", row="a", than="a", figure=figure, cases=cases)
     assert _judged(claim, results, draws=99)["holds"] is None
 
@@ -141,7 +141,7 @@ def test_a_claim_on_a_map_that_a_network_lacks_is_not_defined():
     patients = [f"p{i}" for i in range(4)]
     answered = Answers(patients, patients, np.arange(4) % 2, np.full((4, 2), 0.5))
     focus = {"clinical": {"attention": [None] * 4, "centre": [0.2] * 4}}
-    results = {"a": [Result({"test": answered}, answered, focus, patients, {})]}
+    results = {"a": [Result({"test": answered}, answered, focus, patients, {}, frozenset())]}
     claim = Claim(
         says="looks", row="a", than="a", figure="focus/clinical/attention", than_figure="focus/clinical/centre"
     )
@@ -156,7 +156,12 @@ def test_two_maps_of_the_same_trainings_are_compared_training_by_training():
     results = {
         "a": [
             Result(
-                {"test": answered}, answered, {"scan": {"attention": [v + 0.02] * 20, "centre": [v] * 20}}, patients, {}
+                {"test": answered},
+                answered,
+                {"scan": {"attention": [v + 0.02] * 20, "centre": [v] * 20}},
+                patients,
+                {},
+                frozenset(),
             )
             for v in (0.2, 0.3, 0.4)
         ]

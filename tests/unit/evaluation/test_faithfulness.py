@@ -9,7 +9,7 @@ import pytest
 from agfnet.data.preprocess import ViewSpec
 from agfnet.data.table import read_cases
 from agfnet.evaluation.faithfulness import (
-    CHECKS,
+    READING,
     GradientMaps,
     _Asked,
     _checked,
@@ -20,6 +20,7 @@ from agfnet.evaluation.faithfulness import (
     order_areas,
     rank_correlation,
 )
+from agfnet.evaluation.focus import centre_prior
 from agfnet.prediction.predictor import Predictor
 
 GRID = (4, 6)
@@ -49,7 +50,8 @@ def test_planted_evidence_is_found(pixels):
     late, early = order_areas(ask, pixels, order(first=False), GRID)
     assert deleted < late - 1.0
     assert inserted > early + 1.0
-    cost = occlusion(ask, pixels, GRID)
+    cost, everything = occlusion(ask, pixels, GRID)
+    assert everything == pytest.approx(float(ask([pixels])[0] - ask([hidden(pixels)])[0]))
     assert np.unravel_index(cost.argmax(), GRID) == PLANTED
     assert np.abs(np.delete(cost.ravel(), cost.argmax())).max() == 0.0
 
@@ -67,8 +69,11 @@ def test_a_true_map_passes_every_check_and_an_inverted_one_none(pixels, true, si
     slopes = np.zeros((3, 64, 96), np.float32)
     slopes[:, 32:48, 16:32] = 1.0
     found = _checked(asked, "clinical", "other", slopes, np.random.default_rng(0))
-    assert set(found) == set(CHECKS)
+    assert set(found) == set(READING)
     assert found.pop("randomised") == -1.0
+    assert found.pop("everything") > 0.0
+    for name in ("occlusion", "gradients"):
+        assert abs(found.pop(f"{name}, middle")) < 0.5
     assert all(sign * value > 0.1 for value in found.values()), found
 
 
@@ -78,6 +83,21 @@ def test_cells_are_taken_from_the_other_image(pixels):
     out = mixed(pixels, hidden(pixels) * 0, chosen)
     assert (out[:16, 80:] == 0).all()
     assert (out[16:] == pixels[16:]).all()
+
+
+def test_a_map_that_never_saw_the_image_gains_nothing_over_its_own_control():
+    """In the middle lesions mostly lie: such a map beats random order, and not itself."""
+    lesion = np.full((64, 96, 3), 60, np.uint8)
+    lesion[16:48, 32:64] = 220
+    middle = centre_prior(GRID)
+    asked = SimpleNamespace(
+        log_odds=lambda _view, images: np.array([image[16:48, 32:64].mean() / 50.0 for image in images]),
+        frames={"clinical": lesion}, prediction="own", evidence=lambda *_: middle,
+    )  # fmt: skip
+    found = _checked(asked, "clinical", "other", None, np.random.default_rng(0))
+    assert found["deletion over random"] > 0.1
+    assert found["deletion over middle"] == found["insertion over middle"] == 0.0
+    assert found["occlusion"] == found["occlusion, middle"] > 0.5
 
 
 def test_rank_correlation_of_flat_and_of_opposite_maps():
@@ -106,8 +126,8 @@ def test_every_check_of_every_view_that_is_there(trained, drawn):
     whole = next(c for c in cases if all(c.views.values()))
     half = next(c for c in cases if not c.views["ultrasound"])
     found = faithfulness_of(Predictor(trained, threads=1), [whole, half], folder=trained)
-    assert all(set(columns) == set(CHECKS) for columns in found.values())
-    for name in CHECKS:
+    assert all(set(columns) == set(READING) for columns in found.values())
+    for name in READING:
         assert np.isfinite(found["clinical"][name]).all()
         assert found["ultrasound"][name][1] is None
 
@@ -118,6 +138,6 @@ def test_the_command(trained, tmp_path, agfnet_command):
     )
     assert done.exit_code == 0, done.stderr
     made = json.loads((tmp_path / "faithfulness.json").read_text())
-    assert set(made["views"]["clinical"]["checks"]) == set(CHECKS)
+    assert set(made["views"]["clinical"]["checks"]) == set(READING)
     assert "rank correlation with gradients" in done.stdout
     assert "Research use only" in (tmp_path / "faithfulness.md").read_text()

@@ -43,6 +43,13 @@ def test_a_mask_goes_where_its_image_goes(tmp_path):
     assert share == pytest.approx(np.array([[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0]]), abs=0.05)
     halved = mask_on_grid(*files, ViewSpec("photo", (64, 64)), (1, 1))
     assert halved[0, 0] == pytest.approx(0.25, abs=0.01)
+    # Of a frame of 72 rows the fifth cell shows 8, all of which count: it reaches beyond the frame.
+    tall = mask_on_grid(*files, ViewSpec("photo", (72, 64)), (5, 4))
+    assert tall[:, 3] == pytest.approx([0.0, 0.75, 1.0, 0.25, 0.0], abs=0.05)
+    Image.fromarray(np.full((72, 64), 255, np.uint8)).save(files[0])
+    Image.fromarray(np.full((72, 64), 9, np.uint8)).save(files[1])
+    assert mask_on_grid(*files, ViewSpec("photo", (72, 64)), (5, 4)).min() == 1.0
+    Image.fromarray(mask).save(files[1])
     Image.new("L", (100, 50)).save(files[0])
     assert mask_on_grid(*files, ViewSpec("photo", (64, 64)), (1, 1)).max() == 0.0  # no evidence is no fault
     Image.new("L", (50, 25)).save(files[0])
@@ -127,6 +134,11 @@ def test_the_focus_of_a_network(trained, drawn, masks):
     assert all(v is None for v in found["ultrasound"]["centre"])
     for case, energy in zip(cases, found["clinical"]["attention"], strict=True):
         assert (energy is None) == (not case.views["clinical"])
+    first, second = (
+        focus_of(predictor, some, mask_files(masks, ["clinical"]))["clinical"] for some in (cases[:1], cases)
+    )
+    assert first["attention"][0] == second["attention"][0]
+    assert first["usual_place"][0] != second["usual_place"][0]  # where the others' lesions lie; of none, anywhere
     blind = replace(cases[0], views={**cases[0].views, "clinical": ()})
     assert focus_of(predictor, [blind], mask_files(masks, ["clinical"]))["clinical"]["centre"] == [None]
 

@@ -182,6 +182,14 @@ def test_another_version_does_not_go_on(calibrated, predicted, table, monkeypatc
         PartPredictor(predicted, Predictor(calibrated, threads=1))
 
 
+def test_signs_in_the_folders_name_are_no_pattern(calibrated, predicted, table, tmp_path):
+    """`a [1]` is not the folder `a 1`, which has another table's plan."""
+    many_rows(table.parent, 4, {}).write_csv(table.parent / "four.csv")
+    again(calibrated, table.parent / "four.csv", tmp_path / "a 1")
+    again(calibrated, table, tmp_path / "a [1]")
+    assert results(tmp_path / "a [1]")[1].equals(results(predicted)[1])
+
+
 def test_one_run_at_a_time_works_in_a_folder(calibrated, predicted, table):
     with claim(predicted / LOCK), pytest.raises(ConfigError, match="another run works in it"):
         again(calibrated, table, predicted)

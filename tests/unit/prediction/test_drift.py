@@ -43,6 +43,15 @@ def test_other_diagnoses_show_in_the_outputs_alone(usual):
     assert drift.outputs()["predicted"] > 0.25
 
 
+def test_a_view_that_is_rarely_there_is_judged_over_the_cases_that_have_it(usual):
+    """Of the last cases, not of a time long ago; and how few they are is told."""
+    drift = Drift(usual, window=500)
+    for i, (p, distance) in enumerate(zip(*cases(np.random.default_rng(1), 1000), strict=True)):
+        drift.add(p, {"ultrasound": distance + 100.0 * (i < 500)} if i % 10 == 0 else {})
+    assert (drift.cases, drift.cases_with()) == (500, {"ultrasound": 50})
+    assert drift.inputs()["ultrasound"] < 0.5  # ten bins of 50 cases are noisy; those before lay all in the last bin
+
+
 def test_without_a_case_there_is_a_number(usual):
     drift = Drift(usual)
     assert drift.cases == 0

@@ -24,7 +24,7 @@ from agfnet.prediction.bundle import read_bundle
 from agfnet.prediction.output import outcome_table
 from agfnet.prediction.predictor import Predictor, averaged
 from agfnet.training.run import load_run
-from agfnet.types import RESEARCH_USE, Case, ConfigError
+from agfnet.types import RESEARCH_USE, BundleError, Case, ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,20 @@ def test_what_is_installed_and_does_not_start_is_no_processor_in_silence(trained
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
     with pytest.raises(ConfigError, match="'cuda' is installed but does not start"):
         Predictor(trained, threads=1, provider="cuda")
+
+
+def test_a_gpu_computes_in_what_the_bundle_was_calibrated_in(trained, monkeypatch):
+    asked = []
+
+    def session(_graph, _options, **how):
+        asked.append(how["providers"])
+        raise RuntimeError
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with pytest.raises(BundleError):
+        Predictor(trained, provider="cuda")
+    assert asked == [[("CUDAExecutionProvider", {"use_tf32": "0"})]]
 
 
 def only(predictor, case, **options):
@@ -129,11 +143,11 @@ def test_at_most_one_group_is_read_ahead(trained, cases, threads, monkeypatch):
         read.release()
         return frames(case, **options)
 
-    def asked(looks):
+    def asked(looks, **options):
         if threads > 1 and not found:  # while the network is asked about the first group, the second one is read
             assert all(read.acquire(timeout=60) for _ in range(4))
             monkeypatch.setattr(predictor, "ask", ask)
-        return ask(looks)
+        return ask(looks, **options)
 
     monkeypatch.setattr(predictor, "frames", noted)
     monkeypatch.setattr(predictor, "ask", asked)

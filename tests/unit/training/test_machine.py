@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
 from agfnet.data.dataset import EpochSampler
-from agfnet.training.ranks import Machine
+from agfnet.training.ranks import ALONE, Machine, _leave, together
 from agfnet.types import ConfigError
 
 LABELS = np.random.default_rng(0).integers(0, 3, 77)
@@ -77,3 +79,19 @@ def test_what_does_not_fit_the_machine_is_said(monkeypatch):
         Machine(devices=2, nodes=2).check(16, 100)
     monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "2")
     Machine(devices=2, nodes=2).check(16, 100)
+
+
+def test_after_an_error_a_process_does_not_wait_for_those_that_wait_for_it(monkeypatch):
+    """As Lightning's handler would, which ends the group of NCCL when the process does."""
+    called = []
+    monkeypatch.setattr("agfnet.training.ranks._failed", threading.Event())
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_backend", lambda: "nccl")
+    monkeypatch.setattr("atexit.register", called.append)
+    with pytest.raises(ZeroDivisionError), together(ALONE):
+        raise ZeroDivisionError
+    assert called == [_leave]
+    called.clear()
+    with together(ALONE):
+        pass
+    assert called == []

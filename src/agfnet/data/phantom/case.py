@@ -50,7 +50,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
-    """The images of a case as the bytes of their files, masks as arrays, and every parameter.
+    """The images of a case as the bytes of their files, masks as arrays, and its parameters.
 
     Attributes:
         photo: JPEG.

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,7 +18,7 @@ from PIL import Image
 from agfnet.data.phantom.appearance import MALIGNANT, PREVALENCE
 from agfnet.data.phantom.case import Marks, Rendered, SiteName, Subject, draw_subjects, image_file, render_case
 from agfnet.data.phantom.sheets import write_sheets
-from agfnet.data.table import write_table
+from agfnet.data.tablefile import write_table
 from agfnet.files import read_json, write_atomically, write_json
 from agfnet.types import RESEARCH_USE, SYNTHETIC, SYNTHETIC_STANDARD, ConfigError
 
@@ -112,7 +112,7 @@ def _about(settings: Settings) -> dict[str, Any]:
     return {
         "notice": f"{SYNTHETIC} {RESEARCH_USE}",
         "version": VERSION,
-        **{name: getattr(settings, name) for name in settings.__slots__},
+        **asdict(settings),
         "classes": list(PREVALENCE),
         "malignant": list(MALIGNANT),
     }
@@ -123,23 +123,22 @@ def _rendered(
 ) -> list[dict[str, Any]]:
     """Render what is not there yet; the rows of all cases, in order."""
     render = partial(_write_case, out=out, settings=settings)
+    rows: list[dict[str, Any]] = []
     if workers == 1:
-        return [_counted(render(s), i, len(subjects), progress) for i, s in enumerate(subjects)]
+        for row in map(render, subjects):
+            rows.append(row)
+            progress(len(rows), len(subjects))
+        return rows
     # Spawned: a fork of a process with threads of its own (PyTorch, ONNX Runtime) may wait for ever on a lock.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         try:
-            return [
-                _counted(row, i, len(subjects), progress)
-                for i, row in enumerate(pool.map(render, subjects, chunksize=4))
-            ]
+            for row in pool.map(render, subjects, chunksize=4):
+                rows.append(row)
+                progress(len(rows), len(subjects))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def _counted(row: dict[str, Any], index: int, total: int, progress: Callable[[int, int], None]) -> dict[str, Any]:
-    progress(index + 1, total)
-    return row
+    return rows
 
 
 def _write_case(subject: Subject, out: Path, settings: Settings) -> dict[str, Any]:
