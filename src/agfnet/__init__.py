@@ -21,15 +21,29 @@ from __future__ import annotations
 import os
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for those who check types; else they are loaded when first used
+    from agfnet.config import Config as Config
+    from agfnet.config import load_config as load_config
+    from agfnet.data.phantom.generate import phantom as phantom
+    from agfnet.data.table import read_cases as read_cases
+    from agfnet.models.network import AGFNet as AGFNet
+    from agfnet.prediction.predictor import Outcome as Outcome
+    from agfnet.prediction.predictor import Predictor as Predictor
+    from agfnet.types import AgfnetError as AgfnetError
+    from agfnet.types import Case as Case
+    from agfnet.types import Prediction as Prediction
 
 # ONNX Runtime would tell its maker of the machine and of the models that it runs; it asks when it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _PUBLIC = {
     "AGFNet": "agfnet.models.network",
+    "AgfnetError": "agfnet.types",
     "Case": "agfnet.types",
     "Config": "agfnet.config",
+    "Outcome": "agfnet.prediction.predictor",
     "Prediction": "agfnet.types",
     "Predictor": "agfnet.prediction.predictor",
     "load_config": "agfnet.config",

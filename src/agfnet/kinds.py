@@ -11,8 +11,9 @@ class Kind:
 
     Attributes:
         words: what messages call an image of it.
-        depth: down is depth below the skin, so an image is never turned upside down, keeps its top and is never cut at
-            it, lies on black, and its pixels have a size; else a camera's, of which any middle and any turn is as good.
+        depth: rows are depth below the skin, as in ultrasound: never flipped upside down, never cropped at the top,
+            padded with black, resampled to a physical scale where one is known. False: a camera's image, which may be
+            turned and cropped to its middle.
         view: the column of the case table that it usually has.
         dicom: DICOM's modalities of it.
     """

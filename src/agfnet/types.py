@@ -170,8 +170,8 @@ class Prediction:
         attention: modality -> (H, W) float in (0, 1), where maps were asked for.
         evidence: modality -> (K, H, W) float in logits, where maps were asked for.
         extra_probabilities: further label column -> (K',) float.
-        statistics: modality -> (I, 2 C) mean and log deviation of the encoder's channels, of each image of the view;
-            again from the first where another view has more looks.
+        statistics: modality -> (I, 2 C) mean and log deviation of the encoder's channels, one row per image of
+            the view, repeated from the first where another view has more looks, until it has as many.
         distances: modality -> how far the view's farthest image lies from those trained on, see `Reference.distance`;
             empty from a bundle that is not calibrated.
         calibrated: (K,) float: `probabilities` at the prevalence that was calibrated for, whatever is stated, which is

@@ -23,6 +23,8 @@ def test_each_has_a_recipe_corruptions_and_a_name_on_the_page():
     )
     words = dict(re.findall(r"(\w+): '(\w+)'", names))
     assert set(words) == set(KINDS)
+    icons = (page / "dom.js").read_text(encoding="utf-8")
+    assert all(re.search(rf"^  {kind}: '", icons, re.MULTILINE) for kind in KINDS)
     texts = (page / "i18n.js").read_text(encoding="utf-8")
     assert all(len(re.findall(rf"^  {word}: '", texts, re.MULTILINE)) == 2 for word in words.values())
 

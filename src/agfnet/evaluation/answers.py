@@ -62,7 +62,7 @@ def answers_from_json(tree: Mapping[str, Any]) -> Answers:
 
 
 def whole(outcomes: Iterable[Outcome], *, skip_bad: bool = False) -> Iterator[tuple[Case, Prediction]]:
-    """Every case with its prediction, for what needs all of them.
+    """Yield each case with its prediction; stop, or warn and go on, at one that could not be read.
 
     Args:
         outcomes: of the cases.

@@ -66,7 +66,7 @@ def fit_temperature(labels: ArrayLike, probabilities: ArrayLike, prior: NDArray[
 
 
 def among(y: IntArray, p: NDArray[np.float64], prior: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """Probabilities that are right for `prior`, for the shares of the diagnoses among the labels; None: as they are."""
+    """Re-weight probabilities from `prior` to the class frequencies among the labels; None: leave them as they are."""
     return p if prior is None else reweighted(p, prior, np.bincount(y, minlength=p.shape[1]) / len(y))
 
 

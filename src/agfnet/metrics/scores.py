@@ -41,7 +41,7 @@ HEADLINE = tuple(name for name in TITLES if name not in MALIGNANT)
 
 
 def shares_of(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, BoolArray]:
-    """Of each score that is a share of cases, these cases.
+    """For each score that is a share of cases, a mask of the cases in its denominator.
 
     Returns:
         Name -> (n,) or (n, K).

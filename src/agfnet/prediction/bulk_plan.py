@@ -119,7 +119,7 @@ def parts_to_do(folder: Path, work: Work, *, retry: bool = False) -> list[int]:
 
 
 def unread(folder: Path, part: int) -> pl.Series:
-    """The rows of a part that is done which are in quarantine for what they name, not for what stands in the plan."""
+    """Rows of a finished part in quarantine because an image could not be read, not for a fault of the table."""
     usable = read_part(folder, PLAN, part).filter(pl.col("reason").is_null())
     rows = read_part(folder, QUARANTINE, part)["row"]
     return rows.filter(rows.is_in(usable["row"].to_list()))

@@ -32,7 +32,7 @@ Array = NDArray[np.float32]
 Frames = Mapping[str, Sequence[Framed]]
 """Modality -> its images, fitted to the input's frame."""
 Look = Mapping[str, Array]
-"""Modality -> (3, height, width) normalised: one question to the network."""
+"""Modality -> (3, height, width) normalised: one variant of a case, an image of each view, flipped or zoomed."""
 Change = Callable[[Case, str, NDArray[np.uint8]], NDArray[np.uint8]]
 """What is done to an image's pixels (H, W, 3) before they are fitted to the input, given its case and modality."""
 
