@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import IO, Literal, NamedTuple, Protocol, Self
 
@@ -154,6 +154,18 @@ class Warned(NamedTuple):
             "upside-down": "may be upside down",
         }
         return f"{self.view}: {words[self.code]}"
+
+
+class Split(NamedTuple):
+    """The cases of one training.
+
+    Attributes:
+        train: are learnt from.
+        validation: are looked at meanwhile; of a fold, those held out.
+    """
+
+    train: Sequence[Case]
+    validation: Sequence[Case]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,7 +95,7 @@ def test_training_images_are_looked_at_once_each(trained, drawn, monkeypatch):
     predictor = Predictor(trained, threads=1)
     assert len(predictor.looks(predictor.frames(several))) > 1
     asked, ask = [], Predictor.ask
-    monkeypatch.setattr(Predictor, "ask", lambda self, looks: asked.extend(looks) or ask(self, looks))
+    monkeypatch.setattr(Predictor, "ask", lambda self, looks, **how: asked.extend(looks) or ask(self, looks, **how))
     ((_, full),) = whole(predictor.predict([several]))
     asked.clear()
     ((_, first),) = described(predictor, [several], skip_bad=False)

@@ -27,7 +27,7 @@ from agfnet.evaluation.compare import (
 )
 from agfnet.evaluation.comparison_table import comparison_notes, comparison_table
 from agfnet.evaluation.plan import ComparisonPlan, load_plan
-from agfnet.training.run import NETWORK
+from agfnet.training.folder import NETWORK
 from agfnet.types import ConfigError, TableError
 from drawn import small_config
 

@@ -20,6 +20,7 @@ from agfnet.metrics.calibration import ece, nll
 from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.ranking import macro_auc
 from agfnet.prediction.predictor import Predictor
+from agfnet.types import RESEARCH_USE
 from drawn import small_config
 
 
@@ -61,8 +62,10 @@ def test_robustness_of_other_cases_says_so(answering, drawn, tmp_path, agfnet_co
         page = (tmp_path / part / "report.html").read_text()
         assert ("not the cases of the rest of this page" in page) == other
         section = page[page.index('<section id="robustness">') : page.index('<section id="cases">')]
-        assert made["notes"]
-        assert all(note in unescape(section) for note in made["notes"])
+        *notes, notice = made["notes"]
+        assert notes
+        assert notice == RESEARCH_USE  # which is said at the top
+        assert all(note in unescape(section) for note in notes)
 
 
 def test_a_runs_own_files_are_not_written_over(answering, drawn, agfnet_command):

@@ -78,7 +78,7 @@ def predict(
     agfnet predict model.agf /shared/cases --engine ray --address auto -o /shared/predicted
     """
     with errors_said():
-        from agfnet.data.tablefile import writable_table
+        from agfnet.data.tablewrite import writable_table
         from agfnet.prediction.asking import asked_cases, predict_cases, say_unscaled, show
         from agfnet.prediction.bulk import predict_bulk, refuse_without_engine
         from agfnet.prediction.output import ANSWERED_BY

@@ -44,8 +44,8 @@ def train(
         from agfnet.config import load_config
         from agfnet.evaluation.experiment import run, run_folds
         from agfnet.evaluation.summary import summary_markdown
+        from agfnet.training.folder import check_free, train_log
         from agfnet.training.ranks import Machine, first_process
-        from agfnet.training.run import check_free, train_log
 
         settings = load_config(config, overrides or [])
         machine = Machine(devices, nodes, profile)

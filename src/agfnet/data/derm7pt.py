@@ -16,7 +16,7 @@ from pathlib import Path
 
 import polars as pl
 
-from agfnet.data.tablefile import check_not_over, write_table
+from agfnet.data.tablewrite import check_not_over, write_table
 from agfnet.types import TableError
 
 NOTES = (

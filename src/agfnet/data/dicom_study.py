@@ -24,7 +24,7 @@ from agfnet.data.dicom import PATIENT, DicomFacts, Patient, decode_dicom, dicom_
 from agfnet.data.dicom_header import Values
 from agfnet.data.imagefile import DEFAULT_LIMITS, CodedImageError, ImageLimits, opened
 from agfnet.data.table import SCALE_SUFFIX
-from agfnet.data.tablefile import writable_table, write_table
+from agfnet.data.tablewrite import writable_table, write_table
 from agfnet.kinds import KINDS
 from agfnet.places import shown
 from agfnet.types import ConfigError, TableError

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from agfnet.data.doubts import doubtful_faults
 from agfnet.data.table import PARTS, infer_views, structural_faults, table_error
-from agfnet.data.tablefile import check_not_over, load_table, write_table
+from agfnet.data.tablefile import load_table
+from agfnet.data.tablewrite import check_not_over, write_table
 from agfnet.places import joined, place
 from agfnet.types import Case, ConfigError, Place, TableError
 

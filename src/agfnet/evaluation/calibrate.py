@@ -30,6 +30,7 @@ from agfnet.prediction.asking import predict_cases
 from agfnet.prediction.bundle import BUNDLE, PARTS, read_bundle, write_bundle
 from agfnet.prediction.decision import Decision, named, write_decision
 from agfnet.prediction.predictor import Predictor
+from agfnet.runfolder import CONFIG, FACTS
 from agfnet.types import Case, ConfigError, Place, Reason, TableError
 
 log = logging.getLogger("agfnet")
@@ -78,7 +79,7 @@ def calibrate(
     if run.is_file():
         raise ConfigError(f"{run}: is a file. Name the run folder that it is from: its training images are looked at.")
     bundle = read_bundle(run)
-    config = load_config(run / "config.yaml")
+    config = load_config(run / CONFIG)
     learnt_mix = dict(zip(bundle.classes, bundle.prior, strict=True))  # what the network's answers are right for
     predictor = Predictor(bundle, threads=threads, calibrated=False, prevalence=learnt_mix)
     own_table, _ = own_data(
@@ -224,7 +225,7 @@ def _decided(
 
 def _trained(run: Path, config: Config, cases: Sequence[Case]) -> list[Case]:
     """The training cases, if the table still says what it did when the run was trained."""
-    facts = read_json(run / "run.json")
+    facts = read_json(run / FACTS)
     trained, validation = ([c for c in cases if c.split in of] for of in (config.data.train, config.data.validation))
     if cases_sha256(trained, validation) != facts["cases_sha256"]:
         raise ConfigError(

@@ -37,7 +37,9 @@ from agfnet.files import read_json, write_json
 from agfnet.places import place
 from agfnet.prediction.asking import predict_cases
 from agfnet.prediction.predictor import Change, Predictor
-from agfnet.training.run import NETWORK, parts, train_log
+from agfnet.runfolder import FACTS, LOG
+from agfnet.training.folder import NETWORK, train_log
+from agfnet.training.run import parts
 from agfnet.types import AgfnetError, Case, ConfigError, Place
 
 log = logging.getLogger("agfnet")
@@ -121,7 +123,7 @@ def compare(
                 if process.exitcode == 0:
                     took.append((time.monotonic() - began) / 60.0 - start)
                 else:
-                    log.warning("%s: failed; see %s", run, run_folder(folder, run) / "train.log")
+                    log.warning("%s: failed; see %s", run, run_folder(folder, run) / LOG)
                     failed.append(run)
     finally:
         for process, *_ in running.values():  # of a comparison that is stopped
@@ -222,7 +224,7 @@ def _one_run(tree: Mapping[str, Any], comparison: Path, plan: ComparisonPlan, ru
             splits, task = fold_parts(config, plan.folds, seed=0, dealt=plan.data)
             split = splits[run.fold - 1]
         train_and_export(config, folder, split, resume=True, task=task)
-        held = [case for case in split[1] if case.label is not None]
+        held = [case for case in split.validation if case.label is not None]
         write_json(folder / RESULT, _tested(config, folder, plan, run.row, held, threads))
     except BaseException:
         log.exception("the run failed")
@@ -234,7 +236,7 @@ def _tested(
 ) -> dict[str, Any]:
     """Everything that the plan asks of a row's exported file; `held` are the cases that it was validated on."""
     predictor = Predictor(folder, threads=threads)
-    facts = read_json(folder / "run.json")
+    facts = read_json(folder / FACTS)
     sets, focus = plan.needed(row)
     cases = _test_cases(plan, config, held)
     fitted = _asked(predictor, _fitted_on(config, held))

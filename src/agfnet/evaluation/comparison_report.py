@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from agfnet.data.tablefile import write_table
+from agfnet.data.tablewrite import write_table
 from agfnet.evaluation.canvas import GREY, canvas, interval_line, save
 from agfnet.evaluation.plan import LOWER_IS_BETTER
 from agfnet.evaluation.summary import cell, figure_text

@@ -33,7 +33,7 @@ from agfnet.prediction.asking import predict_cases
 from agfnet.prediction.bundle import BUNDLE, read_bundle
 from agfnet.prediction.decision import read_decision
 from agfnet.prediction.predictor import Outcome, Predictor
-from agfnet.training.run import CONFIG
+from agfnet.runfolder import CACHE, CONFIG
 from agfnet.types import RESEARCH_USE, SYNTHETIC, Case, ConfigError, TableError
 
 log = logging.getLogger("agfnet")
@@ -132,7 +132,7 @@ def demo(
     outcomes: dict[str, list[Outcome]] = {}
     for step, (name, views) in enumerate(NETWORKS.items(), start=3):
         log.info("%d of 7  training: %s", step, name)
-        config = configure(demo_config(parts, views, folder / "cache", epochs))
+        config = configure(demo_config(parts, views, folder / CACHE, epochs))
         outcomes[name] = _tested(config, _run_folder(folder, name))
     log.info("6 of 7  calibrating the network of both views, and its report")
     both = _run_folder(folder, "both views")

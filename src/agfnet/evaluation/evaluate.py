@@ -12,7 +12,8 @@ import polars as pl
 
 from agfnet.config import load_config
 from agfnet.data.fingerprints import image_fingerprints, patient_fingerprint
-from agfnet.data.tablefile import table_sha256, writable_table, write_table
+from agfnet.data.tablefile import table_sha256
+from agfnet.data.tablewrite import writable_table, write_table
 from agfnet.evaluation.against import AGAINST, against, check_same_classes, write_against
 from agfnet.evaluation.answers import answers_of, labels_of, synthetic_note, whole
 from agfnet.evaluation.further import further_labels
@@ -25,10 +26,11 @@ from agfnet.prediction.asking import cases_of, parse_prevalence, predict_cases
 from agfnet.prediction.bundle import read_bundle
 from agfnet.prediction.output import ANSWERED_BY, outcome_table, stated_prevalence
 from agfnet.prediction.predictor import Outcome, Predictor
+from agfnet.runfolder import BAD_CASES, CONFIG, FACTS
 from agfnet.types import Case, ConfigError, ImageError, Place, TableError
 
 log = logging.getLogger("agfnet")
-BAD, PREDICTIONS = "bad_cases.csv", "predictions.csv"
+PREDICTIONS = "predictions.csv"
 REPORT = "report.json"
 """What `agfnet report` writes beside a scorecard."""
 CHOSEN = "served to choose the epoch (early stopping): the figures are optimistic"
@@ -129,7 +131,7 @@ def drawn_cases(cases: Sequence[Case], limit: int | None, notes: list[str], *, s
 
 def _trained_patients(source: Path) -> set[str]:
     """Fingerprints of the patients that a run folder was trained on; no bundle has them."""
-    facts = source / "run.json"
+    facts = source / FACTS
     return set(read_json(facts)["trained_patients"]) if facts.is_file() else set()
 
 
@@ -155,7 +157,7 @@ def own_data(source: Path, remedy: str) -> tuple[Place, Place | None]:
     Raises:
         ConfigError: the source is no run folder, or its table is not there.
     """
-    config = source / "config.yaml"
+    config = source / CONFIG
     if not config.is_file():
         read_bundle(source)  # of a folder without a network, or with one for each fold, that is what is to be said
         raise ConfigError(f"{source}: is no run folder, so its table is not known; name a TABLE.")
@@ -164,7 +166,7 @@ def own_data(source: Path, remedy: str) -> tuple[Place, Place | None]:
         raise ConfigError(
             f"{config}: names the table {data.table}, which is not there as seen from {Path.cwd()}. {remedy}"
         )
-    if table_sha256(data.table) != read_json(source / "run.json")["table_sha256"]:
+    if table_sha256(data.table) != read_json(source / FACTS)["table_sha256"]:
         log.warning("%s: is not as it was when %s was trained; its parts may be others", data.table, source)
     return data.table, data.data_root
 
@@ -214,11 +216,11 @@ def evaluate_outcomes(
             f"{bad[0].error}{more} Or leave such cases out (--skip-bad; in a configuration data.skip_bad=true)."
         )
     if (folder / PREDICTIONS).exists():
-        (folder / BAD).unlink(missing_ok=True)  # of an earlier call
+        (folder / BAD_CASES).unlink(missing_ok=True)  # of an earlier call
     if bad:
         listed = {"case_id": [o.case.case_id for o in bad], "error": [o.error for o in bad]}
-        write_table(pl.DataFrame(listed), folder / BAD)
-        log.warning("%d cases with unreadable images are left out; see %s", len(bad), folder / BAD)
+        write_table(pl.DataFrame(listed), folder / BAD_CASES)
+        log.warning("%d cases with unreadable images are left out; see %s", len(bad), folder / BAD_CASES)
     answers = answers_of([(o.case, o.prediction) for o in outcomes], predictor.classes)
     kept = [o for o in outcomes if o.prediction is not None and o.case.label is not None]
     card = scorecard(
@@ -323,7 +325,7 @@ def judged_cases(
         TableError: a column of subgroups has no values, no case has a label, a label is none of the network's classes,
             or `folder` holds a `PREDICTIONS` that is the table itself or another one; see also `chosen_cases`.
     """
-    if (folder / "run.json").exists():
+    if (folder / FACTS).exists():
         raise ConfigError(f"{folder}: is the folder of a run, which has files of the same names. Choose one inside it.")
     cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
     check_subgroups(cases, subgroups, table)

@@ -18,10 +18,12 @@ from agfnet.files import read_json
 from agfnet.prediction.asking import predict_cases
 from agfnet.prediction.bundle import read_bundle
 from agfnet.prediction.predictor import Outcome, Predictor
+from agfnet.runfolder import CACHE, FACTS
 from agfnet.training.build import Task, check_learnable, task_of
+from agfnet.training.folder import check_apart
 from agfnet.training.ranks import ALONE, Machine, first_process
-from agfnet.training.run import FACTS, check_apart, parts, train
-from agfnet.types import BundleError, Case, ConfigError
+from agfnet.training.run import parts, train
+from agfnet.types import BundleError, ConfigError, Split
 
 log = logging.getLogger("agfnet")
 Answered = tuple[Predictor, list[Outcome]]
@@ -68,9 +70,7 @@ def run_folds(
     return _scored(pooled, folder / "fold-1", folder / "pooled", config, f"{folds} folds, pooled")
 
 
-def fold_parts(
-    config: Config, folds: int, seed: int, *, dealt: DataConfig | None = None
-) -> tuple[list[tuple[list[Case], list[Case]]], Task]:
+def fold_parts(config: Config, folds: int, seed: int, *, dealt: DataConfig | None = None) -> tuple[list[Split], Task]:
     """The cases to train on and those held out, fold by fold, by patient; and the classes of all of them.
 
     The cases are those of the training and validation parts (all, where no case has a part).
@@ -97,11 +97,12 @@ def fold_parts(
     for rows in patient_folds(cases, folds, seed):
         held = {cases[i].case_id for i in rows}
         own = [seen[case.case_id] for case in cases if case.case_id in seen]
-        splits.append(([c for c in own if c.case_id not in held], [c for c in own if c.case_id in held]))
+        splits.append(Split([c for c in own if c.case_id not in held], [c for c in own if c.case_id in held]))
     task = task_of(config, own, own)
-    for k, (train_cases, _) in enumerate(splits, start=1):
-        check_learnable(config, task.classes, train_cases, where=f"with fold {k} of {folds} held out, ")
-    check_apart(config, {f"fold-{k}": held for k, (_, held) in enumerate(splits, start=1)}, image_fingerprints(own))
+    for k, split in enumerate(splits, start=1):
+        check_learnable(config, task.classes, split.train, where=f"with fold {k} of {folds} held out, ")
+    held_out = {f"fold-{k}": split.validation for k, split in enumerate(splits, start=1)}
+    check_apart(config, held_out, image_fingerprints(own))
     return splits, task
 
 
@@ -109,19 +110,19 @@ def sharing_images(config: Config, folder: Path) -> Config:
     """The configuration with its decoded images in `folder`, where it names no other place: for several runs."""
     if config.data.cache is not None:
         return config
-    return config.model_copy(update={"data": config.data.model_copy(update={"cache": folder / "cache"})})
+    return config.model_copy(update={"data": config.data.model_copy(update={"cache": folder / CACHE})})
 
 
 def train_and_export(
     config: Config,
     folder: Path,
-    cases: tuple[Sequence[Case], Sequence[Case]],
+    cases: Split,
     *,
     resume: bool,
     machine: Machine = ALONE,
     task: Task | None = None,
 ) -> None:
-    """Train on the first of two lists of cases, look at the second, and export; what is done is not done again."""
+    """Train and export; what is done is not done again."""
     train(
         config,
         folder,
@@ -148,7 +149,7 @@ def _readable(folder: Path) -> bool:
 def _run(
     config: Config,
     folder: Path,
-    cases: tuple[Sequence[Case], Sequence[Case]],
+    cases: Split,
     *,
     resume: bool,
     machine: Machine = ALONE,
@@ -159,12 +160,12 @@ def _run(
     if not first_process():
         return None
     predictor = Predictor(folder)
-    return predictor, predict_cases(predictor, cases[1])
+    return predictor, predict_cases(predictor, cases.validation)
 
 
 def _scored(answered: Sequence[Answered], run: Path, out: Path, config: Config, part: str) -> dict[str, Any]:
     """The scorecard of what was said of cases that were held out: by `run`, or by the folds of which it is one."""
-    told = read_json(run / "run.json")
+    told = read_json(run / FACTS)
     facts = {"table": told["table"], "table_sha256": told["table_sha256"], "part": part}
     return evaluate_outcomes(
         answered,

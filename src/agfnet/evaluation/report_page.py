@@ -22,11 +22,11 @@ from agfnet.evaluation.summary import figure_text
 from agfnet.files import write_json, write_text
 from agfnet.metrics.scores import TITLES
 from agfnet.places import place
-from agfnet.prediction.bundle import DECISION, GRAPH
+from agfnet.prediction.bundle import CARD, DECISION, GRAPH
 from agfnet.prediction.explanation import Explanation, explanation_sheet
 from agfnet.prediction.output import NOT_CALIBRATED, percent
 
-PAGE, CARD = "report.html", "model_card.md"
+PAGE = "report.html"
 
 
 def write_report(facts: Mapping[str, Any], explained: Mapping[str, Explanation], folder: Path) -> Path:

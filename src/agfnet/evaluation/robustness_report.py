@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from agfnet.data.tablefile import write_table
+from agfnet.data.tablewrite import write_table
 from agfnet.evaluation.canvas import GREY, canvases, line, save
 from agfnet.evaluation.corruptions import SEVERITIES
 from agfnet.evaluation.summary import cell, figure_text

@@ -21,8 +21,8 @@ from agfnet.export.onnx import Graph, example, export_graph
 from agfnet.models.network import AGFNet, Output
 from agfnet.models.shapes import Pyramid
 from agfnet.prediction.predictor import Predictor, open_session
+from agfnet.runfolder import WEIGHTS
 from agfnet.training.build import Task, build_network
-from agfnet.training.run import WEIGHTS
 
 BUDGET = {1: 0.60, 16: 0.30}
 """Largest time that fusion and heads may add to the encoders' forward time, by batch size."""

@@ -18,8 +18,9 @@ from agfnet.models.encoders import STRIDES
 from agfnet.models.network import AGFNet
 from agfnet.prediction.bundle import BUNDLE, write_bundle
 from agfnet.prediction.predictor import open_session
+from agfnet.runfolder import CONFIG, WEIGHTS
 from agfnet.training.build import view_specs
-from agfnet.training.run import CONFIG, WEIGHTS, load_run
+from agfnet.training.run import load_run
 from agfnet.types import RESEARCH_USE, BundleError
 
 log = logging.getLogger("agfnet")
@@ -169,8 +170,8 @@ def export_run(folder: Path) -> Path:
         },
         {
             "model.onnx": graph,
-            "weights.safetensors": (folder / WEIGHTS).read_bytes(),
-            "config.yaml": (folder / CONFIG).read_bytes(),
+            WEIGHTS: (folder / WEIGHTS).read_bytes(),
+            CONFIG: (folder / CONFIG).read_bytes(),
         },
     )
     log.info("%s: exported; the graph gives PyTorch's figures to %.1g", bundle, difference)

@@ -14,7 +14,7 @@ from agfnet.data.doubts import letters
 from agfnet.data.imagefile import MM_PER_PIXEL_RANGE, scale_of
 from agfnet.data.locate import inside
 from agfnet.data.table import infer_views, read_cases, say_scales
-from agfnet.data.tablefile import write_table
+from agfnet.data.tablewrite import write_table
 from agfnet.places import place, shown
 from agfnet.prediction.output import NOT_CALIBRATED, outcome_table, told
 from agfnet.prediction.predictor import Change, Outcome, Predictor

@@ -25,12 +25,13 @@ from agfnet.data.preprocess import ViewSpec
 from agfnet.data.tablefile import SUFFIXES
 from agfnet.files import write_atomically
 from agfnet.kinds import KINDS
+from agfnet.runfolder import CONFIG, WEIGHTS
 from agfnet.types import BundleError
 
 FORMAT = 8
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 GRAPH = "model.onnx"
-PARTS = (GRAPH, "weights.safetensors", "config.yaml")
+PARTS = (GRAPH, WEIGHTS, CONFIG)
 DECISION, REFERENCE = "decision.json", "reference.npz"
 FITTED = (DECISION, REFERENCE)
 """Parts that are there once a run is calibrated; see `agfnet.prediction.decision`."""
@@ -79,7 +80,7 @@ class Bundle:
     @property
     def config(self) -> Config:
         """What the run was trained with."""
-        return parse_config(yaml.safe_load(self.parts["config.yaml"]), "the bundle's config.yaml")
+        return parse_config(yaml.safe_load(self.parts[CONFIG]), f"the bundle's {CONFIG}")
 
     @property
     def classes(self) -> tuple[str, ...]:

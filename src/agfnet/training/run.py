@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import platform
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,57 +14,32 @@ import pytorch_lightning
 import torch
 from safetensors.torch import load_file, save_file
 
-import agfnet
-from agfnet.config import Config, different_keys, load_config, save_config
+from agfnet.config import Config, load_config, save_config
 from agfnet.data.dataset import warm
-from agfnet.data.fingerprints import image_fingerprints, patient_fingerprint
-from agfnet.data.table import cases_sha256, own_cases
-from agfnet.data.tablefile import table_sha256, write_table
-from agfnet.files import read_json, remove_leftovers, write_atomically, write_json
+from agfnet.data.table import own_cases
+from agfnet.data.tablewrite import write_table
+from agfnet.files import read_json, write_atomically, write_json
 from agfnet.models.network import AGFNet
+from agfnet.runfolder import BAD_CASES, CACHE, CHECKPOINTS, CONFIG, FACTS, HISTORY, WEIGHTS
 from agfnet.training.build import CaseData, Task, build_network, task_of, view_specs
 from agfnet.training.callbacks import EpochHistory
+from agfnet.training.folder import begin, check_network
 from agfnet.training.module import LesionModule
-from agfnet.training.precision import computes_in
 from agfnet.training.profile import StepProfiler, tell_profile
 from agfnet.training.ranks import ALONE, Machine, first_process, rank, started_together, together
 from agfnet.training.trainer import check_compiler, make_trainer
-from agfnet.types import RESEARCH_USE, BundleError, Case, ConfigError, TableError
+from agfnet.types import BundleError, Case, ConfigError, Split, TableError
 
 log = logging.getLogger("agfnet")
 
-CONFIG, FACTS, WEIGHTS, HISTORY, CHECKPOINTS = (
-    "config.yaml",
-    "run.json",
-    "weights.safetensors",
-    "history.json",
-    "checkpoints",
-)
-BAD_CASES = "bad_cases.csv"
-NETWORK = 2
-"""The network's design, counted: the weights of another one do not fit, and figures of two do not compare."""
-OF_THE_MACHINE = ("data.workers", "data.cache")
-"""Keys of the configuration that change no result: a run may go on with others."""
-PACKAGES = (
-    "agfnet",
-    "torch",
-    "torchvision",
-    "timm",
-    "pytorch-lightning",
-    "numpy",
-    "Pillow",
-    "onnx",
-    "onnxruntime",
-)
 
-
-def parts(config: Config, cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
+def parts(config: Config, cases: Sequence[Case]) -> Split:
     """The training and the validation cases by the table's `split` column.
 
     Raises:
         TableError: the table has no split, or no case in a part.
     """
-    chosen = []
+    chosen: list[list[Case]] = []
     for wanted, need in ((config.data.train, "train"), (config.data.validation, "validation")):
         chosen.append([case for case in cases if case.split in wanted])
         if not chosen[-1]:
@@ -76,7 +47,7 @@ def parts(config: Config, cases: Sequence[Case]) -> tuple[list[Case], list[Case]
                 f"{config.data.table}: no case has split {' or '.join(wanted)} (data.{need}). Make the parts with "
                 f"`agfnet split {config.data.table} -o TABLE`, or train with --folds."
             )
-    return chosen[0], chosen[1]
+    return Split(*chosen)
 
 
 def train(
@@ -85,7 +56,7 @@ def train(
     *,
     resume: bool = False,
     machine: Machine = ALONE,
-    cases: tuple[Sequence[Case], Sequence[Case]] | None = None,
+    cases: Split | None = None,
     task: Task | None = None,
     on_epoch: Callable[[Sequence[dict[str, float]]], None] | None = None,
 ) -> Path:
@@ -113,10 +84,10 @@ def train(
     if cases is None:
         cases = parts(config, own_cases(config.data))
     task = task or task_of(config, *cases)
-    machine.check(config.training.batch_size, sum(case.label is not None for case in cases[1]))
+    machine.check(config.training.batch_size, sum(case.label is not None for case in cases.validation))
     if config.training.compile:
         check_compiler()
-    facts = _begin(config, folder, cases, resume=resume) if first_process() else {}
+    facts = begin(config, folder, cases, resume=resume) if first_process() else {}
     weights = folder / WEIGHTS
     if weights.exists():
         log.info("%s: training is already finished", folder)
@@ -125,12 +96,12 @@ def train(
     network = build_network(config, task, pretrained=True)
     specs = view_specs(config, network)
     _try_out(network, {m: spec.size for m, spec in specs.items()})
-    data = CaseData(config, task, specs, cases[0], cases[1], config.data.cache or folder / "cache")
+    data = CaseData(config, task, specs, cases.train, cases.validation, config.data.cache or folder / CACHE)
     bad = _decode(data, folder, machine, skip_bad=config.data.skip_bad)
     if bad:
         cases = _readable(cases, bad)
-        machine.check(config.training.batch_size, sum(case.label is not None for case in cases[1]))
-        data = CaseData(config, task, specs, cases[0], cases[1], config.data.cache or folder / "cache")
+        machine.check(config.training.batch_size, sum(case.label is not None for case in cases.validation))
+        data = CaseData(config, task, specs, cases.train, cases.validation, config.data.cache or folder / CACHE)
     left_out = sorted(bad)
     if facts.get("left_out", left_out) != left_out:
         raise ConfigError(
@@ -141,14 +112,14 @@ def train(
         "left_out": left_out,
         "classes": list(task.classes),
         "extra_classes": {k: list(v) for k, v in task.extra_classes.items()},
-        "cases": {"train": _count(cases[0]), "validation": _count(cases[1])},
+        "cases": {"train": _count(cases.train), "validation": _count(cases.validation)},
         "processes": machine.processes,
     }
     if first_process():
         write_json(folder / FACTS, facts)  # the first of a run's files, by which the folder is known to be one
         save_config(config, folder / CONFIG)
 
-    counts = [sum(case.label == name for case in cases[0]) for name in task.classes]
+    counts = [sum(case.label == name for case in cases.train) for name in task.classes]
     module = LesionModule(network, config.training, config.reconstruction, counts)
     module = module.to(memory_format=torch.channels_last)
     history = EpochHistory(folder / HISTORY, on_epoch)
@@ -185,141 +156,11 @@ def load_run(folder: Path) -> tuple[Config, Task, AGFNet, dict[str, Any]]:
         raise BundleError(f"{folder}: holds no finished training run (no {WEIGHTS}). Train, or go on with --resume.")
     config = load_config(folder / CONFIG)
     facts = read_json(folder / FACTS)
-    _check_network(folder, facts)
+    check_network(folder, facts)
     task = Task(tuple(facts["classes"]), {k: tuple(v) for k, v in facts["extra_classes"].items()})
     network = build_network(config, task, pretrained=False)
     network.load_state_dict(load_file(folder / WEIGHTS))
     return config, task, network.eval(), facts
-
-
-def _begin(
-    config: Config, folder: Path, cases: tuple[Sequence[Case], Sequence[Case]], *, resume: bool
-) -> dict[str, Any]:
-    """Check or lay out the folder; a run that has finished no epoch yet may be started anew."""
-    table_hash = table_sha256(config.data.table)
-    case_hash = cases_sha256(*cases)
-    if (folder / CHECKPOINTS / "last.ckpt").exists() or (folder / WEIGHTS).exists():
-        if not resume:
-            raise ConfigError(f"{folder}: already holds a run. Go on with --resume, or choose another folder.")
-        facts: dict[str, Any] = read_json(folder / FACTS)
-        _check_network(folder, facts)
-        before = load_config(folder / CONFIG)
-        if others := [key for key in different_keys(before, config) if key not in OF_THE_MACHINE]:
-            raise ConfigError(
-                f"{folder}: the run was started with another configuration ({CONFIG}): {', '.join(others)}. Resume "
-                "with that one."
-            )
-        if facts["table_sha256"] != table_hash:
-            raise ConfigError(f"{config.data.table}: has changed since the run was started; restore it or start anew.")
-        if facts["cases_sha256"] != case_hash:
-            raise ConfigError(f"{folder}: the run was started on other cases (another number of folds?); start anew.")
-        unfinished = not (folder / WEIGHTS).exists()
-        if unfinished and facts["trained_on"] != _prints_of(cases[0], image_fingerprints(cases[0])):
-            raise ConfigError(
-                f"{folder}: training images have changed since the run was started; restore them or start anew."
-            )
-        if unfinished:
-            _note_resumption(facts, config)
-        remove_leftovers(folder, *(part for part in folder.iterdir() if part.is_dir() and part.name != "cache"))
-        return facts
-    if resume:
-        log.info("%s: holds no finished epoch; starting from the beginning", folder)
-    prints = image_fingerprints([*cases[0], *cases[1]])
-    check_apart(config, {"training": cases[0], "validation": cases[1]}, prints)
-    chosen = {} if config.training.early_stopping is None else {"chosen_on": _prints_of(cases[1], prints)}
-    check_free(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    return {
-        "notice": RESEARCH_USE,
-        "network": NETWORK,
-        "table": str(config.data.table),
-        "table_sha256": table_hash,
-        "cases_sha256": case_hash,
-        "seed": config.training.seed,
-        **_trained_by(config),
-        "command": sys.argv,
-        "trained_on": _prints_of(cases[0], prints),
-        "trained_patients": sorted({patient_fingerprint(case.patient_id) for case in cases[0]}),
-        **chosen,
-    }
-
-
-def check_free(folder: Path) -> None:
-    """Refuse a folder that holds other things than runs, or what one that was stopped at its start leaves there.
-
-    Raises:
-        ConfigError: it does: a run would write over files of the same names.
-    """
-    if not folder.exists() or (folder / FACTS).exists() or any(folder.glob(f"fold-*/{FACTS}")):
-        return
-    known = {"train.log", "cache", BAD_CASES}
-    others = sorted(
-        own.name
-        for own in folder.iterdir()
-        if own.name not in known and not own.match(".*.tmp") and not own.name.startswith("fold-")
-    )
-    if others:
-        more = f" and {len(others) - 1} more" if others[1:] else ""
-        raise ConfigError(f"{folder}: holds other things than a run ({others[0]}{more}). Choose a new folder.")
-
-
-def _trained_by(config: Config) -> dict[str, Any]:
-    return {
-        "code": _code(),
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "precision": computes_in(config.training.precision),
-        "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
-    }
-
-
-def _note_resumption(facts: dict[str, Any], config: Config) -> None:
-    """Enter into `resumed_by` what trains from now on, where it is not what trained until now."""
-    now = _trained_by(config)
-    before = facts.get("resumed_by", [facts])[-1]
-    changed = [key for key in ("code", "device", "precision") if now[key] != before.get(key, now[key])]
-    changed += [name for name in now["versions"] if now["versions"][name] != before["versions"].get(name)]
-    if changed:
-        log.warning("resumed with other %s than before: not as if it had not stopped", ", ".join(changed))
-        facts["resumed_by"] = [*facts.get("resumed_by", []), now]
-
-
-def _check_network(folder: Path, facts: Mapping[str, Any]) -> None:
-    if facts.get("network") != NETWORK:
-        raise BundleError(
-            f"{folder}: was trained by a version of agfnet with another network. Train it anew in another folder, or "
-            "use that version."
-        )
-
-
-def _prints_of(cases: Sequence[Case], prints: Mapping[str, set[str]]) -> list[str]:
-    return sorted({own for case in cases for own in prints[case.case_id]})
-
-
-def check_apart(config: Config, parts: Mapping[str, Sequence[Case]], prints: Mapping[str, set[str]]) -> None:
-    """No image, whatever file it lies in, is of cases of two parts.
-
-    Args:
-        config: of the run.
-        parts: what they are called -> their cases.
-        prints: of all of them, see `image_fingerprints`.
-
-    Raises:
-        TableError: one is.
-    """
-    owner: dict[str, str] = {}
-    shared: list[tuple[Case, str, str]] = []
-    for name, cases in parts.items():
-        for case in cases:
-            others = sorted({owner.setdefault(own, name) for own in prints[case.case_id]} - {name})
-            shared += [(case, name, other) for other in others[:1]]
-    if shared:
-        case, name, other = shared[0]
-        raise TableError(
-            f"{config.data.table}: row {case.row}, case {case.case_id}: an image of this {name} case is also one of a "
-            f"{other} case ({len(shared)} such cases). `agfnet check {config.data.table} --deep` lists them; give both "
-            "the same patient_id, split anew, and leave a view's field empty where its image only stands for a missing "
-            "one."
-        )
 
 
 def _try_out(network: AGFNet, sizes: Mapping[str, tuple[int, int]]) -> None:
@@ -330,14 +171,6 @@ def _try_out(network: AGFNet, sizes: Mapping[str, tuple[int, int]]) -> None:
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"the network does not take images of {dict(sizes)} (height, width): {error}") from error
     network.train()
-
-
-def train_log(folder: Path) -> logging.Handler:
-    """What appends to `train.log` in a run folder, which is made if it is not there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    return handler
 
 
 def _decode(data: CaseData, folder: Path, machine: Machine, *, skip_bad: bool) -> set[str]:
@@ -368,17 +201,17 @@ def _decode(data: CaseData, folder: Path, machine: Machine, *, skip_bad: bool) -
     return {case.case_id for case, _ in bad}
 
 
-def _readable(cases: tuple[Sequence[Case], Sequence[Case]], bad: set[str]) -> tuple[Sequence[Case], Sequence[Case]]:
+def _readable(cases: Split, bad: set[str]) -> Split:
     """The training and validation cases without the bad ones, where enough is left to learn the same classes."""
     train, validation = ([case for case in part if case.case_id not in bad] for part in cases)
-    lost = {str(case.label) for case in cases[0]} - {str(case.label) for case in train}
+    lost = {str(case.label) for case in cases.train} - {str(case.label) for case in train}
     if lost:
         raise TableError(
             f"no training case that is {', '.join(sorted(lost))} can be read; see the images' errors in {BAD_CASES}."
         )
     if all(case.label is None for case in validation):
         raise TableError(f"no validation case with a label can be read; see the images' errors in {BAD_CASES}.")
-    return train, validation
+    return Split(train, validation)
 
 
 def _count(cases: Sequence[Case]) -> dict[str, Any]:
@@ -387,19 +220,3 @@ def _count(cases: Sequence[Case]) -> dict[str, Any]:
         "patients": len({case.patient_id for case in cases}),
         "classes": dict(sorted(Counter(str(case.label) for case in cases).items())),
     }
-
-
-def _code() -> str:
-    """SHA-256 of this package's sources: it tells apart what has the same version."""
-    sources = Path(agfnet.__file__).parent
-    digest = hashlib.sha256()
-    for file in sorted(sources.rglob("*.py")):
-        digest.update(f"{file.relative_to(sources)}\0".encode() + file.read_bytes() + b"\0")
-    return digest.hexdigest()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -20,7 +20,8 @@ from agfnet.data.images import read_image
 from agfnet.data.preprocess import ViewSpec
 from agfnet.data.split import split_to_file
 from agfnet.data.table import read_cases
-from agfnet.data.tablefile import load_table, table_sha256, write_table
+from agfnet.data.tablefile import load_table, table_sha256
+from agfnet.data.tablewrite import write_table
 from agfnet.places import Url, place
 from agfnet.types import ConfigError, ImageError, TableError
 from drawn import small_config

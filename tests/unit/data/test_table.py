@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from agfnet.data import tablefile
 from agfnet.data.checks import check_table
 from agfnet.data.table import infer_views, read_cases
-from agfnet.data.tablefile import table_sha256, write_table
+from agfnet.data.tablefile import table_sha256
 from agfnet.data.tablestream import stream_table
+from agfnet.data.tablewrite import writable_table, write_table
 from agfnet.types import AgfnetError, Case, TableError
 
 FULL = [
@@ -251,5 +252,5 @@ def test_a_table_is_not_written_over_the_one_that_is_read(tmp_path):
     (tmp_path / "link.csv").symlink_to(table)
     for name in ("cases.csv", "link.csv"):
         with pytest.raises(TableError, match="the table that is read"):
-            tablefile.writable_table(tmp_path / name, source=table)
-    assert tablefile.writable_table(tmp_path / "predictions.csv", source=table)
+            writable_table(tmp_path / name, source=table)
+    assert writable_table(tmp_path / "predictions.csv", source=table)

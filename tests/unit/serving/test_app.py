@@ -105,7 +105,7 @@ def test_a_confirmed_diagnosis_may_be_none_of_the_classes(predictor, files, tmp_
 
 
 def test_a_fault_of_the_network_is_one_line_of_the_log(predictor, files, tmp_path, caplog):
-    predictor.ask = lambda _looks: 1 / 0
+    predictor.ask = lambda *_, **__: 1 / 0
     with asked(predictor, tmp_path / "audit.sqlite") as client:
         said = client.post("/v1/explain", files=files)
     assert (said.status_code, said.json()["code"]) == (500, "internal")
@@ -120,7 +120,7 @@ def test_few_requests_hold_decoded_images_at_once(predictor, files, tmp_path):
     """Looks at 8 photos and 8 scans take several times their upload: a full queue of them would take gigabytes."""
     held, goes_on = [], threading.Event()
     ask, looks = predictor.ask, predictor.looks
-    predictor.ask = lambda own: goes_on.wait(30) and ask(own)
+    predictor.ask = lambda own, **how: goes_on.wait(30) and ask(own, **how)
     predictor.looks = lambda frames: held.append(frames) or looks(frames)
     with (
         asked(predictor, tmp_path / "audit.sqlite", batch=1, decoders=1) as client,

@@ -108,7 +108,7 @@ def test_a_port_in_use_is_said_before_anything_else(trained, tmp_path):
 def test_a_network_that_does_not_answer_is_said_before_the_address(
     trained, tmp_path, fault, monkeypatch, agfnet_command, caplog
 ):
-    def ask(*_):
+    def ask(*_, **__):
         raise fault
 
     monkeypatch.setattr(Predictor, "ask", ask)

@@ -19,12 +19,13 @@ from agfnet.data.table import cases_sha256, own_cases
 from agfnet.evaluation.evaluate import CHOSEN, evaluate
 from agfnet.evaluation.experiment import run
 from agfnet.prediction.bundle import read_bundle
+from agfnet.runfolder import WEIGHTS
 from agfnet.training.build import MOST_VALUES, CaseData, task_of
 from agfnet.training.callbacks import EpochHistory, RampedAverage
 from agfnet.training.mixing import draw_blend
 from agfnet.training.module import LesionModule
 from agfnet.training.ranks import ALONE, Machine
-from agfnet.training.run import WEIGHTS, load_run, parts, train
+from agfnet.training.run import load_run, parts, train
 from agfnet.training.trainer import make_trainer
 from agfnet.types import BundleError, ConfigError, ImageError, TableError
 from drawn import small_config
@@ -75,7 +76,7 @@ def test_mixing_with_frl_from_the_start(drawn, tmp_path):
     whole = train(config, tmp_path / "run").read_bytes()
     rows = json.loads((tmp_path / "run" / "history.json").read_text())
     present = torch.ones(2, 2, dtype=torch.bool)
-    steps = len(parts(config, own_cases(config.data))[0]) // 16
+    steps = len(parts(config, own_cases(config.data)).train) // 16
     sat_out = [
         all(draw_blend(present, 0.4, step_draws(epoch, step)).share < 1.0 for step in range(steps))
         for epoch in range(6)
@@ -166,7 +167,7 @@ def test_or_is_left_out_counted_and_listed(drawn, with_a_broken_image, tmp_path)
     train(config, tmp_path / "run")
     assert pl.read_csv(tmp_path / "run" / "bad_cases.csv")["case_id"].to_list() == [case]
     counted = json.loads((tmp_path / "run" / "run.json").read_text())["cases"]["train"]["cases"]
-    assert counted == len(parts(config, own_cases(config.data))[0]) - 1
+    assert counted == len(parts(config, own_cases(config.data)).train) - 1
 
 
 def skipping(drawn, folder, broken, **training):
@@ -295,7 +296,7 @@ def test_a_run_that_other_code_went_on_with_tells_both(drawn, tmp_path, monkeypa
     train(config, tmp_path / "run", resume=True)
     assert "resumed_by" not in json.loads((tmp_path / "run" / "run.json").read_text())
     (tmp_path / "run" / WEIGHTS).unlink()
-    monkeypatch.setattr("agfnet.training.run._code", lambda: "another")
+    monkeypatch.setattr("agfnet.training.folder._code", lambda: "another")
     train(config, tmp_path / "run", resume=True)
     told = json.loads((tmp_path / "run" / "run.json").read_text())
     assert told["code"] == first["code"]
@@ -437,7 +438,7 @@ def test_other_cases_are_not_resumed(drawn, tmp_path):
     chosen = parts(config, own_cases(config.data))
     train(config, tmp_path / "run", cases=chosen)
     with pytest.raises(ConfigError, match="on other cases"):
-        train(config, tmp_path / "run", cases=(chosen[0][1:], chosen[1]), resume=True)
+        train(config, tmp_path / "run", cases=chosen._replace(train=chosen.train[1:]), resume=True)
 
 
 def test_a_loss_that_is_no_number_is_said(drawn, tmp_path):

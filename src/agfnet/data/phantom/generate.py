@@ -18,7 +18,7 @@ from PIL import Image
 from agfnet.data.phantom.appearance import MALIGNANT, PREVALENCE
 from agfnet.data.phantom.case import Marks, Rendered, SiteName, Subject, draw_subjects, image_file, render_case
 from agfnet.data.phantom.sheets import write_sheets
-from agfnet.data.tablefile import write_table
+from agfnet.data.tablewrite import write_table
 from agfnet.files import read_json, write_atomically, write_json
 from agfnet.types import RESEARCH_USE, SYNTHETIC, SYNTHETIC_STANDARD, ConfigError
 
