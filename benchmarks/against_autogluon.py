@@ -41,7 +41,7 @@ from agfnet.prediction.bundle import read_bundle
 from agfnet.prediction.predictor import Predictor
 from agfnet.training.precision import bfloat16_pays
 from agfnet.training.run import parts
-from agfnet.types import Case
+from agfnet.types import Case, Split
 
 TRAINING_TARGET, PREDICTION_TARGET = 1.6, 4.0
 SETTINGS = {"float32": {"env.precision": "32-true"}, "bfloat16": {"env.precision": "bf16-mixed"}}
@@ -117,7 +117,7 @@ def measured(config: Config, python: Path, folder: Path, rounds: int, steps: int
     module, data = prepared(config, folder / "cache")
     precision = "bf16-mixed" if bfloat16_pays() else "32-true"
     short = config.model_copy(update={"training": config.training.model_copy(update={"epochs": 1})})
-    train_and_export(short, folder / "run", (train[:size], validation[:size]), resume=False)
+    train_and_export(short, folder / "run", Split(train[:size], validation[:size]), resume=False)
     bundle = read_bundle(folder / "run")
     plain = replace(bundle, facts={**bundle.facts, "flips": False})
     predictors = {"agfnet": Predictor(plain), "agfnet_with_flips": Predictor(bundle)}

@@ -58,18 +58,20 @@ def ready_folder(path: Path) -> Path:
     return path
 
 
-def claim(path: Path) -> TextIO:
+def claim(path: Path, *, mode: int = 0o666) -> TextIO:
     """An open lock file that this process holds until it is closed, and no longer than it lives.
 
     Args:
-        path: made where it is not there, for its owner alone.
+        path: made where it is not there.
+        mode: it is made with, less the umask.
 
     Raises:
         BlockingIOError: another process holds it.
+        OSError: it cannot be made, or the file system has no locks.
     """
     import fcntl  # noqa: PLC0415 - not every system has it, and most of this package does without
 
-    path.touch(mode=0o600)
+    path.touch(mode=mode)
     file = path.open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

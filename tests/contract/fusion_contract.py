@@ -31,6 +31,8 @@ class PlainEncoder(nn.Module):
 
 
 SIZES = {"clinical": (64, 96), "ultrasound": (96, 64), "doppler": (64, 64)}
+UNEQUAL = {"clinical": (64, 64), "ultrasound": (64, 128), "doppler": (96, 64)}
+"""Windows of one view are larger than those of another, whose slots are padded."""
 
 
 class FusionContract:
@@ -92,19 +94,35 @@ class FusionContract:
             assert moved == (i != absent)
 
     @pytest.mark.parametrize("training", [True, False])
-    def test_an_absent_view_cannot_be_seen(self, training):
-        network = self.network().train(training)
+    @pytest.mark.parametrize(("views", "absent"), [(2, 0), (2, 1), (3, 0), (3, 1), (3, 2)])
+    def test_an_absent_view_cannot_be_seen(self, training, views, absent):
+        network = self.network(views).train(training)
         network.dropout.p = 0.0
-        images, present = self.batch(network)
-        present[1, 1] = False
+        name = network.modalities[absent]
+        images, present = self.batch(network, sizes=UNEQUAL)
+        present[1, absent] = False
         torch.manual_seed(0)
         before = network(images, present)
-        changed = images | {"ultrasound": images["ultrasound"].clone()}
-        changed["ultrasound"][1] = 7.0
+        changed = images | {name: images[name].clone()}
+        changed[name][1] = 7.0
         torch.manual_seed(0)
         after = network(changed, present)
         assert torch.equal(before.logits, after.logits)
         assert torch.equal(before.fused_logits, after.fused_logits)
+
+    def test_views_answer_together(self):
+        """What one adds depends on the other: not so where features are only put side by side."""
+        network = self.network().eval()
+        images, present = self.batch(network, batch=2)
+        one = network.encode(images, present)
+        two = [[m.flip(0) for m in maps] for maps in one]
+
+        def fused(first, second):
+            pyramids = [first[0], second[1]]
+            return network.fusion(pyramids, [maps[-1].mean((2, 3)) for maps in pyramids], present).features
+
+        together = fused(one, two) + fused(two, one) - fused(one, one) - fused(two, two)
+        assert (together.abs().max().item() > 1e-5) == (self.fusion != "concatenation")
 
     def test_batch_statistics_come_from_present_views_only(self):
         network = self.network()

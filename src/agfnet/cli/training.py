@@ -132,8 +132,9 @@ def demo(
         run, own = str(folder / "both-views"), result.example
         asked = [part for view, files in own.views.items() for part in ("--view", f"{view}={files[0]}")]
         asked += [part for view, mm in own.mm_per_pixel.items() for part in ("--mm-per-pixel", f"{view}={mm:g}")]
-        out.print(f"Try next:\n  {shlex.join([sys.argv[0], 'predict', run, *asked])}")
-        out.print(f"  {shlex.join([sys.argv[0], 'serve', run])}   (then open http://127.0.0.1:8000)")
+        this = [sys.executable, "-m", "agfnet"] if Path(sys.argv[0]).name == "__main__.py" else [sys.argv[0]]
+        out.print(f"Try next:\n  {shlex.join([*this, 'predict', run, *asked])}")
+        out.print(f"  {shlex.join([*this, 'serve', run])}   (then open http://127.0.0.1:8000)")
 
 
 @app.command(rich_help_panel="Training")

@@ -225,7 +225,8 @@ def split_to_file(
         raise table_error(path, faults)
     folder = path.parent.resolve()  # of a link, where it lies and not what it leads to
     if output.resolve().parent != folder:
-        frame = frame.with_columns(pl.col(v).map_elements(partial(_absolute, folder), pl.String) for v in views)
+        of_images = dict.fromkeys([*views, *infer_views(frame)])
+        frame = frame.with_columns(pl.col(v).map_elements(partial(_absolute, folder), pl.String) for v in of_images)
     if "label" not in frame.columns:
         log.warning("%s: has no column label; the parts are drawn without regard to the diagnoses", path)
     if doubts := doubtful_faults(raw):

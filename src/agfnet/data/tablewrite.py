@@ -85,6 +85,7 @@ def check_not_over(output: Path, frame: pl.DataFrame) -> None:
     Raises:
         TableError: there is one of that name with other content.
     """
+    output = writable_table(output)
     if not output.exists():
         return
     raw, faults = load_table(output)

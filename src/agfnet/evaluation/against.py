@@ -20,6 +20,7 @@ from agfnet.metrics.ranking import malignancy
 from agfnet.metrics.scores import BIASED, HEADLINE, MALIGNANT, all_scores
 from agfnet.metrics.significance import delong, mcnemar
 from agfnet.metrics.statistics import known, paired_difference
+from agfnet.metrics.weighting import FloatArray
 from agfnet.prediction.output import stated_prevalence
 from agfnet.prediction.predictor import Predictor
 from agfnet.types import RESEARCH_USE, Case, ConfigError, Prediction, TableError
@@ -82,7 +83,7 @@ def against(
     if calibrated[0] != calibrated[1]:
         said.append(f"Only the {'first' if calibrated[0] else 'second'} network is calibrated.")
     stated = [stated_prevalence(one) for one in (network, rival)]
-    if stated[0] != stated[1]:
+    if not _same_prevalence(network.prevalence, None if rival.prevalence is None else rival.prevalence[order]):
         first_mix, second_mix = (mix or "as among its training cases" for mix in stated)
         said.append(
             f"They answer for diagnoses of another frequency (first: {first_mix}; second: {second_mix}), which by "
@@ -97,6 +98,13 @@ def against(
         "referred": referred if all(calibrated) else None,
         "notes": [*said, *made["notes"]],
     }
+
+
+def _same_prevalence(first: FloatArray | None, second: FloatArray | None) -> bool:
+    """Of the classes in one order; None is that of the training cases."""
+    if first is None or second is None:
+        return first is second
+    return bool(np.allclose(first, second))
 
 
 def difference(

@@ -77,7 +77,7 @@ def comparison_markdown(table: Mapping[str, Any], notes: Sequence[str]) -> str:
 
 def _rows_markdown(table: Mapping[str, Any]) -> list[str]:
     """The comparison as a table, best balanced accuracy first."""
-    reference, rows = table["reference"], _ordered(table)
+    reference, rows = cell(table["reference"]), _ordered(table)
     lines = [
         (
             f"{table['cases']} cases of {table['patients']} patients. Mean over seeds; in brackets the 95 % interval "

@@ -97,7 +97,7 @@ def chosen_cases(
         [case for case in cases if not prints[case.case_id].isdisjoint(known)]
         for known in (
             facts["trained_on"],
-            facts.get("chosen_on", ()),
+            facts["chosen_on"],
             predictor.decision.facts["fitted_on"] if predictor.decision else (),
         )
     )

@@ -101,8 +101,9 @@ def fold_parts(config: Config, folds: int, seed: int, *, dealt: DataConfig | Non
     task = task_of(config, own, own)
     for k, split in enumerate(splits, start=1):
         check_learnable(config, task.classes, split.train, where=f"with fold {k} of {folds} held out, ")
-    held_out = {f"fold-{k}": split.validation for k, split in enumerate(splits, start=1)}
-    check_apart(config, held_out, image_fingerprints(own))
+    if first_process():
+        held_out = {f"fold-{k}": split.validation for k, split in enumerate(splits, start=1)}
+        check_apart(config, held_out, image_fingerprints(own))
     return splits, task
 
 

@@ -210,7 +210,7 @@ def _checked(
 ) -> dict[str, float]:
     ask, pixels, heat = partial(asked.log_odds, view), asked.frames[view], asked.evidence(view, asked.prediction)
     shape, middle = (heat.shape[0], heat.shape[1]), centre_prior(heat.shape)
-    away = tuple(int(rng.integers(max(1, n // 4), max(2, n - n // 4 + 1))) for n in shape)
+    away = tuple(int(rng.integers(max(1, n // 4), max(2, min(n, n - n // 4 + 1)))) for n in shape)
     deleted, inserted = order_areas(ask, pixels, falling(heat), shape)
     orders = {
         "random": [rng.permutation(heat.size) for _ in range(RANDOM_ORDERS)],

@@ -28,7 +28,7 @@ from agfnet.evaluation.summary import figure_text
 from agfnet.files import write_json, write_text
 from agfnet.metrics.patients import DRAWS
 from agfnet.metrics.statistics import MetricSet, bootstrap
-from agfnet.metrics.weighting import FloatArray, weighted_mean
+from agfnet.metrics.weighting import FloatArray, ratio, weighted_mean
 from agfnet.places import joined
 from agfnet.prediction.bundle import GRAPH, Bundle
 from agfnet.prediction.overlay import cells_of, positive_part
@@ -271,7 +271,7 @@ def _energies(arrays: Mapping[str, FloatArray]) -> MetricSet:
     def figures(weights: FloatArray) -> dict[str, FloatArray]:
         means = {name: weighted_mean(values, weights) for name, values in arrays.items()}
         ratios = {
-            f"{name} / {control}": means[name] / means[control]
+            f"{name} / {control}": ratio(means[name], means[control])
             for name in MAPS
             if name in means
             for control in ("centre", "usual_place", f"random_{name}")

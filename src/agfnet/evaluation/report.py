@@ -73,7 +73,7 @@ def report_facts(
         The facts (JSON), and an explanation of each case that is shown, by its id.
 
     Raises:
-        ConfigError: no robustness was measured in the folder named, or another network's.
+        ConfigError: no robustness was measured in the folder named, or another network's; or `folder` is that of a run.
         TableError: see `judged_cases`.
     """
     predictor = Predictor(source, threads=threads, prevalence=parse_prevalence(prevalence))

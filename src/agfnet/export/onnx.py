@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from agfnet.models.encoders import STRIDES
 from agfnet.models.network import AGFNet
-from agfnet.prediction.bundle import BUNDLE, write_bundle
+from agfnet.prediction.bundle import BUNDLE, GRAPH, write_bundle
 from agfnet.prediction.predictor import open_session
 from agfnet.runfolder import CONFIG, WEIGHTS
 from agfnet.training.build import view_specs
@@ -165,11 +165,11 @@ def export_run(folder: Path) -> Path:
             "opset": OPSET,
             "parity": difference,
             "trained_on": facts["trained_on"],
-            **{key: facts[key] for key in ("chosen_on",) if key in facts},
+            "chosen_on": facts["chosen_on"],
             "run": {k: facts.get(k) for k in ("table_sha256", "seed", "versions", "cases")},
         },
         {
-            "model.onnx": graph,
+            GRAPH: graph,
             WEIGHTS: (folder / WEIGHTS).read_bytes(),
             CONFIG: (folder / CONFIG).read_bytes(),
         },

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 import polars as pl
 
@@ -90,7 +91,7 @@ def predict_bulk(
         provider: what computes.
         data_root: the folder that every image must lie in.
         threads: processor threads, of each worker of a Ray cluster; 0 lets ONNX Runtime choose, or is 1 there.
-        workers: processes of the Ray engine; None: as many as there are processors for.
+        workers: processes of the Ray engine; None: as many as there are processors (and GPUs) for.
         address: of the Ray cluster; None starts one on this machine.
         retry: also ask again about rows whose images could not be read.
 
@@ -125,8 +126,9 @@ def predict_bulk(
         table_folder=str((table if isinstance(table, Path) and table.is_dir() else table.parent).resolve()),
         data_root=None if data_root is None else str(data_root.resolve()),
     )
-    if shown(settings.table_folder) != settings.table_folder:
-        raise ConfigError(f"{shown(settings.table_folder)}: the table's path is not UTF-8. Rename file and folder.")
+    for name in (settings.table_folder, settings.data_root or ""):
+        if shown(name) != name:
+            raise ConfigError(f"{shown(name)}: its path is not UTF-8, as what is written is. Rename file and folder.")
     folder = folder.resolve()
     with _held(folder):
         work = plan_work(folder, table, predictor.specs, predictor.bundle.sha256, settings)
@@ -142,7 +144,7 @@ def predict_bulk(
     return Tally(folder, work.rows, bad)
 
 
-def _held(folder: Path) -> TextIO:
+def _held(folder: Path) -> AbstractContextManager[object]:
     """The folder, made where it is not there, for this run alone until the file is closed."""
     if not (folder / RECORD).exists():
         stopped_plan(folder)  # nothing is put into a folder of something else
@@ -151,6 +153,9 @@ def _held(folder: Path) -> TextIO:
         return claim(folder / LOCK)
     except BlockingIOError:
         raise ConfigError(f"{folder}: another run works in it. Wait for its end, or name another folder.") from None
+    except OSError as error:
+        log.warning("%s: cannot be locked (%s): see that no other run works in it", folder / LOCK, error.strerror)
+        return nullcontext()
 
 
 def refuse_without_engine(**options: object) -> None:

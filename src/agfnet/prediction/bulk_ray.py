@@ -40,7 +40,7 @@ def predicted_parts(
         source: the run folder or bundle.
         todo: the parts.
         threads: processor threads of each worker.
-        workers: their number; None: as many as the cluster has processors for.
+        workers: their number; None: as many as the cluster has processors (and GPUs) for.
         address: of the cluster; None starts one on this machine, and stops it at the end.
 
     Raises:

@@ -28,7 +28,7 @@ from agfnet.kinds import KINDS
 from agfnet.runfolder import CONFIG, WEIGHTS
 from agfnet.types import BundleError
 
-FORMAT = 8
+FORMAT = 9
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 GRAPH = "model.onnx"
 PARTS = (GRAPH, WEIGHTS, CONFIG)
@@ -36,7 +36,7 @@ DECISION, REFERENCE = "decision.json", "reference.npz"
 FITTED = (DECISION, REFERENCE)
 """Parts that are there once a run is calibrated; see `agfnet.prediction.decision`."""
 CARD = "model_card.md"
-TOLD = ("classes", "extra_classes", "views", "malignant", "flips", "zoom", "trained_on", "run")
+TOLD = ("classes", "extra_classes", "views", "malignant", "flips", "zoom", "trained_on", "chosen_on", "run")
 """What every manifest tells."""
 OPTIONAL = (*FITTED, CARD)
 BUNDLE = "model.agf"
@@ -141,8 +141,8 @@ def write_bundle(
     Args:
         path: the file.
         facts: classes, extra_classes, views (kind, size, mean, std, mm_per_pixel), malignant, flips, zoom, trained_on
-            (the training images' fingerprints, see `agfnet.data.fingerprints`), and anything that an auditor may ask
-            for, such as `chosen_on`, those of the images on which the epoch was chosen (early stopping); JSON.
+            (the training images' fingerprints, see `agfnet.data.fingerprints`), chosen_on (those of the images on which
+            the epoch was chosen, if it was), run, and anything that an auditor may ask for; JSON.
         parts: the bytes of each of `PARTS`, and of those of `OPTIONAL` that there are.
         sign: gives the signature of the manifest's bytes.
     """

@@ -40,6 +40,9 @@ Change = Callable[[Case, str, NDArray[np.uint8]], NDArray[np.uint8]]
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "openvino": "OpenVINOExecutionProvider"}
 
 
+_START = "See that its driver and libraries are there, or take --provider cpu."
+
+
 def open_session(graph: bytes, *, threads: int = 0, provider: str = "cpu") -> onnxruntime.InferenceSession:
     """An ONNX Runtime session as this package uses it.
 
@@ -71,12 +74,11 @@ def open_session(graph: bytes, *, threads: int = 0, provider: str = "cpu") -> on
             graph, options, providers=[(PROVIDERS[provider], of_provider)], enable_fallback=False
         )
     except Exception as error:  # ONNX Runtime's own exceptions have no common base
+        if provider != "cpu":
+            raise ConfigError(f"provider {provider!r} is installed but does not start ({error}). {_START}") from error
         raise BundleError(f"the graph cannot be loaded ({error}). Export it again, or update onnxruntime.") from error
     if PROVIDERS[provider] not in session.get_providers():  # ONNX Runtime goes on with the processor by itself
-        raise ConfigError(
-            f"provider {provider!r} is installed but does not start: see that its driver and libraries are there, or "
-            "take --provider cpu."
-        )
+        raise ConfigError(f"provider {provider!r} is installed but does not start. {_START}")
     return session
 
 

@@ -79,7 +79,7 @@ class AuditLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)  # SQLite gives the journal's files the mode of the log
         try:
-            self._claim = claim(path.with_name(f"{path.name}.lock"))
+            self._claim = claim(path.with_name(f"{path.name}.lock"), mode=0o600)
         except BlockingIOError:
             raise AuditError(f"{path}: another service writes to this audit log. Name another file.") from None
         try:

@@ -74,7 +74,6 @@ def begin(config: Config, folder: Path, cases: Split, *, resume: bool) -> dict[s
         log.info("%s: holds no finished epoch; starting from the beginning", folder)
     prints = image_fingerprints([*cases.train, *cases.validation])
     check_apart(config, {"training": cases.train, "validation": cases.validation}, prints)
-    chosen = {} if config.training.early_stopping is None else {"chosen_on": _prints_of(cases.validation, prints)}
     check_free(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return {
@@ -88,7 +87,7 @@ def begin(config: Config, folder: Path, cases: Split, *, resume: bool) -> dict[s
         "command": sys.argv,
         "trained_on": _prints_of(cases.train, prints),
         "trained_patients": sorted({patient_fingerprint(case.patient_id) for case in cases.train}),
-        **chosen,
+        "chosen_on": [] if config.training.early_stopping is None else _prints_of(cases.validation, prints),
     }
 
 

@@ -151,3 +151,14 @@ def test_a_change_of_colour_is_the_one_it_is_called(change, unit, seen, becomes)
     recipe = augment.Recipe(rotation=0.0, zoom=(1.0, 1.0), shift=0.0, **change)
     matrix = augment.draw(recipe, Fixed(unit), 1.5).colour
     assert matrix[:, :3] @ np.array(seen) + matrix[:, 3] == pytest.approx(becomes, abs=1e-6)
+
+
+def test_a_zoom_of_a_half_shows_a_half():
+    zoomed = augment.draw(augment.Recipe(rotation=0.0, zoom=(1.0, 0.5), shift=0.0), Fixed(), 1.5)
+    assert zoomed.affine[0, 0] == pytest.approx(0.5)
+
+
+def test_a_box_is_blanked_where_it_is_drawn():
+    made = changed(np.full((80, 100, 3), 204, np.uint8), box=(0.25, 0.5, 0.125, 0.2))
+    assert (made[20:30, 50:70] == 0).all()
+    assert (made == 0).sum() == 10 * 20

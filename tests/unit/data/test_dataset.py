@@ -113,3 +113,30 @@ def test_a_case_of_two_patients_is_told_before_training(drawn, tmp_path, cached)
     object.__setattr__(data, "cases", [data.cases[0], two])
     with pytest.raises(ImageError, match=r"row 17, case x: ultrasound: this DICOM image is of another patient"):
         warm(data, lambda *_: None, skip_bad=False)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_each_view_is_read_at_its_own_scale(drawn, tmp_path, training):
+    data = dataset(drawn, tmp_path, training=training)
+    object.__setattr__(data, "cases", [replace(data.cases[0], mm_per_pixel={"ultrasound": 0.08})])
+    asked, get = [], data.cache.get
+    data.cache.get = lambda path, spec, mm, enlarge: (asked.append((spec.kind, mm)), get(path, spec, mm, enlarge))[1]
+    assert data[0, 0].present == [True, True]
+    assert asked == [("photo", None), ("ultrasound", 0.08)]
+
+
+def test_without_augmentation_training_sees_what_prediction_sees(drawn, tmp_path):
+    """But for the larger frame that it is taken from: the same pixels, normalised alike."""
+    seen = []
+    for training in (True, False):
+        data = dataset(drawn, tmp_path, training=training, strength=0.0)
+        specs = {m: replace(spec, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)) for m, spec in SPECS.items()}
+        object.__setattr__(data, "specs", specs)
+        seen.append(data.collate([data[0, i] for i in range(4)]).images["clinical"])
+    assert (seen[0] - seen[1]).abs().mean() < 0.15 < seen[1].std()
+
+
+def test_no_two_cases_share_their_draws(drawn, tmp_path):
+    data = dataset(drawn, tmp_path, training=True)
+    first, second = (data[3, i].draws["clinical"].affine for i in (0, 1))
+    assert not np.array_equal(first, second)

@@ -28,11 +28,13 @@ def test_a_scan_keeps_its_skin_side_at_the_top():
 
 
 @pytest.mark.parametrize(("mm", "side"), [(0.1, 40), (0.2, 80), (0.05, 20)])
-def test_known_scale_is_resampled_to_the_inputs_scale(mm, side):
-    """A 40-pixel square at 0.2 mm is 8 mm: 80 pixels at 0.1 mm, of which the frame shows 64."""
-    frame = fit(np.full((40, 40, 3), 255, np.uint8), SCAN, mm_per_pixel=mm)
+@pytest.mark.parametrize("enlarge", [1.0, 1.25])
+def test_known_scale_is_resampled_to_the_inputs_scale(mm, side, enlarge):
+    """A 40-pixel square at 0.2 mm is 8 mm: 80 pixels at 0.1 mm, of which the frame shows 64; the larger ones of a
+    larger frame, from which augmentation takes its own."""
+    frame = fit(np.full((40, 40, 3), 255, np.uint8), SCAN, mm_per_pixel=mm, enlarge=enlarge)
     white = (frame == 255).all(-1)
-    assert white.any(0).sum() == white.any(1).sum() == min(side, 64)
+    assert white.any(0).sum() == white.any(1).sum() == enlarge * min(side, 64)
 
 
 def test_an_unknown_scale_is_fitted():

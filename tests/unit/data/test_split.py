@@ -213,10 +213,13 @@ def test_paths_start_where_the_table_is_though_it_be_a_link(tmp_path):
 def test_views_without_a_suffix_can_be_named(tmp_path, agfnet_command):
     """As DICOM files often are."""
     a_table(tmp_path / "study" / "cases.csv", hfus="scans/IM0001")
+    a_table(tmp_path / "study" / "both.csv", hfus="scans/IM0001", clinical="photos/a.jpg")
     command = "split", tmp_path / "study" / "cases.csv", "-o", tmp_path / "parts.csv"
     assert "no column holds image paths" in agfnet_command(*command).stderr
     assert agfnet_command(*command, "--views", "hfus").exit_code == 0
     assert set(pl.read_csv(tmp_path / "parts.csv")["hfus"]) == {f"{tmp_path}/study/scans/IM0001"}
+    split_to_file(tmp_path / "study" / "both.csv", tmp_path / "both.csv", views=["hfus"])
+    assert set(pl.read_csv(tmp_path / "both.csv")["clinical"]) == {f"{tmp_path}/study/photos/a.jpg"}
 
 
 def test_a_split_without_labels_says_so(tmp_path, caplog):

@@ -131,6 +131,10 @@ def test_answers_for_other_frequencies_say_so(sides):
         got = against((first, told_by(sides[0])), (second, told_by(sides[1])), draws=100)
         assert any("another frequency" in note for note in got["notes"]) == differ
         assert (got["prevalence"][0] is None) == (first is plain)
+    # The same, of networks whose classes come in another order.
+    turned = network(("naevus", "cyst", "melanoma"), prevalence=np.array([0.2, 0.5, 0.3]))
+    got = against((stated, told_by(sides[0])), (turned, told_by(sides[1], (2, 0, 1))), draws=100)
+    assert not any("another frequency" in note for note in got["notes"])
     got = against((plain, told_by(sides[0])), (stated, told_by(sides[1])), draws=100)
     assert "(first: as among its training cases; second: " in got["notes"][0]
 

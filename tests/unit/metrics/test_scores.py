@@ -34,7 +34,7 @@ from agfnet.metrics.ranking import (
     roc_curve,
     sensitivity_at_specificity,
 )
-from agfnet.metrics.scores import HEADLINE, MALIGNANT, PER_CLASS, all_scores
+from agfnet.metrics.scores import HEADLINE, MALIGNANT, PER_CLASS, all_scores, shares_of
 from agfnet.metrics.selective import augrc, aurc, risk_coverage_curve
 from agfnet.metrics.statistics import bootstrap
 
@@ -345,3 +345,11 @@ def test_curves_take_one_set_of_weights():
         risk_coverage_curve([0, 1], GOOD, np.ones((3, 2)))
     with pytest.raises(ValueError, match="specificity"):
         sensitivity_at_specificity([0, 1], [0.1, 0.9], 0.0)
+
+
+def test_a_shares_cases_are_those_of_its_denominator():
+    told = shares_of([0, 1], [[0.9, 0.1], [0.8, 0.2]])
+    assert told["sensitivity"].tolist() == [[True, False], [False, True]]
+    assert told["specificity"].tolist() == [[False, True], [True, False]]
+    assert told["ppv"].tolist() == [[True, False], [True, False]]
+    assert told["npv"].tolist() == [[False, True], [False, True]]

@@ -121,3 +121,25 @@ def test_three_views_of_different_sizes_have_their_own_spans():
     place = layout((((14, 14), (7, 7), (7, 7)), ((10, 10), (5, 5), (5, 5)), ((12, 12), (6, 6), (6, 6))), 32, CPU)
     assert [(s.start, s.stop) for s in place.spans] == [(0, 294), (294, 588), (588, 882)]
     assert [(s.start, s.stop) for s in place.key_spans] == [(0, 49), (49, 74), (74, 110)]
+
+
+def test_windows_are_squares_of_the_map():
+    place = layout(SHAPES, 32, CPU)
+    assert torch.equal(place.gather[:49], (torch.arange(7)[:, None] * 14 + torch.arange(7)).flatten())
+
+
+def test_the_finest_map_stays_by_itself_and_the_middle_one_sees_the_coarsest(fused):
+    fusion, pyramids = fused
+    present = torch.tensor([[True, False]] * 2)
+    other = [[*pyramids[0][:-1], torch.randn_like(pyramids[0][-1])], pyramids[1]]
+    first, second = (fusion(own, present).descriptors for own in (pyramids, other))
+    assert torch.allclose(first[:, 0], second[:, 0], atol=1e-6)
+    assert not torch.allclose(first[:, 1], second[:, 1], atol=1e-4)
+
+
+def test_positions_of_a_flat_map_differ_in_both_directions(fused):
+    fusion, pyramids = fused
+    flat = [[torch.ones_like(x) for x in view] for view in pyramids]
+    attention = fusion(flat, torch.ones(2, 2, dtype=torch.bool)).attention[0][0]
+    assert attention.std(2).min() > 1e-5
+    assert attention.std(3).min() > 1e-5

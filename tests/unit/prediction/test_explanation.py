@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from itertools import chain, combinations
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -11,11 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from agfnet.data.preprocess import Framed
 from agfnet.data.table import read_cases
 from agfnet.prediction.asking import parse_prevalence
-from agfnet.prediction.explanation import explain, explain_cases, explanation_sheet, log_odds, shapley
+from agfnet.prediction.explanation import (
+    explain,
+    explain_cases,
+    explained,
+    explanation_sheet,
+    log_odds,
+    shapley,
+)
 from agfnet.prediction.overlay import Row, colours, letters, overlay, positive_part, sheet, spread, wrapped
 from agfnet.prediction.predictor import Predictor
+from agfnet.types import Prediction
 
 numbers = st.floats(-9, 9, allow_nan=False)
 
@@ -270,3 +280,27 @@ def test_what_a_stopped_call_leaves_is_listed(predictor, drawn, tmp_path):
     assert json.loads((tmp_path / "explanations.json").read_text())["unfinished"] == ["0002"]
     explain_cases(predictor, cases[:1], tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"0001.png", "explanations.json"}
+
+
+def test_shares_and_heat_are_of_the_diagnosis_and_of_the_views_own_evidence():
+    told = {"a": [0.7, 0.2, 0.1], "b": [0.1, 0.6, 0.3], "ab": [0.2, 0.5, 0.3]}
+    evidence = {view: np.zeros((3, 2, 2), np.float32) for view in "ab"}
+    evidence["a"][1, 0, 0] = evidence["b"][1, 1, 1] = evidence["a"][0, 1, 0] = 4.0
+
+    def conclude(views, _own, **_):
+        p = np.array(told["".join(sorted(views))])
+        return Prediction(
+            case_id="", probabilities=p, view_probabilities={}, view_weights={}, views_present=tuple(views),
+            evidence=evidence,
+        )  # fmt: skip
+
+    network = SimpleNamespace(
+        prior=np.full(3, 1 / 3), prevalence=None, decision=None, specs=dict.fromkeys("ab"), warned=lambda _: (),
+        conclude=conclude,
+    )  # fmt: skip
+    frames = {view: [Framed(np.zeros((64, 64, 3), np.uint8))] for view in "ab"}
+    made = explained(network, frames, {frozenset(views): {} for views in told})
+    nothing, a, b, both = (log_odds(p) for p in (1 / 3, 0.2, 0.6, 0.5))
+    assert made.shares == pytest.approx({"a": (a - nothing + both - b) / 2, "b": (b - nothing + both - a) / 2})
+    assert made.heat["a"][0, 0] == made.heat["b"][-1, -1] == 1.0
+    assert made.heat["a"][-1, 0] == made.heat["b"][0, 0] == 0.0

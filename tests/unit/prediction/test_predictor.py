@@ -24,7 +24,7 @@ from agfnet.prediction.bundle import read_bundle
 from agfnet.prediction.output import outcome_table
 from agfnet.prediction.predictor import Predictor, averaged
 from agfnet.training.run import load_run
-from agfnet.types import RESEARCH_USE, BundleError, Case, ConfigError
+from agfnet.types import RESEARCH_USE, Case, ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_a_gpu_computes_in_what_the_bundle_was_calibrated_in(trained, monkeypatc
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
-    with pytest.raises(BundleError):
+    with pytest.raises(ConfigError, match="does not start"):
         Predictor(trained, provider="cuda")
     assert asked == [[("CUDAExecutionProvider", {"use_tf32": "0"})]]
 

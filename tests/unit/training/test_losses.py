@@ -28,6 +28,9 @@ def test_unknown_labels_and_absent_views_do_not_count():
     kept = {m: x[:2] for m, x in images.items()}
     known = loss(network(kept, present[:2]), label[:2], extra[:2], present[:2])
     assert whole.item() == pytest.approx(known.item(), rel=1e-5)
+    unlike = {**images, "b": images["b"].clone()}
+    unlike["b"][1] = 7.0  # where the view is absent
+    assert loss(network(unlike, present), label, extra, present).item() == pytest.approx(whole.item(), rel=1e-6)
     none = loss(network(images, present), torch.full((3,), -1), torch.full((3, 1), -1), present)
     assert none.item() == 0.0
 
@@ -90,3 +93,26 @@ def test_each_opinion_answers_for_itself():
     )
     said = [torch.nn.functional.cross_entropy(x, label) for x in (output.fused_logits, *output.view_logits.unbind(1))]
     assert loss(output, label, extra, present).item() == pytest.approx((said[0] + 0.5 * (said[1] + said[2])).item())
+
+
+def test_the_loss_is_the_sum_of_its_parts_over_the_views_that_are_there():
+    torch.manual_seed(0)
+    options = {"fusion_options": {"width": 32}, "extra_classes": [2, 4]}
+    network = AGFNet(3, ["a", "b"], "test_efficientnet", **options).eval()
+    for name, parameter in network.named_parameters():
+        if "head" in name:
+            torch.nn.init.normal_(parameter)
+    present = torch.tensor([[True, True], [True, False]])
+    out = network({m: torch.randn(2, 3, 64, 64) for m in "ab"}, present)
+    label, extra, entropy = torch.tensor([0, 2]), torch.tensor([[1, 3], [0, 2]]), torch.nn.functional.cross_entropy
+
+    def further(logits):
+        n = len(logits)
+        return (entropy(logits[:, :2], extra[:n, 0]) + entropy(logits[:, 2:], extra[:n, 1])) / 2
+
+    wanted = entropy(out.fused_logits, label) + 0.3 * further(out.extra_logits)
+    for i, n in ((0, 2), (1, 1)):
+        own, local = entropy(out.view_logits[:n, i], label[:n]), entropy(out.local_logits[:n, i], label[:n])
+        wanted = wanted + 0.7 * (own + local + 0.3 * further(out.view_extra_logits[:n, i]))
+    made = DiagnosisLoss([1, 1, 1], [2, 4], view_loss=0.7, extra_loss=0.3)(out, label, extra, present)
+    assert made.item() == pytest.approx(wanted.item(), rel=1e-5)

@@ -95,3 +95,8 @@ def test_after_an_error_a_process_does_not_wait_for_those_that_wait_for_it(monke
     with together(ALONE):
         pass
     assert called == []
+
+
+def test_the_order_of_an_epoch_is_of_its_seed():
+    orders = [list(EpochSampler([0, 1] * 20, batch=4, shuffle=True, seed=seed)) for seed in (5, 6, 5)]
+    assert orders[0] == orders[2] != orders[1]

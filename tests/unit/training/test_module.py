@@ -132,6 +132,7 @@ def test_rates_and_decay(monkeypatch):
     monkeypatch.setattr(LesionModule, "trainer", SimpleNamespace(estimated_stepping_batches=50))
     made = module.configure_optimizers()
     optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    assert made["lr_scheduler"]["interval"] == "step"
     of = {id(p): g for g in optimizer.param_groups for p in g["params"]}
     assert len(of) == sum(1 for _ in module.parameters())
     for name, parameter in module.named_parameters():
@@ -152,3 +153,20 @@ def test_rates_and_decay(monkeypatch):
     assert rates[30] == pytest.approx(1e-3)
     assert rates[49] < 5e-6
     assert all(np.diff(rates[10:]) < 0)
+
+
+def test_steps_draw_by_seed_epoch_step_and_process(monkeypatch):
+    drawn = []
+    keys = [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (0, 0, 0, 0)]
+    for seed, epoch, step, rank in keys:
+        monkeypatch.setattr(LesionModule, "current_epoch", epoch)
+        monkeypatch.setattr(LesionModule, "global_rank", rank)
+        module_of(seed=seed).on_train_batch_start(None, step)
+        drawn.append(tuple(torch.rand(4).tolist()))
+    assert drawn[0] == drawn[-1]
+    assert len(set(drawn)) == 5
+
+
+def test_learned_queries_are_no_matrix():
+    assert not decays(torch.nn.Parameter(torch.zeros(1, 4, 8)))
+    assert not decays(torch.nn.Linear(8, 1).weight)

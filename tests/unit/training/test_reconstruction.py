@@ -210,3 +210,37 @@ def test_sides_that_the_strides_do_not_divide(size, encoder):
     for maps, own in zip(pyramids, done.pyramids, strict=True):
         assert [m.shape for m in maps] == [m.shape for m in own]
     assert [[m.shape for m in maps] for maps in blank(pyramids, hidden)] == [[m.shape for m in p] for p in pyramids]
+
+
+@pytest.mark.parametrize(("sign", "wanted"), [(1.0, 0.0), (-1.0, 2.0)])
+def test_the_loss_is_of_hidden_positions_alone_and_nothing_where_they_are_right(monkeypatch, sign, wanted):
+    decoder = FeatureReconstruction({"a": CHANNELS["a"]}, width=16, heads=2)
+    maps, mask = pyramid(3, 4), choose_hidden(torch.rand(2, 3, 4), 0.3, "random")
+    # Right where hidden (or the opposite), and the other way round elsewhere, which does not count.
+    made = [torch.where(k, sign * m, -sign * m) for k, m in zip(at_scales(mask, maps), maps, strict=True)]
+    monkeypatch.setattr(decoder, "_write", lambda *_: made)
+    loss = decoder([maps], [mask], torch.ones(2, 1, dtype=torch.bool)).loss
+    assert loss.item() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_figures_of_more_cases_views_and_maps_are_means():
+    torch.manual_seed(0)
+    p, q = torch.randn(1, 4), torch.randn(1, 4)
+    once = consistency_loss(p, q)
+    assert consistency_loss(p.repeat(3, 1), q.repeat(3, 1)).item() == pytest.approx(once.item(), rel=1e-5)
+    attention, evidence = torch.rand(1, 1, 4, 4), [torch.randn(1, 3, 4, 4) for _ in range(2)]
+
+    def of(cases, views, maps):
+        rows = [
+            Output(**dict.fromkeys(Output._fields))._replace(
+                logits=torch.zeros(cases, 3),
+                attention=[[attention.repeat(cases, 1, 1, 1)] * maps] * views,
+                evidence=[own.repeat(cases, 1, 1, 1)] * views,
+            )
+            for own in evidence
+        ]
+        label = torch.zeros(cases, dtype=torch.int64)
+        return focus_loss(*rows, label, torch.ones(cases, views, dtype=torch.bool)).item()
+
+    assert of(1, 1, 1) > 0.0
+    assert of(3, 2, 2) == pytest.approx(of(1, 1, 1), rel=1e-5)

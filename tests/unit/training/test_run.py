@@ -13,6 +13,7 @@ import pytest
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.trainer.states import TrainerFn
+from safetensors.torch import load_file
 
 from agfnet.config import load_config, parse_config
 from agfnet.data.table import cases_sha256, own_cases
@@ -424,6 +425,10 @@ def test_weights_are_the_averaged_ones_also_after_a_kill_at_the_very_end(drawn, 
     config = config_of(drawn, epochs=2, ema=0.9)
     run_folder = tmp_path / "run"
     first = train(config, run_folder).read_bytes()
+    kept = torch.load(run_folder / "checkpoints" / "last.ckpt", weights_only=True)
+    averaged, last = (kept[key]["network.head.weight"] for key in ("state_dict", "current_model_state"))
+    assert torch.equal(load_file(run_folder / WEIGHTS)["head.weight"], averaged)
+    assert not torch.equal(averaged, last)
     (run_folder / WEIGHTS).unlink()
     half = [run_folder / part / ".last.ckpt.0123abcd.tmp" for part in ("checkpoints", "validation", ".", "cache")]
     for file in half:
@@ -479,6 +484,17 @@ def test_the_average_lies_where_the_training_is():
     average.setup(SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta"))), module, "fit")
     assert average._average_model.module.layer.weight.device.type == "meta"
     assert module.layer.weight.device.type == "cpu"
+
+
+def test_what_is_averaged_moves_by_the_ramped_decay():
+    """Not as a plain mean, which is what PyTorch takes where it is told nothing."""
+    average, module = RampedAverage(0.99), LightningModule()
+    module.layer = torch.nn.Linear(1, 1)
+    average.setup(SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu"))), module, "fit")
+    for value in (0.0, 1.0):
+        torch.nn.init.constant_(module.layer.weight, value)
+        average._average_model.update_parameters(module)
+    assert average._average_model.module.layer.weight.item() == pytest.approx(1.0 - 2.0 / 11.0)
 
 
 def test_sizes_that_an_encoder_does_not_take_are_said_first(drawn, tmp_path):

@@ -54,7 +54,7 @@ function drawInput() {
   const place = find('case-error');
   place.hidden = !state.caseError;
   place.textContent = state.caseError ? sayError(state.caseError) : '';
-  find('formats').textContent = state.model ? say('formats', sizes()) : '';
+  find('formats').textContent = state.model ? say('formats', { size: bytes(state.model.limits.max_bytes) }) : '';
   find('analyse').hidden = !state.model;
   find('clear').hidden = !state.zones.some((zone) => zone.file);
   find('samples').hidden = !state.samples.length;
@@ -109,12 +109,10 @@ function troubleCard({ error, at, again }) {
   tick();
   return make('div', { class: 'card trouble' },
     make('h3', { class: 'state' }, icon('warning'), make('span', { text: say(state.model ? 'failed' : 'failedModel') })),
-    make('p', { id: 'trouble', text: sayError(error.code, error.message, sizes()) }),
+    make('p', { id: 'trouble', text: sayError(error.code, error.message) }),
     state.zones.some((zone) => zone.file) ? make('p', { text: say('stillHere') }) : null,
     again ? make('div', { class: 'actions' }, make('button', { type: 'button', id: 'again', class: 'primary', text: say('retry'), 'aria-describedby': 'trouble', on: { click: again } }), wait) : null);
 }
-
-const sizes = () => ({ size: state.model ? bytes(state.model.limits.max_bytes) : '' });
 
 function drawAll() {
   drawTexts();
@@ -253,7 +251,7 @@ function refused(error, asking) {
   state.trouble = { error: told, at: Date.now(), again: ['oversized-body', 'other-model', 'forbidden'].includes(told.code) ? null : analyse };
   drawOutput();
   if (asking) show(find('again') ?? find('answer').querySelector('h3'));
-  announce(`${say('failed')}: ${sayError(told.code, told.message, sizes())}`);
+  announce(`${say('failed')}: ${sayError(told.code, told.message)}`);
 }
 
 /** Bring into view and focus, without a moving page for those who do not want one. */
