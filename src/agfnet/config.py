@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -282,6 +282,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return parse_config(apply_overrides(tree, overrides), str(path))
 
 
+class _OnceEach(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML's own loader keeps the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """See PyYAML."""
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            name = self.construct_object(key)
+            if name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} is given twice", key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
     """What a YAML file holds.
 
@@ -289,7 +303,7 @@ def read_yaml(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
         ConfigError: no such file, or no YAML.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), _OnceEach)  # noqa: S506 - a safe loader
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}). Give an existing file.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -364,6 +378,8 @@ def _explain(root: type[BaseModel], error: Any) -> str:  # noqa: ANN401 - pydant
         return "is a list, such as [a, b]; of a size [height, width]"
     if error["type"] == "string_type":
         return f"{error['input']!r} is no text; put it in quotes"
+    if error["type"] == "string_pattern_mismatch":
+        return f"{error['input']!r} is no name of a view: a letter, then letters, digits or _. Rename the column"
     if error["type"] != "extra_forbidden":
         return str(error["msg"])
     known = _keys_at(root, error["loc"][:-1])

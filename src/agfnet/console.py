@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -42,7 +43,8 @@ def errors_said() -> Iterator[None]:
         raise typer.Exit(1) from error
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        _say_error(where + (error.strerror or str(error)))
+        remedy = ". Make room there, and call again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        _say_error(where + (error.strerror or str(error)) + remedy)
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
         err.print(

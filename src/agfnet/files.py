@@ -32,6 +32,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         if path.exists():
             temporary.chmod(stat.S_IMODE(path.stat().st_mode))  # whom it was kept from, it still is
         temporary.replace(path)
+    except OSError as error:
+        if error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno or errno.EIO, f"cannot be written ({error.strerror or error})", str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -37,10 +37,6 @@ class BundleError(AgfnetError):
     """A run folder or exported bundle cannot be used."""
 
 
-class AgfnetWarning(UserWarning):
-    """Something that does not stop the work but changes what its result means."""
-
-
 class Place(Protocol):
     """Where a table or an image lies: a `pathlib.Path`, or an `agfnet.places.Url`, which reads like one."""
 

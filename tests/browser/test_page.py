@@ -50,8 +50,11 @@ def test_the_answer_can_be_taken_along(shown: Any) -> None:
     with shown.expect_download() as download:
         shown.click("#download")
     assert re.fullmatch(r"agfnet-[0-9a-f]{8}\.json", download.value.suggested_filename)
-    told = json.loads(Path(download.value.path()).read_text())
+    text = Path(download.value.path()).read_text()
+    told = json.loads(text)
     assert told["request_id"] in shown.locator(".record").inner_text()
+    assert set(told["views"]) == {"clinical", "ultrasound"}
+    assert "base64" not in text  # the pictures are the patient's
 
 
 def test_what_is_confirmed_later_is_sent(shown: Any) -> None:
@@ -96,6 +99,53 @@ def test_a_sample_fills_both_zones_and_says_what_it_is(page: Any) -> None:
     assert f"drawn as: {sample['diagnosis']}" in page.locator(".sample-truth").inner_text()
     page.wait_for_selector('figure[data-view="ultrasound"] .scale:not(.unknown)')
     assert page.locator('figure[data-view="ultrasound"] .scale').inner_text().endswith("mm")
+
+
+def test_a_scale_that_is_typed_for_a_sample_leaves_it_a_sample(page: Any) -> None:
+    page.click('[data-sample="1"]')
+    sync_api.expect(page.locator("#analyse")).to_be_focused()
+    page.fill("#scale-ultrasound", "0.09")
+    analyse(page)
+    assert page.locator(".sample-truth").count() == 1
+    assert page.locator("#feedback").count() == 0  # nothing is confirmed of a phantom
+
+
+def test_a_file_beside_a_sample_takes_the_sample_away(page: Any) -> None:
+    page.click('[data-sample="1"]')
+    sync_api.expect(page.locator("#analyse")).to_be_focused()
+    choose(page, "clinical", PHOTO)
+    sync_api.expect(page.locator(".zone.filled")).to_have_count(1)
+    analyse(page)
+    assert page.locator(".sample-truth").count() == 0
+    assert page.locator(".evidence figure").count() == 1
+
+
+def test_what_stays_of_an_answered_case_is_marked(page: Any) -> None:
+    answered(page)
+    choose(page, "clinical", SAMPLES / "2-clinical.jpg")
+    sync_api.expect(page.locator("#doubt-ultrasound")).to_contain_text("still of the case before")
+    sync_api.expect(page.locator("#live")).to_contain_text("still of the case before")
+    assert page.locator("#doubt-clinical").is_hidden()
+    choose(page, "ultrasound", SAMPLES / "2-ultrasound.png")
+    sync_api.expect(page.locator("#doubt-ultrasound")).to_be_hidden()
+    sync_api.expect(page.locator("#doubt-clinical")).to_be_hidden()
+
+
+def test_of_two_samples_the_last_one_stays(page: Any) -> None:
+    page.evaluate(
+        """() => {
+          const { fetch } = window;
+          window.fetch = async (asked, options) => {
+            if (String(asked).endsWith('1-clinical.jpg')) await new Promise((done) => setTimeout(done, 800));
+            return fetch(asked, options);
+          };
+        }"""
+    )
+    page.click('[data-sample="1"]')
+    page.click('[data-sample="2"]')
+    sync_api.expect(page.locator('[data-sample="2"]')).to_have_attribute("aria-pressed", "true")
+    page.wait_for_timeout(1200)
+    sync_api.expect(page.locator('[data-sample="2"]')).to_have_attribute("aria-pressed", "true")
 
 
 def test_samples_are_small() -> None:

@@ -206,3 +206,22 @@ def test_a_token_is_asked_for_and_kept_for_the_tab_only(page: Any) -> None:
     assert page.evaluate("[sessionStorage.length, Object.values(localStorage).includes('sesame')]") == [1, False]
     page.click("#forget")
     assert page.evaluate("sessionStorage.length") == 0
+    sync_api.expect(page.locator(".zone.filled")).to_have_count(0)  # nor is the case left to the next person
+    sync_api.expect(page.locator(".result")).to_have_count(0)
+
+
+def test_what_is_said_to_be_recorded_is_what_was_sent(page: Any) -> None:
+    choose(page, "clinical", PHOTO)
+    analyse(page)
+    page.select_option("#feedback-choice", index=1)
+    sent = page.locator("#feedback-choice").input_value()
+    page.evaluate(
+        """() => {
+          const { fetch } = window;
+          const later = () => new Promise((done) => setTimeout(done, 500));
+          window.fetch = async (...asked) => { await later(); return fetch(...asked); };
+        }"""
+    )
+    page.click("#feedback button")
+    page.select_option("#feedback-choice", index=2)
+    sync_api.expect(page.locator("#feedback-status")).to_have_text(f"Recorded: {sent}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html import unescape
 from html.parser import HTMLParser
 
@@ -270,8 +271,8 @@ def test_what_was_chosen_and_what_a_missing_view_costs_is_said(reported, facts):
     assert "<h1>Report: train part of parts.csv</h1>" in page
     answered = facts["referral"]["answered_cases"]
     assert (
-        f"errors in at most {100 * facts['referral']['risk']:.0f} % of the answered cases. Answered: {answered} of"
-        in page
+        f"errors in at most {100 * facts['referral']['risk']:.0f} % of the answered cases, with 95 % confidence for "
+        f"cases of the same views. Answered: {answered} of" in page
     )
     assert f"{answered} of {facts['card']['n_cases']} cases" in card
     for own in facts["missing_views"].values():
@@ -302,6 +303,22 @@ def test_the_model_card(reported, facts, drawn):
     assert "fusion: agf;" in text
     for part in ("model.onnx", "decision.json"):
         assert facts["run"]["sha256"][part] in text
+
+
+def test_a_card_that_a_person_has_completed_is_not_written_over(
+    reported, answering, tmp_path, agfnet_command, monkeypatch
+):
+    own = tmp_path / "final"
+    shutil.copytree(reported, own)
+    asked = "report", answering, "--part", "train", "-o", own, "--draws", 100, "--threads", 1
+    assert agfnet_command(*asked).exit_code == 0
+    card = own / "model_card.md"
+    card.write_text(f"{card.read_text()}\nSeen by the ethics board.\n")
+    monkeypatch.setattr(Predictor, "predict", lambda *_, **__: pytest.fail("the network is asked"))
+    done = agfnet_command(*asked)
+    assert done.exit_code == 1
+    assert "has been changed since it was written" in done.stderr.replace("\n", " ")
+    assert "ethics board" in card.read_text()
 
 
 def test_malignant_cases_answered_as_benign_are_counted(reported, facts, drawn):

@@ -8,6 +8,8 @@ import json
 import logging
 import re
 import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 
@@ -21,8 +23,8 @@ from agfnet import places
 from agfnet.data.table import read_cases
 from agfnet.prediction.explanation import explain
 from agfnet.prediction.predictor import Predictor
-from agfnet.serving.app import create_app
-from agfnet.serving.audit import verify
+from agfnet.serving.app import _WholeForm, create_app
+from agfnet.serving.audit import AuditLog, verify
 from agfnet.serving.guard import SECURITY_HEADERS
 from agfnet.serving.settings import ServiceSettings
 from agfnet.types import RESEARCH_USE
@@ -398,3 +400,43 @@ def test_metrics_count_what_happened(client, files):
     assert re.search(r'agfnet_output_drift\{figure="predicted"\} \d', text)
     assert re.search(r"agfnet_drift_cases [1-9]", text)
     assert "agfnet_open_requests 0.0" in text
+
+
+def test_a_form_that_takes_long_to_read_keeps_no_one_else_waiting(predictor, files, tmp_path, monkeypatch):
+    """Its reading goes on in a thread: the service lives, and gives up after its time."""
+    parse = _WholeForm.parse
+
+    async def slowly(parser):
+        time.sleep(2.0)  # as a parser that is kept busy: it gives way to nothing
+        return await parse(parser)
+
+    settings = ServiceSettings(tokens={TOKEN: "ward"}, audit=tmp_path / "audit.sqlite", timeout=1.0)
+    with TestClient(create_app(predictor, settings), headers=OWN, raise_server_exceptions=False) as client:
+        monkeypatch.setattr(_WholeForm, "parse", slowly)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(client.post, "/v1/predict", files=files)
+            time.sleep(0.3)
+            began = time.monotonic()
+            assert client.get("/healthz").status_code == 200
+            assert time.monotonic() - began < 0.5
+            assert asked.result().status_code == 504
+
+
+def test_a_form_in_no_character_set_is_refused(client, files):
+    request = client.build_request("POST", "/v1/predict", files=files)
+    request.headers["Content-Type"] += "; charset=undefined"
+    assert client.send(request).status_code == 400
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/v1/model"])
+def test_heads_are_as_of_get(client, path):
+    assert client.head(path).status_code == 200
+
+
+def test_an_audit_log_that_does_not_answer_holds_nobody_for_long(predictor, files, tmp_path, monkeypatch):
+    settings = ServiceSettings(tokens={TOKEN: "ward"}, audit=tmp_path / "audit.sqlite", audit_timeout=0.2)
+    with TestClient(create_app(predictor, settings), headers=OWN, raise_server_exceptions=False) as client:
+        monkeypatch.setattr(AuditLog, "add", lambda *_: time.sleep(1.0))
+        said = client.post("/v1/predict", files=files)
+    assert said.status_code == 503
+    assert said.json()["code"] == "audit"

@@ -57,6 +57,7 @@ def test_it_is_frozen(path):
         ("data.validation=[test]", "include-test"),
         ("data.views.present={kind: photo}", "views"),
         ("data.views={ph.1: {kind: photo}}", "views"),
+        ("data.views={US image: {kind: ultrasound}}", "'US image' is no name of a view.*Rename the column"),
         ("training.epochs", "not of the form"),
         ("training.epochs.more=1", "not a section|a value"),
         ("training.epochs=[", "not YAML"),
@@ -76,6 +77,9 @@ def test_files_that_are_no_configuration(tmp_path):
     (tmp_path / "bad.yaml").write_text("a: [\n")
     with pytest.raises(ConfigError, match="is not YAML"):
         load_config(tmp_path / "bad.yaml")
+    (tmp_path / "twice.yaml").write_text("training:\n  epochs: 5\ntraining:\n  seed: 1\n")
+    with pytest.raises(ConfigError, match=r"'training' is given twice(.|\n)*line 3"):
+        load_config(tmp_path / "twice.yaml")
 
 
 def test_the_documented_keys_and_defaults_are_the_real_ones():

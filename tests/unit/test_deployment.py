@@ -46,7 +46,7 @@ def test_it_is_stopped_no_sooner_than_it_has_answered_what_it_accepted():
     settings = ServiceSettings()
     for found in (re.search(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE), re.search(r"--stop-timeout (\d+)", IMAGE)):
         assert found is not None
-        assert int(found[1]) > settings.timeout + settings.body_timeout + 1
+        assert int(found[1]) > settings.timeout + settings.body_timeout + settings.audit_timeout + 1
 
 
 def test_the_guide_names_every_field_of_an_answer_and_every_fault():

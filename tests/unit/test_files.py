@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
+
 import pytest
 
-from agfnet.files import claim, write_text
+from agfnet.files import claim, write_atomically, write_text
 
 
 def test_what_was_kept_from_others_still_is_when_it_is_written_again(tmp_path):
@@ -17,3 +19,16 @@ def test_a_lock_is_held_by_one_at_a_time(tmp_path):
     with claim(tmp_path / "lock"), pytest.raises(BlockingIOError):
         claim(tmp_path / "lock")
     claim(tmp_path / "lock").close()
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    """numpy's and others' errors of a full disk name none."""
+
+    def full(temporary):
+        temporary.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="cannot be written") as caught:
+        write_atomically(tmp_path / "frame.npy", full)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "frame.npy"))
+    assert not list(tmp_path.iterdir())

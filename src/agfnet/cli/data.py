@@ -32,7 +32,7 @@ def check(
     ] = False,
     predict: Annotated[
         bool,
-        typer.Option("--predict", help="The table is for prediction: labels and class sizes do not matter."),
+        typer.Option("--predict", help="The table is for prediction: labels may be missing, classes small."),
     ] = False,
 ) -> None:
     """Name every fault of a case table, with row and remedy; exit code 1 where there is one.

@@ -159,6 +159,7 @@ def robustness(
     part: PartOpt = None,
     include_test: TestOpt = False,
     cases: Annotated[int | None, typer.Option(min=10, help="At most so many cases, drawn with --seed.")] = None,
+    skip_bad: SkipOpt = False,
     seed: Annotated[int, typer.Option(min=0, help="Of every corruption.")] = 0,
     draws: DrawsOpt = 2000,
     prevalence: PrevalenceOpt = None,
@@ -180,7 +181,8 @@ def robustness(
         with bar("settings") as progress:
             made = ask(
                 source, asked, ready_folder(folder), part=part, include_test=include_test, limit=cases,
-                seed=seed, draws=draws, threads=threads, data_root=root, prevalence=prevalence, progress=progress,
+                skip_bad=skip_bad, seed=seed, draws=draws, threads=threads, data_root=root, prevalence=prevalence,
+                progress=progress,
             )  # fmt: skip
         write_robustness(made, folder)
         out.print(robustness_markdown(made))
@@ -204,6 +206,7 @@ def focus(
     part: PartOpt = None,
     include_test: TestOpt = False,
     cases: Annotated[int | None, typer.Option(min=2, help="At most so many cases, drawn.")] = None,
+    skip_bad: SkipOpt = False,
     draws: DrawsOpt = 2000,
     threads: ThreadsOpt = 0,
     data_root: RootOpt = None,
@@ -220,8 +223,8 @@ def focus(
         asked, root = data_of(source, table, data_root)
         ready_folder(folder)
         made = measure(
-            source, asked, masks, part=part, include_test=include_test, limit=cases, draws=draws, threads=threads,
-            data_root=root,
+            source, asked, masks, part=part, include_test=include_test, limit=cases, skip_bad=skip_bad, draws=draws,
+            threads=threads, data_root=root,
         )  # fmt: skip
         write_focus(made, folder)
         out.print(focus_markdown(made))
@@ -237,6 +240,7 @@ def faithfulness(
     part: PartOpt = None,
     include_test: TestOpt = False,
     cases: Annotated[int, typer.Option(min=2, help="At most so many cases, drawn.")] = 100,
+    skip_bad: SkipOpt = False,
     draws: DrawsOpt = 2000,
     threads: ThreadsOpt = 0,
     data_root: RootOpt = None,
@@ -255,8 +259,8 @@ def faithfulness(
         asked, root = data_of(source, table, data_root)
         ready_folder(folder)
         made = measure(
-            source, asked, part=part, include_test=include_test, limit=cases, draws=draws, threads=threads,
-            data_root=root,
+            source, asked, part=part, include_test=include_test, limit=cases, skip_bad=skip_bad, draws=draws,
+            threads=threads, data_root=root,
         )  # fmt: skip
         write_faithfulness(made, folder)
         out.print(faithfulness_markdown(made))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import signal
 from pathlib import Path
@@ -99,8 +100,10 @@ SkipOpt = Annotated[
 
 
 def names(value: str | None) -> tuple[str, ...] | None:
-    """The parts of a list by commas."""
-    return None if value is None else tuple(part.strip() for part in value.split(",") if part.strip())
+    """The parts of a list by commas, in quotes where one holds a comma."""
+    if value is None:
+        return None
+    return tuple(part.strip() for part in next(csv.reader([value], skipinitialspace=True), ()) if part.strip())
 
 
 def _say_version(asked: bool) -> None:

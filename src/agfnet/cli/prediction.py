@@ -102,7 +102,7 @@ def predict(
         outcomes = predict_cases(predictor, cases, batch_size=batch)
         if view:
             say_unscaled(predictor, (warned for o in outcomes if o.prediction for warned in o.prediction.warnings))
-        bad = show(predictor, outcomes, output, sys.stdout)
+        bad = show(predictor, outcomes, output, sys.stdout, like=table)
         if bad:
             err.print(f"{bad} of {len(outcomes)} cases could not be predicted; see the column `error`")
             if not skip_bad:
@@ -117,7 +117,7 @@ def explain(
     view: ViewOpt = None,
     mm_per_pixel: ScaleOpt = None,
     folder: Annotated[
-        Path, typer.Option("--out", "-o", parser=here, help="Folder for one picture and one line a case.")
+        Path, typer.Option("--out", "-o", parser=here, help="Folder for a picture of each case and explanations.json.")
     ],
     cases: Annotated[int, typer.Option(min=1, help="At most the first so many cases of the table.")] = 20,
     dicom: Annotated[

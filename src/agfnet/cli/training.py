@@ -94,11 +94,14 @@ def compare(
     with errors_said():
         from agfnet.evaluation.compare import compare as run_all
         from agfnet.evaluation.comparison_report import comparison_markdown, write_comparison
-        from agfnet.evaluation.comparison_table import comparison_notes, comparison_table
+        from agfnet.evaluation.comparison_table import comparison_notes, comparison_table, results_of
         from agfnet.evaluation.plan import load_plan
 
         plan = load_plan(config, overrides or [])
         done = run_all(plan, folder, source=str(config), rows=row or (), jobs=jobs, minutes=minutes)
+        if not results_of(plan, folder, plan.reference):
+            out.print(f"not complete yet; there is a table once {plan.reference} has a finished run")
+            return
         table = comparison_table(plan, folder, draws=draws)
         notes = comparison_notes(plan, table, complete=done)
         write_comparison(table, folder, notes)

@@ -23,6 +23,7 @@ MAX_ELEMENTS = 100_000
 MAX_DEPTH = 32
 MAX_FRAGMENTS = 100_000
 MAX_VALUE = 2**18  # a palette of 65,536 entries of 16 bits, twice over
+_NAME_LETTERS = 256  # four times what a name may have: combining letters are put in order one by one
 _TRANSFER_SYNTAX = 0x00020010
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
@@ -291,7 +292,7 @@ def family_name(values: Values, tag: int) -> str:
         name = raw.decode("ascii" if raw.isascii() else _CODECS[number])
     except (KeyError, UnicodeDecodeError):
         return ""
-    family = "" if "\x1b" in name else name.partition("=")[0].partition("^")[0]
+    family = "" if "\x1b" in name else name.partition("=")[0].partition("^")[0][:_NAME_LETTERS]
     return "".join(filter(str.isalnum, unicodedata.normalize("NFKD", family).casefold()))
 
 

@@ -330,11 +330,12 @@ def _rle_fits(data: bytes, layout: Layout) -> bool:
     most = layout.rows * layout.columns + 128  # some writers pad a segment with a last run
     for start, end in pairwise(bounds):
         place, unpacked = start, 0
-        while place < min(end, len(data)) and unpacked <= most:
+        # A control byte that unpacks to nothing counts as well: a segment has no reason to be full of them.
+        while place < min(end, len(data)) and unpacked <= most and place - start <= 2 * most:
             control = data[place]
             unpacked += control + 1 if control < 128 else 257 - control if control > 128 else 0
             place += control + 2 if control < 128 else 2 if control > 128 else 1
-        if not 64 <= start <= end or unpacked > most:
+        if not 64 <= start <= end or unpacked > most or place - start > 2 * most:
             return False
     return True
 

@@ -142,8 +142,8 @@ def _unreachable(path: Place, error: Exception) -> CodedImageError:
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         remedy = "Correct the path, or leave the cell empty where the view is absent."
         name = str(path)
-        if re.search(r"(^|/)[A-Za-z]:[\\/]", name):
-            remedy = "It names a drive of another computer. Copy the images beside the table; write paths from there."
+        if re.search(r"(^|/)([A-Za-z]:[\\/]|\\\\)", name):
+            remedy = "It names another computer's drive or share. Copy images beside the table; write paths from there."
         elif "\\" in name:
             remedy = "Write `/`, not `\\`, between folders."
         elif re.search(r"\.\w{3,4} *[,|] *\S", name):

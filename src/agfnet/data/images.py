@@ -11,8 +11,10 @@ several frames the first is taken, several pages of a TIFF are refused; embedded
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import IO, NamedTuple
+import io
+import itertools
+from collections.abc import Callable, Iterator
+from typing import IO, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,6 +195,8 @@ def _decoded(
 ) -> NDArray[np.uint8]:
     if kind == "JPEG":
         _check_segments(path, file)
+    elif kind in _COUNTED:
+        _check_parts(path, file, kind)
     try:
         image = _DECODERS[kind](file)
     except Exception as error:
@@ -219,6 +223,37 @@ def _check_segments(path: Place | str, file: IO[bytes]) -> None:
     file.seek(0)
     if busy:
         problem = f"it has more than {MAX_SCANS} scans or {MAX_SEGMENTS:,} segments"
+        raise CodedImageError(path, "oversized-image", problem, "Save it anew as a JPEG or PNG.")
+
+
+def _png_chunks(file: IO[bytes]) -> Iterator[None]:
+    """One item for each chunk of a PNG (its specification, 5.3), as far as it goes on."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        yield
+        file.seek(int.from_bytes(head[:4], "big") + 4, io.SEEK_CUR)
+
+
+def _tiff_entries(file: IO[bytes]) -> Iterator[None]:
+    """One item for each entry of the first directory of a TIFF or BigTIFF, as many as it says."""
+    head = file.read(16)
+    order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
+    big = 0x2B in head[2:4]
+    file.seek(int.from_bytes(head[8:16] if big else head[4:8], order))
+    yield from itertools.repeat(None, int.from_bytes(file.read(8 if big else 2), order))
+
+
+_COUNTED = {"PNG": _png_chunks, "TIFF": _tiff_entries}
+_MOST_PARTS = 10_000
+"""Chunks or entries of a file: a decoder takes them one by one, and real files have some dozens."""
+
+
+def _check_parts(path: Place | str, file: IO[bytes], kind: str) -> None:
+    """Refuse a PNG or TIFF of so many parts that it would keep the decoder busy for long."""
+    busy = sum(1 for _ in itertools.islice(_COUNTED[kind](file), _MOST_PARTS + 1)) > _MOST_PARTS
+    file.seek(0)
+    if busy:
+        problem = f"it has more than {_MOST_PARTS:,} chunks or entries"
         raise CodedImageError(path, "oversized-image", problem, "Save it anew as a JPEG or PNG.")
 
 

@@ -28,6 +28,8 @@ from agfnet.places import joined, place
 from agfnet.types import Case, ConfigError, Place, TableError
 
 log = logging.getLogger("agfnet")
+UNEVEN = 0.1
+"""A part whose share of the cases is off by more, where one patient has more, is told of."""
 
 DEFAULT_FRACTIONS: Mapping[str, float] = {
     "train": 0.6,
@@ -233,7 +235,11 @@ def split_to_file(
         more = f" And {len(doubts) - 1} more; `agfnet check` names each." if len(doubts) > 1 else ""
         log.warning("%s: %s%s", path, doubts[0], more)
     parts = split_table(frame, fractions=fractions, seed=seed)
+    _warn_of_uneven(path, frame["patient_id"], parts, fractions)
     made = frame.with_columns(split=pl.Series(parts))
+    if "label" in frame.columns and 0 < (bare := frame["label"].null_count()) < frame.height:
+        log.warning("%s: %d cases have no label; they are in no part: nothing is trained or tested on them", path, bare)
+        made = made.with_columns(split=pl.when(pl.col("label").is_not_null()).then("split"))
     if "split" in raw.frame.columns:
         moved = (raw.frame["split"] != made["split"]).sum()
         log.warning("%s: has parts; they are drawn anew, and %d cases come into another", path, moved)
@@ -241,7 +247,21 @@ def split_to_file(
         raise TableError(f"{output}: is the table itself. Name a new file for the table with its parts.")
     check_not_over(output, made)
     write_table(made, output, like=path)
-    return {part: parts.count(part) for part in PARTS if part in parts}
+    counted = made["split"].to_list()
+    return {part: counted.count(part) for part in PARTS if part in counted}
+
+
+def _warn_of_uneven(table: Place, patients: pl.Series, parts: Sequence[str], fractions: Mapping[str, float]) -> None:
+    """Shares are of patients: where one has many of the cases, those of the cases are others."""
+    patient, count = patients.value_counts(sort=True).row(0)
+    shares = {part: parts.count(part) / len(parts) for part in fractions}
+    far = [part for part, share in shares.items() if abs(share - fractions[part]) > UNEVEN]
+    if far and count > UNEVEN * len(parts):
+        log.warning(
+            "%s: patient %s has %d of %d cases, so that %s has %.0f %% of the cases, not %.0f %%. Another --seed puts "
+            "this patient into another part.",
+            table, patient, count, len(parts), far[0], 100 * shares[far[0]], 100 * fractions[far[0]],
+        )  # fmt: skip
 
 
 def _absolute(folder: Place, cell: str) -> str:

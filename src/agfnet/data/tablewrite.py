@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import codecs
 import io
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,20 @@ import polars as pl
 from agfnet.data.tablefile import SEPARATORS, SUFFIXES, csv_separator, load_table
 from agfnet.files import write_atomically
 from agfnet.places import local
-from agfnet.types import Place, TableError
+from agfnet.types import Case, Place, TableError
+
+log = logging.getLogger("agfnet")
+
+
+def write_bad_cases(bad: Sequence[tuple[Case, str]], path: Path) -> None:
+    """List cases whose images could not be read, each with what is wrong, and say so."""
+    listed = {
+        "case_id": [case.case_id for case, _ in bad],
+        "row": [case.row for case, _ in bad],
+        "error": [error for _, error in bad],
+    }
+    write_table(pl.DataFrame(listed), path)
+    log.warning("%d cases with unreadable images are left out; see %s", len(bad), path)
 
 
 def write_table(frame: pl.DataFrame, path: str | Path, *, like: Place | None = None) -> None:

@@ -12,15 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agfnet.evaluation.answers import Answers, answers_of
-from agfnet.evaluation.notes import ECE_BIAS
-from agfnet.evaluation.summary import cell, figure_text, figure_title
+from agfnet.evaluation.notes import ECE_BIAS, FEW_CASES, few_patients_note, mixes_apart
+from agfnet.evaluation.summary import cell, figure_text, figure_title, table_line
 from agfnet.files import write_json, write_text
 from agfnet.metrics.patients import DRAWS
 from agfnet.metrics.ranking import malignancy
 from agfnet.metrics.scores import BIASED, HEADLINE, MALIGNANT, all_scores
 from agfnet.metrics.significance import delong, mcnemar
 from agfnet.metrics.statistics import known, paired_difference
-from agfnet.metrics.weighting import FloatArray
 from agfnet.prediction.output import stated_prevalence
 from agfnet.prediction.predictor import Predictor
 from agfnet.types import RESEARCH_USE, Case, ConfigError, Prediction, TableError
@@ -30,6 +29,8 @@ AGAINST = ("against.json", "against.md")
 Answered = tuple[Case, Prediction]
 RATES = {"sensitivity": "Sensitivity", "specificity": "Specificity", "auc": "AUC"}
 """Of each class, as readers see them."""
+SAME_MIX = 0.02
+"""Mixes of diagnoses that differ by no larger share of cases are taken for the same."""
 
 
 def check_same_classes(first: Predictor, second: Predictor) -> None:
@@ -83,8 +84,8 @@ def against(
     if calibrated[0] != calibrated[1]:
         said.append(f"Only the {'first' if calibrated[0] else 'second'} network is calibrated.")
     stated = [stated_prevalence(one) for one in (network, rival)]
-    if not _same_prevalence(network.prevalence, None if rival.prevalence is None else rival.prevalence[order]):
-        first_mix, second_mix = (mix or "as among its training cases" for mix in stated)
+    if mixes_apart(network.prior, rival.prior[order]) > SAME_MIX:
+        first_mix, second_mix = (mix or "as among its own training cases" for mix in stated)
         said.append(
             f"They answer for diagnoses of another frequency (first: {first_mix}; second: {second_mix}), which by "
             "itself changes accuracy, sensitivity and NLL: state one for both with --prevalence."
@@ -98,13 +99,6 @@ def against(
         "referred": referred if all(calibrated) else None,
         "notes": [*said, *made["notes"]],
     }
-
-
-def _same_prevalence(first: FloatArray | None, second: FloatArray | None) -> bool:
-    """Of the classes in one order; None is that of the training cases."""
-    if first is None or second is None:
-        return first is second
-    return bool(np.allclose(first, second))
 
 
 def difference(
@@ -126,7 +120,8 @@ def difference(
 
     Returns:
         `n_cases`, `n_patients`, `draws`; `metrics`: name -> {first, second, difference {value, low, high}, p};
-        `per_class`: class -> name in `RATES` -> the same; `mcnemar` of the accuracies and, with malignant classes,
+        `per_class`: class -> name in `RATES` -> the same, without interval and p where too few patients tell of it;
+        `mcnemar` of the accuracies and, with malignant classes,
         `delong` of the malignant AUCs, each None where a patient has several lesions (or there are fewer than two
         malignant or benign cases): they take cases for independent; `notes`. What is not defined is None.
     """
@@ -135,15 +130,23 @@ def difference(
     one, other = (partial(all_scores, y, own.probabilities, malignant=chosen) for own in (first, second))
     apart = paired_difference(one, other, patients, draws=draws, without=BIASED)
     values = one(), other()
+    owners = np.asarray(patients)
     single = len(set(patients)) == len(patients)
+    changed = first.probabilities.argmax(axis=1) != second.probabilities.argmax(axis=1)
 
-    def entry(name: str, index: int | tuple[()] = ()) -> dict[str, Any]:
+    def entry(name: str, index: int | tuple[()] = (), *, sure: bool = True) -> dict[str, Any]:
+        gap = apart[name].as_json(index)
         return {
             "first": known(values[0][name][index]),
             "second": known(values[1][name][index]),
-            "difference": apart[name].as_json(index),
-            "p": known(apart[name].p[index]),
+            "difference": gap if sure else gap | {"low": None, "high": None},
+            "p": known(apart[name].p[index]) if sure else None,
         }
+
+    def enough(rate: str, k: int) -> bool:
+        """Whether so many patients tell of a class that draws of them can judge the difference."""
+        sides = {"sensitivity": [(y == k) & changed], "specificity": [(y != k) & changed], "auc": [y == k, y != k]}
+        return all(np.unique(owners[side]).size >= FEW_CASES for side in sides[rate])
 
     return {
         "n_cases": len(first),
@@ -151,7 +154,7 @@ def difference(
         "draws": draws,
         "metrics": {name: entry(name) for name in (*HEADLINE, *(MALIGNANT if chosen is not None else ()))},
         "per_class": {
-            label: {"n_cases": int((y == k).sum())} | {rate: entry(rate, k) for rate in RATES}
+            label: {"n_cases": int((y == k).sum())} | {rate: entry(rate, k, sure=enough(rate, k)) for rate in RATES}
             for k, label in enumerate(classes)
         },
         "mcnemar": asdict(mcnemar(_right(first), _right(second), patients)) if single else None,
@@ -159,6 +162,12 @@ def difference(
         "notes": [
             "p is of each figure by itself: say beforehand which one decides.",
             "Intervals and p hold for these two trained networks; another training of either may come out otherwise.",
+            (
+                f"Of a class, sensitivity and specificity have interval and p where {FEW_CASES} patients or more were "
+                f"answered otherwise by the other network, AUC where {FEW_CASES} have it and {FEW_CASES} do not: of "
+                "fewer, draws look surer than they are."
+            ),
+            *few_patients_note(len(set(patients))),
             ECE_BIAS,
             *([] if single else ["Patients have several lesions: no McNemar's or DeLong's test."]),
         ],
@@ -193,6 +202,7 @@ def against_markdown(made: Mapping[str, Any]) -> str:
         f"**{RESEARCH_USE}**",
         "",
         f"First: bundle {first}; second: bundle {second}.",
+        table_line(made),
         f"{made['n_cases']} cases of {made['n_patients']} patients that both answered.",
         f"In brackets: 95 % interval, paired bootstrap over patients, {made['draws']} draws.",
         "",

@@ -61,6 +61,10 @@ def answers_from_json(tree: Mapping[str, Any]) -> Answers:
     return Answers(tree["cases"], tree["patients"], np.array(tree["labels"]), np.array(tree["probabilities"]))
 
 
+LEAVE_OUT = "Or leave such cases out (--skip-bad; in a configuration data.skip_bad=true)."
+"""What to do about a case that cannot be read, beside what its error says."""
+
+
 def whole(outcomes: Iterable[Outcome], *, skip_bad: bool = False) -> Iterator[tuple[Case, Prediction]]:
     """Yield each case with its prediction; stop, or warn and go on, at one that could not be read.
 
@@ -77,7 +81,7 @@ def whole(outcomes: Iterable[Outcome], *, skip_bad: bool = False) -> Iterator[tu
         elif skip_bad:
             log.warning("left out: %s", outcome.error)
         else:
-            raise ImageError(f"{outcome.error} Correct the table, or leave the row out.")
+            raise ImageError(f"{outcome.error} {LEAVE_OUT}")
 
 
 def synthetic_note(cases: Iterable[Case]) -> list[str]:

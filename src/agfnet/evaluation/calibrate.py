@@ -299,20 +299,18 @@ def _by_others(
     decision: Decision, asked: Asked, fewer: Mapping[str, Asked], predictor: Predictor, seed: int
 ) -> NDArray[np.float64]:
     """Calibrated probabilities (n, K) of each case by temperatures of the same kind, fitted on other patients."""
-    out = np.empty((len(asked), len(predictor.classes)))
+    made: dict[str, NDArray[np.float64]] = {}
     for views, of_views in by_views(asked, fewer).items():
-        places = [i for i, (_, p) in enumerate(asked) if named(p.views_present) == views]
         own = answers_of(of_views, predictor.classes)
-        # Those of this set that are asked with fewer views than they have come after the others.
-        chosen: Sequence[int] = range(len(places))
         if not fit_of_their_own(own.labels, own.patients, len(predictor.classes)):
-            own, chosen = answers_of(asked, predictor.classes), places
-        made = cross_fitted(
+            own = answers_of(asked, predictor.classes)
+        fitted = cross_fitted(
             own.labels, own.probabilities, own.patients, predictor.bundle.prior,
             per_class=len(decision.limits[views].temperature) > 1, seed=seed,
         )  # fmt: skip
-        out[places] = made[list(chosen)]
-    return out
+        by_case = dict(zip(own.cases, fitted, strict=True))
+        made |= {c.case_id: by_case[c.case_id] for c, p in asked if named(p.views_present) == views}
+    return np.stack([made[case.case_id] for case, _ in asked])
 
 
 def _write(run: Path, decision: Decision) -> None:

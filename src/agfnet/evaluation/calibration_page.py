@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agfnet.evaluation.missed import missed_text
-from agfnet.evaluation.summary import cell, figure_text
+from agfnet.evaluation.summary import cell, figure_text, table_line
 from agfnet.prediction.output import percent
 from agfnet.types import RESEARCH_USE
 
@@ -31,7 +31,7 @@ def calibration_markdown(made: Mapping[str, Any], classes: Sequence[str]) -> str
         "",
         f"**{RESEARCH_USE}**",
         "",
-        f"{facts['cases']} cases of {facts['patients']} patients (part {facts['part']}).",
+        f"{facts['cases']} cases of {facts['patients']} patients. {table_line(facts)}",
         "",
         "Before and after: probabilities for diagnoses as frequent as among these cases.",
         f"Sets, referral and missed cases: answers for {MIX[made['prevalence']]}.",
@@ -49,9 +49,11 @@ def calibration_markdown(made: Mapping[str, Any], classes: Sequence[str]) -> str
     lines += [
         "",
         (
-            f"Diagnosis sets cover {percent(made['coverage'])} of cases, and answers are wrong in at most "
-            f"{percent(made['risk'])}, if new cases are like these. Cases with several views were "
-            "asked with fewer, too, as a case whose other views are missing is:"
+            "Promised for new cases like these, one lesion a patient: diagnosis sets cover "
+            f"{percent(made['coverage'])} of them, on average over calibrations; answers are wrong in at most "
+            f"{percent(made['risk'])}, with 95 % confidence for cases of the same views. Temperatures were fitted on "
+            "the same cases, which makes both a little optimistic. Cases with several views were asked with fewer, "
+            "too, as a case whose other views are missing is:"
         ),
         "",
         "| Views | Cases | Temperature | Sets cover | Certainty of an answer | Answered | Wrong: answered, all |",

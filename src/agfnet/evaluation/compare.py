@@ -226,6 +226,9 @@ def _one_run(tree: Mapping[str, Any], comparison: Path, plan: ComparisonPlan, ru
         train_and_export(config, folder, split, resume=True, task=task)
         held = [case for case in split.validation if case.label is not None]
         write_json(folder / RESULT, _tested(config, folder, plan, run.row, held, threads))
+    except AgfnetError as error:  # of the plan or the data: its words say all
+        log.error("%s", error)  # noqa: TRY400
+        raise SystemExit(1) from error
     except BaseException:
         log.exception("the run failed")
         raise
@@ -282,7 +285,9 @@ def answerable(plan: ComparisonPlan, cases: Sequence[Case]) -> list[Case]:
 
 def tested_part(plan: ComparisonPlan, table: Place) -> list[Case]:
     """The labelled cases of a table of test cases; of one with parts those of its test part."""
-    return [case for case in _cases_of(plan, table) if case.label is not None and case.split in (None, "test")]
+    cases = _cases_of(plan, table)
+    part = "test" if any(case.split is not None for case in cases) else None
+    return [case for case in cases if case.label is not None and case.split == part]
 
 
 def _cases_of(plan: ComparisonPlan, table: Place) -> list[Case]:

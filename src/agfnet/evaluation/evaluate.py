@@ -13,10 +13,11 @@ import polars as pl
 from agfnet.config import load_config
 from agfnet.data.fingerprints import image_fingerprints, patient_fingerprint
 from agfnet.data.tablefile import table_sha256
-from agfnet.data.tablewrite import writable_table, write_table
+from agfnet.data.tablewrite import writable_table, write_bad_cases, write_table
 from agfnet.evaluation.against import AGAINST, against, check_same_classes, write_against
-from agfnet.evaluation.answers import answers_of, labels_of, synthetic_note, whole
+from agfnet.evaluation.answers import LEAVE_OUT, answers_of, labels_of, synthetic_note, whole
 from agfnet.evaluation.further import further_labels
+from agfnet.evaluation.notes import other_mix_note
 from agfnet.evaluation.pictures import confusion_picture, reliability_picture, roc_picture
 from agfnet.evaluation.scorecard import scorecard
 from agfnet.evaluation.summary import left_out_notes, summary_markdown
@@ -34,6 +35,7 @@ PREDICTIONS = "predictions.csv"
 REPORT = "report.json"
 """What `agfnet report` writes beside a scorecard."""
 CHOSEN = "served to choose the epoch (early stopping): the figures are optimistic"
+TO_CHOOSE = "Settings are chosen on cases of this part: figures of it are for choosing, not for confirming a claim."
 
 
 def chosen_part(cases: Sequence[Case], part: str | None, *, include_test: bool, table: Place) -> list[Case]:
@@ -118,6 +120,8 @@ def chosen_cases(
     ):
         if found:
             notes.append(f"{len(found)} of these {len(cases)} cases {said}.")
+    if any(case.split in predictor.bundle.config.data.validation for case in cases):
+        notes.append(TO_CHOOSE)
     return Chosen(cases, notes)
 
 
@@ -127,6 +131,17 @@ def drawn_cases(cases: Sequence[Case], limit: int | None, notes: list[str], *, s
         return list(cases)
     notes.append(f"{limit} of {len(cases)} cases, drawn.")
     return [cases[i] for i in np.sort(np.random.default_rng(seed).permutation(len(cases))[:limit])]
+
+
+def readable_cases(predictor: Predictor, cases: Sequence[Case], notes: list[str], *, skip_bad: bool) -> list[Case]:
+    """The cases that can be answered, asked once, so that long work does not end at one; the notes tell how many not.
+
+    Raises:
+        ImageError: one cannot be read and `skip_bad` is off.
+    """
+    kept = [case for case, _ in whole(predict_cases(predictor, cases), skip_bad=skip_bad)]
+    notes += left_out_notes({"unreadable": len(cases) - len(kept), "unlabelled": 0}, len(cases))
+    return kept
 
 
 def _trained_patients(source: Path) -> set[str]:
@@ -212,15 +227,11 @@ def evaluate_outcomes(
     bad = [o for o in outcomes if o.prediction is None]
     if bad and not skip_bad:
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        raise ImageError(
-            f"{bad[0].error}{more} Or leave such cases out (--skip-bad; in a configuration data.skip_bad=true)."
-        )
+        raise ImageError(f"{bad[0].error}{more} {LEAVE_OUT}")
     if (folder / PREDICTIONS).exists():
         (folder / BAD_CASES).unlink(missing_ok=True)  # of an earlier call
     if bad:
-        listed = {"case_id": [o.case.case_id for o in bad], "error": [o.error for o in bad]}
-        write_table(pl.DataFrame(listed), folder / BAD_CASES)
-        log.warning("%d cases with unreadable images are left out; see %s", len(bad), folder / BAD_CASES)
+        write_bad_cases([(o.case, str(o.error)) for o in bad], folder / BAD_CASES)
     answers = answers_of([(o.case, o.prediction) for o in outcomes], predictor.classes)
     kept = [o for o in outcomes if o.prediction is not None and o.case.label is not None]
     card = scorecard(
@@ -240,7 +251,9 @@ def evaluate_outcomes(
     stated, *others = dict.fromkeys(stated_prevalence(network) for network, _ in answered)
     if others:
         stated = f"in each fold by its own training cases ({predictor.bundle.config.prediction.prevalence})"
-    card["notes"] = list(dict.fromkeys([*first, *notes, *prevalence_note(stated), *left, *card["notes"], *fitted]))
+    mix = other_mix_note(answers.labels, predictor.prior, predictor.classes)
+    said = [*first, *notes, *prevalence_note(stated), *mix, *left]
+    card["notes"] = list(dict.fromkeys([*said, *card["notes"], *fitted]))
     card |= {
         "bundle_sha256": sums[0] if len(sums) == 1 else sums,
         "calibrated": predictor.decision is not None,
@@ -303,7 +316,7 @@ def evaluate(
         answered = [(o.case, o.prediction) for o in outcomes if o.prediction is not None]
         others = list(whole(predict_cases(rival, same), skip_bad=skip_bad))
         said = [*(f"First: {note}" for note in notes), *(f"Second: {note}" for note in told)]
-        write_against(against((predictor, answered), (rival, others), draws=draws, notes=said), folder)
+        write_against(against((predictor, answered), (rival, others), draws=draws, notes=said) | facts, folder)
     return card
 
 

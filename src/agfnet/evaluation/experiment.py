@@ -11,7 +11,7 @@ from agfnet.config import Config, DataConfig
 from agfnet.data.fingerprints import image_fingerprints
 from agfnet.data.split import patient_folds
 from agfnet.data.table import own_cases
-from agfnet.evaluation.evaluate import CHOSEN, evaluate_outcomes
+from agfnet.evaluation.evaluate import CHOSEN, TO_CHOOSE, evaluate_outcomes
 from agfnet.evaluation.pictures import training_curves
 from agfnet.export.onnx import export_run
 from agfnet.files import read_json
@@ -93,10 +93,10 @@ def fold_parts(config: Config, folds: int, seed: int, *, dealt: DataConfig | Non
     if left := sum(case.split is None for case in every if parted):
         log.warning("%s: %d cases have no part, where others have one; they are left out", config.data.table, left)
     seen = {case.case_id: case for case in (every if dealt is None else own_cases(config.data))}
+    own = [seen[case.case_id] for case in cases if case.case_id in seen]
     splits = []
     for rows in patient_folds(cases, folds, seed):
         held = {cases[i].case_id for i in rows}
-        own = [seen[case.case_id] for case in cases if case.case_id in seen]
         splits.append(Split([c for c in own if c.case_id not in held], [c for c in own if c.case_id in held]))
     task = task_of(config, own, own)
     for k, split in enumerate(splits, start=1):
@@ -172,6 +172,6 @@ def _scored(answered: Sequence[Answered], run: Path, out: Path, config: Config, 
         answered,
         out,
         skip_bad=config.data.skip_bad,
-        notes=[] if config.training.early_stopping is None else [f"All of these cases {CHOSEN}."],
+        notes=[TO_CHOOSE] if config.training.early_stopping is None else [f"All of these cases {CHOSEN}."],
         facts=facts,
     )

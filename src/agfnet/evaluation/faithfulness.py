@@ -28,9 +28,9 @@ from scipy.special import logsumexp
 from scipy.stats import rankdata
 
 from agfnet.data.preprocess import normalise
-from agfnet.evaluation.evaluate import chosen_cases, drawn_cases
+from agfnet.evaluation.evaluate import chosen_cases, drawn_cases, readable_cases, table_facts
 from agfnet.evaluation.focus import centre_prior, means_of, on_cells, randomised
-from agfnet.evaluation.summary import figure_text
+from agfnet.evaluation.summary import figure_text, table_line
 from agfnet.files import write_json, write_text
 from agfnet.metrics.patients import DRAWS
 from agfnet.metrics.statistics import MetricSet, bootstrap
@@ -275,6 +275,7 @@ def faithfulness(
     part: str | None = None,
     include_test: bool = False,
     limit: int | None = 100,
+    skip_bad: bool = False,
     draws: int = DRAWS,
     threads: int = 0,
     data_root: Place | None = None,
@@ -287,16 +288,18 @@ def faithfulness(
         part: only cases of this part, see `chosen_part`.
         include_test: allow test cases.
         limit: at most so many cases, drawn.
+        skip_bad: leave out cases whose images cannot be read, instead of stopping.
         draws: of the bootstrap over patients.
         threads: of ONNX Runtime.
         data_root: the folder that every image must lie in.
 
     Returns:
-        `views`: view -> `cases` and `checks`: name -> {value, low, high}; `notes`; `bundle_sha256`.
+        `views`: view -> `cases` and `checks`: name -> {value, low, high}; `notes`; `bundle_sha256`; see also
+        `table_facts`.
     """
     predictor = Predictor(source, threads=threads)
     cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
-    cases = drawn_cases(cases, limit, notes)
+    cases = readable_cases(predictor, drawn_cases(cases, limit, notes), notes, skip_bad=skip_bad)
     found = faithfulness_of(predictor, cases, folder=source if source.is_dir() else None)
     patients = [case.patient_id for case in cases]
     views = {}
@@ -306,7 +309,8 @@ def faithfulness(
             arrays = {name: np.array([values[i] for i in known], float) for name, values in columns.items()}
             intervals = bootstrap(_means(arrays), [patients[i] for i in known], draws=draws)
             views[view] = {"cases": len(known), "checks": {n: interval.as_json() for n, interval in intervals.items()}}
-    return {"views": views, "notes": [*notes, RESEARCH_USE], "bundle_sha256": predictor.bundle.sha256}
+    said = {"views": views, "notes": [*notes, RESEARCH_USE], "bundle_sha256": predictor.bundle.sha256}
+    return said | table_facts(table, cases, include_test=include_test)
 
 
 def _means(arrays: Mapping[str, FloatArray]) -> MetricSet:
@@ -321,7 +325,11 @@ def write_faithfulness(made: Mapping[str, Any], folder: Path) -> None:
 
 def faithfulness_markdown(made: Mapping[str, Any]) -> str:
     """The figures of `faithfulness` as tables."""
-    lines = ["Class-evidence maps, checked by asking the network again; in brackets 95 % intervals over patients."]
+    lines = [
+        table_line(made),
+        "",
+        "Class-evidence maps, checked by asking the network again; in brackets 95 % intervals over patients.",
+    ]
     for view, own in made["views"].items():
         lines += ["", f"| {view}, {own['cases']} cases | Mean | What a true map gives |", "|---|---|---|"]
         for name, entry in own["checks"].items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,17 +18,18 @@ from agfnet.evaluation.fitting import (
     fit_reference,
     fit_usual,
     one_case_each,
+    patients_for,
 )
-from agfnet.prediction.calibration import reweighted, tempered
+from agfnet.evaluation.notes import OTHER_MIX, mixes_apart
+from agfnet.prediction.calibration import calibrated
 from agfnet.prediction.decision import Decision, Limits, named
+from agfnet.prediction.output import percent
 from agfnet.prediction.refer import ReferRule, disagreement
-from agfnet.types import AgfnetWarning, Case, Prediction, TableError
+from agfnet.types import Case, Prediction, TableError
 
 TOO_FEW_OF_THESE = (
     f"fewer than {OWN_PATIENTS} patients, or a class without a case: their temperature is that of all cases."
 )
-OTHER_MIX = 0.1
-"""Share of the cases that would have to have another diagnosis for the mix to be that of the training cases."""
 Asked = Sequence[tuple[Case, Prediction]]
 """Cases and what the network, not calibrated, says of them."""
 
@@ -82,18 +82,16 @@ def fit_decision(
         temperature = (
             choose_temperature(own.labels, own.probabilities, own.patients, prior, seed=seed) if suffices else common
         )
-        calibrated = reweighted(tempered(own.probabilities, temperature), prior, mix)
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always", AgfnetWarning)
-            limits[views] = fit_limits(
-                own.labels, calibrated, own.patients, temperature, coverage=coverage, risk=risk, seed=seed
-            )
+        answered = calibrated(own.probabilities, temperature, prior, mix)
+        limits[views] = fit_limits(
+            own.labels, answered, own.patients, temperature, coverage=coverage, risk=risk, seed=seed
+        )
         for note in (
-            *(str(warning.message) for warning in said),
+            *_not_by_class(limits[views], classes, coverage),
             *_none_answered(limits[views], len({*own.patients}), risk),
             *(_at_limit(temperature) if suffices else [TOO_FEW_OF_THESE]),
         ):
-            told.setdefault(_with_names(note, classes), []).append(views)
+            told.setdefault(note, []).append(views)
     several = _one_each([pair for pair in asked if len(pair[1].views_present) > 1], seed)
     apart = [disagreement(list(p.view_probabilities.values())) for _, p in several] or [0.0]
     rule = ReferRule(float(np.quantile(apart, 1.0 - false_refers, method="higher")), references)
@@ -108,7 +106,7 @@ def fit_decision(
         *_too_few({**ordinary, "several views": several} if len(learnt) > 1 else ordinary, false_refers),
     ]
     as_answered = [
-        reweighted(tempered(p.probabilities, limits[named(p.views_present)].temperature), prior, mix) for _, p in asked
+        calibrated(p.probabilities, limits[named(p.views_present)].temperature, prior, mix) for _, p in asked
     ]
     return Decision(
         tuple(prior.tolist()),
@@ -162,11 +160,14 @@ def statistics_of(view: str, asked: Asked) -> list[NDArray[np.float32]]:
     return [p.statistics[view] for _, p in _having(view, asked)]
 
 
-def _with_names(text: str, classes: Sequence[str]) -> str:
-    """A warning with the classes' names in place of their numbers."""
-    for k, name in reversed(list(enumerate(classes))):
-        text = text.replace(f"class {k}:", f"{name}:")
-    return text
+def _not_by_class(limits: Limits, classes: Sequence[str], coverage: float) -> Iterator[str]:
+    if limits.conformal.per_class is None:
+        enough = patients_for(coverage)
+        few = ", ".join(f"{k}: {n}" for k, n in zip(classes, limits.conformal.counts, strict=True) if n < enough)
+        yield (
+            f"fewer than {enough} calibration patients in a class ({few}): sets cover {percent(coverage)} on average, "
+            "not in each class. Collect more calibration cases of these classes."
+        )
 
 
 def _at_limit(temperature: Sequence[float]) -> Iterator[str]:
@@ -179,7 +180,7 @@ def _at_limit(temperature: Sequence[float]) -> Iterator[str]:
 
 def _other_mix(answers: Answers, classes: Sequence[str], prior: NDArray[np.float64]) -> Iterator[str]:
     shares = np.bincount(answers.labels, minlength=len(classes)) / len(answers)
-    if np.abs(shares - prior).sum() / 2 > OTHER_MIX:
+    if mixes_apart(shares, prior) > OTHER_MIX:
         k = int(np.abs(shares - prior).argmax())
         yield (
             "Diagnoses are not as frequent among these cases as among the training cases "

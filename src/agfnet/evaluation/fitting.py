@@ -6,9 +6,8 @@ Temperature first, then diagnosis sets and the rule that refers, both on the cal
 from __future__ import annotations
 
 import math
-import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,16 +17,15 @@ from scipy.stats import beta
 from sklearn.covariance import LedoitWolf
 from sklearn.preprocessing import StandardScaler
 
-from agfnet.metrics.calibration import nll
+from agfnet.metrics.calibration import FLOOR, nll
 from agfnet.metrics.patients import patient_index
 from agfnet.metrics.weighting import IntArray, check_cases, tie_groups
 from agfnet.prediction.calibration import reweighted, tempered
 from agfnet.prediction.conformal import Conformal
 from agfnet.prediction.decision import Limits
 from agfnet.prediction.drift import BINS, Usual
-from agfnet.prediction.output import percent
 from agfnet.prediction.refer import Reference
-from agfnet.types import AgfnetWarning, Reason
+from agfnet.types import Reason
 
 LIMITS = (0.05, 20.0)
 """Of a temperature: a few cases that are all right, or all wrong, would otherwise ask for 0 or infinity."""
@@ -103,10 +101,11 @@ def choose_temperature(
     if np.bincount(y, minlength=p.shape[1]).min() < PER_CLASS_CASES:
         return common
     one, each = (
-        np.log(among(y, cross_fitted(y, p, patients, prior, per_class=own, seed=seed), prior)[np.arange(len(y)), y])
+        among(y, cross_fitted(y, p, patients, prior, per_class=own, seed=seed), prior)[np.arange(len(y)), y]
         for own in (False, True)
     )
-    gains = np.bincount(patient_index(patients), weights=each - one)  # a patient's cases are not independent
+    gain = np.log(np.maximum(each, FLOOR)) - np.log(np.maximum(one, FLOOR))
+    gains = np.bincount(patient_index(patients), weights=gain)  # a patient's cases are not independent
     helps = gains.sum() > gains.std(ddof=1) * math.sqrt(len(gains))
     return fit_class_temperatures(y, p, prior) if helps else common
 
@@ -132,7 +131,7 @@ def cross_fitted(
     return out
 
 
-def one_case_each(patients: Sequence[str], seed: int = 0) -> IntArray:
+def one_case_each(patients: Sequence[Hashable], seed: int = 0) -> IntArray:
     """The places of one case of each patient, drawn with a seed: conformal cases must be exchangeable."""
     owners = patient_index(patients)
     order = np.random.default_rng(seed).permutation(len(owners))
@@ -153,8 +152,7 @@ def fit_conformal(
         seed: of the draw of one case a patient.
 
     Returns:
-        Marginal thresholds, and class-conditional ones if every class has enough cases for this coverage
-        (9 at 90 %); otherwise a warning is given.
+        Marginal thresholds, and class-conditional ones if every class has enough patients, see `patients_for`.
 
     Raises:
         ValueError: the input is not as described.
@@ -162,22 +160,19 @@ def fit_conformal(
     if not 0.0 < coverage < 1.0:
         raise ValueError(f"coverage must be between 0 and 1, not {coverage}")
     y, p = check_cases(labels, probabilities)
-    kept = one_case_each(patients, seed)
-    scores, y = 1.0 - p[kept, y[kept]], y[kept]
-    counts = np.bincount(y, minlength=p.shape[1])
-    enough = math.ceil(coverage / (1.0 - coverage) - 1e-9)
-    per_class: tuple[float, ...] | None = None
-    if counts.min() >= enough:
-        per_class = tuple(_threshold(scores[y == k], coverage) for k in range(p.shape[1]))
-    else:
-        few = ", ".join(f"class {k}: {n}" for k, n in enumerate(counts) if n < enough)
-        warnings.warn(
-            f"fewer than {enough} calibration patients in a class ({few}): sets cover {percent(coverage)} on average, "
-            "not in each class. Collect more calibration cases of these classes.",
-            AgfnetWarning,
-            stacklevel=2,
-        )
-    return Conformal(_threshold(scores, coverage), per_class, tuple(counts.tolist()))
+    scores = 1.0 - p[np.arange(len(y)), y]
+    # Of a class, one case of each patient who has it: a patient's other lesions are of other classes' thresholds.
+    own = one_case_each(list(zip(patients, y.tolist(), strict=True)), seed)
+    of_class = [scores[own][y[own] == k] for k in range(p.shape[1])]
+    counts = [len(values) for values in of_class]
+    enough = patients_for(coverage)
+    per_class = tuple(_threshold(values, coverage) for values in of_class) if min(counts) >= enough else None
+    return Conformal(_threshold(scores[one_case_each(patients, seed)], coverage), per_class, tuple(counts))
+
+
+def patients_for(coverage: float) -> int:
+    """How many patients a threshold of this coverage needs, so that not everything is let in: 9 at 90 %."""
+    return math.ceil(coverage / (1.0 - coverage) - 1e-9)
 
 
 def _threshold(scores: NDArray[np.float64], coverage: float) -> float:
@@ -227,8 +222,9 @@ def fit_reference(
         held_out: of each calibration case (I, D), its images of the view; the farthest counts. One case a patient.
         false_refers: share of ordinary images that may be called strange.
     """
-    scaler = StandardScaler().fit(statistics.astype(np.float64))  # the covariance is shrunk towards that of a ball
-    precision = LedoitWolf(assume_centered=True).fit(scaler.transform(statistics)).precision_
+    own = statistics.astype(np.float64)  # in float32 small eigenvalues would be taken for 0
+    scaler = StandardScaler().fit(own)
+    precision = LedoitWolf(assume_centered=True).fit(scaler.transform(own)).precision_  # shrunk towards a ball's
     whiten = np.linalg.cholesky(precision).T / scaler.scale_
     reference = Reference(scaler.mean_.astype(np.float32), whiten.astype(np.float32), math.inf)
     distances = np.sort([reference.farthest(images) for images in held_out])

@@ -21,10 +21,11 @@ from onnx import numpy_helper
 
 from agfnet.data.images import read_image, read_scaled_image
 from agfnet.data.preprocess import ViewSpec, fit
+from agfnet.data.table import table_error
 from agfnet.data.tablefile import load_table
 from agfnet.evaluation.answers import whole
-from agfnet.evaluation.evaluate import chosen_cases, drawn_cases
-from agfnet.evaluation.summary import figure_text
+from agfnet.evaluation.evaluate import chosen_cases, drawn_cases, readable_cases, table_facts
+from agfnet.evaluation.summary import figure_text, table_line
 from agfnet.files import write_json, write_text
 from agfnet.metrics.patients import DRAWS
 from agfnet.metrics.statistics import MetricSet, bootstrap
@@ -46,15 +47,17 @@ def mask_files(table: Place, views: Sequence[str]) -> dict[str, dict[str, Place]
     """Case -> view -> mask file, from the columns `case_id` and `<view>_mask` of a table (the phantom's truth.csv).
 
     Raises:
-        TableError: the table cannot be read or has no such column.
+        TableError: the table cannot be read, has no such column, or names a case twice.
     """
     raw, faults = load_table(table)
-    if raw is None:
-        raise TableError(f"{table}: {faults[0] if faults else 'cannot be read'}")
+    if raw is None or faults:
+        raise table_error(table, faults)
     columns = [view for view in views if f"{view}_mask" in raw.frame.columns]
     if "case_id" not in raw.frame.columns or not columns:
         raise TableError(f"{table}: needs the columns case_id and {' or '.join(f'{v}_mask' for v in views)}.")
     rows = raw.frame.select(pl.col("case_id").cast(pl.String), *(pl.col(f"{v}_mask").cast(pl.String) for v in columns))
+    if (twice := rows["case_id"].is_duplicated()).any():
+        raise TableError(f"{table}: names case {rows['case_id'].filter(twice)[0]} twice. Leave one row for each case.")
     return {
         str(row["case_id"]): {v: joined(table.parent, row[f"{v}_mask"]) for v in columns if row[f"{v}_mask"]}
         for row in rows.iter_rows(named=True)
@@ -68,12 +71,14 @@ def mask_on_grid(
 
     Raises:
         ImageError: a file cannot be read, or the mask has not the image's size (of a DICOM image: that of the region
-            that is shown).
+            that is shown), or is evidence all over.
     """
     (shown, said), mask = read_scaled_image(image), read_image(file)
     if mask.shape != shown.shape:
         ours, theirs = (f"{own.shape[1]} x {own.shape[0]}" for own in (mask, shown))
         raise ImageError(f"{file}: the mask has {ours} pixels, and what is shown of {image} {theirs}. Draw it anew.")
+    if (mask > 0).all():
+        raise ImageError(f"{file}: is evidence everywhere. Draw black where there is none; transparent is white.")
     mm_per_pixel = mm_per_pixel or said.mm_per_pixel
     pixels = np.where(mask > 0, np.uint8(255), np.uint8(0))
     frame = fit(pixels, replace(spec, mean=(0.0, 0.0, 0.0)), mm_per_pixel=mm_per_pixel)
@@ -200,6 +205,7 @@ def focus(
     part: str | None = None,
     include_test: bool = False,
     limit: int | None = None,
+    skip_bad: bool = False,
     draws: int = DRAWS,
     threads: int = 0,
     data_root: Place | None = None,
@@ -213,24 +219,26 @@ def focus(
         part: only cases of this part, see `chosen_part`.
         include_test: allow test cases.
         limit: at most so many cases, drawn.
+        skip_bad: leave out cases whose images cannot be read, instead of stopping.
         draws: of the bootstrap.
         threads: of ONNX Runtime.
         data_root: the folder that every image must lie in.
 
     Returns:
-        See `focus_figures`; with `notes`.
+        `views`: see `focus_figures`; `notes`; `bundle_sha256`; see also `table_facts`.
 
     Raises:
         TableError: no case has a mask.
     """
     predictor = Predictor(source, threads=threads)
     cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
-    cases = drawn_cases(cases, limit, notes)
+    cases = readable_cases(predictor, drawn_cases(cases, limit, notes), notes, skip_bad=skip_bad)
     found = focus_of(predictor, cases, mask_files(masks, list(predictor.specs)))
     made = focus_figures(found, [case.patient_id for case in cases], draws=draws)
     if not made:
         raise TableError(f"{masks}: holds a mask of none of the {len(cases)} cases.")
-    return {"views": made, "notes": [*notes, RESEARCH_USE], "bundle_sha256": predictor.bundle.sha256}
+    said = {"views": made, "notes": [*notes, RESEARCH_USE], "bundle_sha256": predictor.bundle.sha256}
+    return said | table_facts(table, cases, include_test=include_test)
 
 
 def focus_figures(
@@ -289,7 +297,11 @@ def write_focus(made: Mapping[str, Any], folder: Path) -> None:
 
 def focus_markdown(made: Mapping[str, Any]) -> str:
     """The figures of `focus` as tables."""
-    lines = ["Share of a map's energy that lies in the evidence; in brackets 95 % intervals over patients."]
+    lines = [
+        table_line(made),
+        "",
+        "Share of a map's energy that lies in the evidence; in brackets 95 % intervals over patients.",
+    ]
     for view, own in made["views"].items():
         lines += ["", f"| {view}, {own['cases']} cases | Energy inside, % |", "|---|---|"]
         for name, entry in own["energy"].items():

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from agfnet.metrics.scores import HEADLINE, MALIGNANT, PER_CLASS
-from agfnet.metrics.statistics import Interval
+from agfnet.metrics.statistics import FEW_PATIENTS, Interval
+from agfnet.metrics.weighting import FloatArray, IntArray
 
 FEW_CASES = 10
-FEW_PATIENTS = 30
 NAMED = 3
+OTHER_MIX = 0.1  # share of cases that would have to have another diagnosis to make one mix of another
 RARELY_DEFINED = 0.95  # share of draws under which an interval speaks only for a part of them
 
 PREVALENCE = "PPV, NPV, accuracy and calibration hold for the mix of classes here; in another mix they differ."
@@ -43,6 +44,32 @@ def card_notes(card: Mapping[str, Any], intervals: Mapping[str, Interval], *, pa
     ]
 
 
+def mixes_apart(first: FloatArray, second: FloatArray) -> float:
+    """The share of cases that would have to have another diagnosis to make one mix (K,) of the other."""
+    return float(np.abs(first - second).sum() / 2)
+
+
+def other_mix_note(labels: IntArray, answered: FloatArray, classes: Sequence[str]) -> list[str]:
+    """A sentence where answers are for diagnoses of another frequency than that of the cases.
+
+    Args:
+        labels: (n,) of the cases.
+        answered: (K,) the mix that the answers are for.
+        classes: K names.
+    """
+    shares = np.bincount(labels, minlength=len(classes)) / len(labels)
+    if mixes_apart(shares, answered) <= OTHER_MIX:
+        return []
+    k = int(np.abs(shares - answered).argmax())
+    return [
+        (
+            f"Answers are for diagnoses of another frequency than these cases' ({classes[k]}: {answered[k]:.0%} there, "
+            f"{shares[k]:.0%} here). ECE, NLL, Brier score, the reliability diagram, the decision curve and referral "
+            "are of that difference too, not of the network alone: --prevalence with these cases' shares tells."
+        )
+    ]
+
+
 def _patient_notes(card: Mapping[str, Any], *, patients_given: bool) -> list[str]:
     notes = []
     if not patients_given:
@@ -55,9 +82,19 @@ def _patient_notes(card: Mapping[str, Any], *, patients_given: bool) -> list[str
             "Every case has a patient id of its own. Where such an id only repeats the case, the case "
             "stands for the patient, and the intervals are too narrow if patients have several cases."
         )
-    if card["n_patients"] < FEW_PATIENTS:
-        notes.append(f"Only {card['n_patients']} patients: intervals from under {FEW_PATIENTS} tend to be too narrow.")
-    return notes
+    if card["n_patients"] < card["n_cases"]:
+        notes.append(
+            "Patients have several cases. What a calibrated model would score is simulated as if cases were "
+            "independent: the true spread is somewhat wider."
+        )
+    return [*notes, *few_patients_note(card["n_patients"])]
+
+
+def few_patients_note(patients: int) -> list[str]:
+    """A sentence on intervals over so many patients, where they are few."""
+    if patients >= FEW_PATIENTS:
+        return []
+    return [f"Only {patients} patients: intervals from under {FEW_PATIENTS} tend to be too narrow."]
 
 
 def _class_notes(card: Mapping[str, Any]) -> list[str]:
@@ -118,7 +155,20 @@ def _grouped(figures: Sequence[tuple[str, str]]) -> str:
 
 def _subgroup_notes(card: Mapping[str, Any]) -> list[str]:
     notes = []
+    occur = sum(part["n_cases"] > 0 for part in card["per_class"].values())
     for column, values in card["subgroups"].items():
+        few = [value for value, part in values.items() if part["n_patients"] < FEW_PATIENTS]
+        if few:
+            notes.append(
+                f"Values of {column} with under {FEW_PATIENTS} patients, whose intervals tend to be too narrow: "
+                f"{', '.join(few)}."
+            )
+        lacking = [value for value, part in values.items() if part["n_classes"] < occur]
+        if lacking:
+            notes.append(
+                f"Values of {column} without a case of some class, whose balanced accuracy and macro AUC are over the "
+                f"others and do not compare: {', '.join(lacking)}."
+            )
         small = card["small_subgroups"][column]
         unstated = card["n_cases"] - sum(part["n_cases"] for part in values.values()) - small["n_cases"]
         if unstated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from agfnet.evaluation.answers import Answers, answers_of, whole
-from agfnet.evaluation.evaluate import counts, evaluate_outcomes, judged_cases
+from agfnet.evaluation.evaluate import REPORT, counts, evaluate_outcomes, judged_cases
 from agfnet.evaluation.missed import missed_malignant
 from agfnet.evaluation.notes import FEW_CASES
 from agfnet.evaluation.scorecard import thinned
@@ -25,10 +26,11 @@ from agfnet.metrics.ranking import macro_auc, net_benefit, precision_recall_curv
 from agfnet.metrics.statistics import MetricSet, bootstrap, paired_difference
 from agfnet.metrics.weighting import BoolArray, FloatArray, weighted_mean
 from agfnet.prediction.asking import parse_prevalence, predict_cases
-from agfnet.prediction.decision import named
+from agfnet.prediction.bundle import CARD
+from agfnet.prediction.decision import Decision, named
 from agfnet.prediction.explanation import Explanation, explain
 from agfnet.prediction.predictor import Outcome, Predictor
-from agfnet.types import RESEARCH_USE, Case, ConfigError, Place
+from agfnet.types import RESEARCH_USE, Case, ConfigError, Place, Prediction
 
 log = logging.getLogger("agfnet")
 SUBGROUP_VALUES = 12
@@ -73,9 +75,11 @@ def report_facts(
         The facts (JSON), and an explanation of each case that is shown, by its id.
 
     Raises:
-        ConfigError: no robustness was measured in the folder named, or another network's; or `folder` is that of a run.
+        ConfigError: no robustness was measured in the folder named, or another network's; or `folder` is that of a run,
+            or has a model card that was changed.
         TableError: see `judged_cases`.
     """
+    _check_card(folder)
     predictor = Predictor(source, threads=threads, prevalence=parse_prevalence(prevalence))
     holds = None if robustness is None else _robustness(robustness, predictor)
     cases, notes, facts = judged_cases(
@@ -89,7 +93,8 @@ def report_facts(
     )
     answers = answers_of([(o.case, o.prediction) for o in outcomes], predictor.classes)
     kept = [o for o in outcomes if o.prediction is not None and o.case.label is not None]
-    malignant = predictor.bundle.facts["malignant"]
+    said = [o.prediction for o in kept if o.prediction is not None]
+    malignant, decision = predictor.bundle.facts["malignant"], predictor.decision
     shown = shown_cases(kept, answers, predictor.classes)
     by_id = {case.case_id: case for case in cases}
     explained = {own["case_id"]: explain(predictor, by_id[own["case_id"]]) for own in chain(*shown.values())}
@@ -99,27 +104,37 @@ def report_facts(
         "notice": RESEARCH_USE,
         "made": datetime.now(UTC).date().isoformat(),
         "card": card,
-        "cohort": cohort(cases, predictor),
+        "cohort": cohort([o.case for o in kept], predictor),
         "run": _plain(predictor.bundle.facts),
         "fusion": predictor.bundle.config.model.fusion if len(predictor.specs) > 1 else "none: one view",
         "bundle_sha256": predictor.bundle.sha256,
         "precision_recall": {name: _precision_recall(answers, k) for k, name in enumerate(predictor.classes)},
         "decision": decision_curve(answers, [predictor.classes.index(m) for m in malignant]) if malignant else None,
-        "sets": set_figures(kept, answers, predictor, draws) if predictor.decision else None,
-        "referral": referral_figures(kept, answers, predictor.decision.risk, draws) if predictor.decision else None,
+        "sets": set_figures(said, answers, predictor.classes, decision, draws) if decision else None,
+        "referral": referral_figures(said, answers, decision.risk, draws) if decision else None,
         "missed": missed_malignant(
             answers.labels,
             answers.probabilities,
-            [not (o.prediction and o.prediction.referred) for o in kept],
+            [not own.referred for own in said],
             answers.patients,
             [predictor.classes.index(name) for name in malignant],
         ),
-        "calibration": _plain(predictor.decision.facts) if predictor.decision else None,
+        "calibration": _plain(decision.facts) if decision else None,
         "missing_views": missing_views(predictor, kept, answers, draws),
         "robustness": holds,
         "shown": shown,
     }
     return told, explained
+
+
+def _check_card(folder: Path) -> None:
+    """Refuse to write over a model card that a person has completed since it was written."""
+    card, report = folder / CARD, folder / REPORT
+    if not card.is_file():
+        return
+    written = read_json(report).get("model_card_sha256") if report.is_file() else None
+    if hashlib.sha256(card.read_bytes()).hexdigest() != written:
+        raise ConfigError(f"{card}: has been changed since it was written. Move it away, or choose another folder.")
 
 
 def own_subgroups(cases: Sequence[Case]) -> list[str]:
@@ -132,7 +147,7 @@ def own_subgroups(cases: Sequence[Case]) -> list[str]:
 
 
 def cohort(cases: Sequence[Case], predictor: Predictor) -> dict[str, Any]:
-    """Cases, patients, classes and views of what is reported on, and of what was trained on."""
+    """Of the cases that figures are of: patients, classes, and cases with each view; and what was trained on."""
     return {
         "cases": len(cases),
         "patients": len({case.patient_id for case in cases}),
@@ -154,13 +169,14 @@ def _many(counted: Mapping[str, int]) -> dict[str, int]:
 def _precision_recall(answers: Answers, k: int) -> dict[str, Any]:
     positive = answers.labels == k
     if not positive.any():
-        return {"precision": [], "recall": [], "prevalence": 0.0}
+        return {"precision": [], "recall": [], "cases": 0, "prevalence": 0.0}
     precision, recall = precision_recall_curve(positive, answers.probabilities[:, k])
-    return {**thinned({"precision": precision, "recall": recall}), "prevalence": float(positive.mean())}
+    curve = thinned({"precision": precision, "recall": recall})
+    return {**curve, "cases": int(positive.sum()), "prevalence": float(positive.mean())}
 
 
-def decision_curve(answers: Answers, malignant: Sequence[int]) -> dict[str, list[float]]:
-    """Net benefit of the network and of acting on everyone, by threshold."""
+def decision_curve(answers: Answers, malignant: Sequence[int]) -> dict[str, Any]:
+    """Net benefit of the network and of acting on everyone, by threshold; and of how many cases it is."""
     positive = np.isin(answers.labels, malignant)
     suspicion = answers.probabilities[:, list(malignant)].sum(1)
     thresholds = np.linspace(0.01, 0.99, 99)
@@ -169,6 +185,8 @@ def decision_curve(answers: Answers, malignant: Sequence[int]) -> dict[str, list
         "threshold": thresholds.tolist(),
         "model": net_benefit(positive, suspicion, thresholds).tolist(),
         "all": everyone.tolist(),
+        "cases": len(positive),
+        "malignant": int(positive.sum()),
     }
 
 
@@ -179,46 +197,53 @@ def _entries(
     return {name: interval.as_json() for name, interval in found.items()}
 
 
-def set_figures(kept: Sequence[Outcome], answers: Answers, predictor: Predictor, draws: int) -> dict[str, Any]:
-    """Coverage and size of the diagnosis sets, over all cases and class by class."""
-    sets = [set(o.prediction.diagnosis_set or ()) for o in kept if o.prediction]
-    asked = {named(o.prediction.views_present) for o in kept if o.prediction}
+def set_figures(
+    said: Sequence[Prediction], answers: Answers, classes: Sequence[str], decision: Decision, draws: int
+) -> dict[str, Any]:
+    """Coverage and size of the diagnosis sets, over all cases and class by class.
+
+    Of the `cases` whose views have limits: the set of other views holds every class, and promises nothing.
+    """
+    asked = {named(own.views_present) for own in said}
+    limited = np.array([named(own.views_present) in decision.limits for own in said], np.bool_)
+    sets = [set(own.diagnosis_set or ()) for own in said]
     inside = np.array([label in own for label, own in zip(answers.labels, sets, strict=True)], float)
     size = np.array([len(own) for own in sets], float)
-    of = {name: answers.labels == k for k, name in enumerate(predictor.classes)}
+    of = {name: limited & (answers.labels == k) for k, name in enumerate(classes)}
 
     def figures(weights: FloatArray) -> dict[str, FloatArray]:
-        of_all = {"coverage": weighted_mean(inside, weights), "size": weighted_mean(size, weights)}
+        among = weights * limited
+        of_all = {"coverage": weighted_mean(inside, among), "size": weighted_mean(size, among)}
         return of_all | {
             f"{figure} {name}": weighted_mean(values[own], weights[..., own])
             for figure, values in (("coverage", inside), ("size", size))
             for name, own in of.items()
         }
 
-    shares = {"coverage": np.ones(len(answers), np.bool_), **{f"coverage {name}": own for name, own in of.items()}}
+    shares = {"coverage": limited, **{f"coverage {name}": own for name, own in of.items()}}
     entries = _entries(figures, answers.patients, draws, shares)
-    decision = predictor.decision
     return {
-        "chosen": decision.coverage if decision else None,
-        "by_class": decision is not None
-        and all(own.conformal.per_class for views, own in decision.limits.items() if views in asked),
+        "chosen": decision.coverage,
+        "by_class": all(own.conformal.per_class for views, own in decision.limits.items() if views in asked),
+        "cases": int(limited.sum()),
         "coverage": entries["coverage"],
         "size": entries["size"],
-        "per_class": {name: entries[f"coverage {name}"] for name in predictor.classes},
-        "size_per_class": {name: entries[f"size {name}"] for name in predictor.classes},
+        "per_class": {name: entries[f"coverage {name}"] for name in classes},
+        "size_per_class": {name: entries[f"size {name}"] for name in classes},
+        "cases_per_class": {name: int(own.sum()) for name, own in of.items()},
     }
 
 
-def referral_figures(kept: Sequence[Outcome], answers: Answers, risk: float, draws: int) -> dict[str, Any]:
+def referral_figures(said: Sequence[Prediction], answers: Answers, risk: float, draws: int) -> dict[str, Any]:
     """How many cases are answered, how often they are wrong, and why the others are handed back.
 
     Args:
-        kept: the cases with a label that could be read.
-        answers: to them.
+        said: of each case.
+        answers: to them, and the labels.
         risk: share of errors among the answered cases that was chosen.
         draws: of the bootstrap.
     """
-    reasons = [o.prediction.referred or () for o in kept if o.prediction]
+    reasons = [own.referred or () for own in said]
     answered = np.array([not why for why in reasons])
     wrong = (answers.probabilities.argmax(1) != answers.labels).astype(float)
 
@@ -249,7 +274,8 @@ def missing_views(predictor: Predictor, kept: Sequence[Outcome], answers: Answer
         draws: of the bootstrap.
 
     Returns:
-        View -> `cases` that have it; the figures of that view alone; and `against`: of those `cases` that have another
+        View -> `cases` that have it; the figures of that view alone; of a calibrated network `promised`: the `coverage`
+        of its sets and the error of `answered` cases; and `against`: of those `cases` that have another
         view, too, the balanced accuracy with `all_views`, and what is `lost` of it (None where there are none).
     """
     if len(predictor.specs) < 2:
@@ -261,7 +287,8 @@ def missing_views(predictor: Predictor, kept: Sequence[Outcome], answers: Answer
             continue
         log.info("asking with %s alone", view)
         asked = [o.case.with_views(view) for o, has in zip(kept, having, strict=True) if has]
-        alone, full = answers_of(whole(predict_cases(predictor, asked)), predictor.classes), answers.of(having)
+        told = list(whole(predict_cases(predictor, asked)))
+        alone, full = answers_of(told, predictor.classes), answers.of(having)
         more = [sum(map(bool, o.case.views.values())) > 1 for o, has in zip(kept, having, strict=True) if has]
         entries = _entries(_view_figures(alone), alone.patients, draws, {"accuracy": np.ones(len(alone), np.bool_)})
         out[view] = {
@@ -269,16 +296,30 @@ def missing_views(predictor: Predictor, kept: Sequence[Outcome], answers: Answer
             **entries,
             "ece": float(ece(alone.labels, alone.probabilities)),
             "ece_if_calibrated": float(simulate_calibrated(alone.probabilities)["ece"].mean()),
+            "promised": _promised([own for _, own in told], alone, predictor.classes, predictor.decision, draws),
             "against": _lost(full.of(more), alone.of(more), draws) if any(more) else None,
         }
     return out
+
+
+def _promised(
+    said: Sequence[Prediction], answers: Answers, classes: Sequence[str], decision: Decision | None, draws: int
+) -> dict[str, Any] | None:
+    if decision is None:
+        return None
+    referral = referral_figures(said, answers, decision.risk, draws)
+    return {
+        "coverage": set_figures(said, answers, classes, decision, draws)["coverage"],
+        "answered": referral["answered"],
+        "error_answered": referral["error_answered"],
+    }
 
 
 def _lost(full: Answers, alone: Answers, draws: int) -> dict[str, Any]:
     lost = paired_difference(_view_figures(full), _view_figures(alone), full.patients, draws=draws)
     return {
         "cases": len(full),
-        "all_views": {"value": float(balanced_accuracy(full.labels, full.probabilities))},
+        "all_views": bootstrap(_view_figures(full), full.patients, draws=draws)["balanced_accuracy"].as_json(),
         "lost": lost["balanced_accuracy"].as_json(),
     }
 

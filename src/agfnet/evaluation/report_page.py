@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import tempfile
 from collections.abc import Callable, Mapping
@@ -18,9 +19,8 @@ from agfnet.evaluation.evaluate import REPORT
 from agfnet.evaluation.missed import missed_text
 from agfnet.evaluation.pictures import confusion_picture, reliability_picture, roc_picture
 from agfnet.evaluation.report_pictures import coverage_picture, decision_picture, precision_recall_picture, risk_picture
-from agfnet.evaluation.summary import figure_text
+from agfnet.evaluation.summary import class_table, figure_text, headline, subgroup_tables
 from agfnet.files import write_json, write_text
-from agfnet.metrics.scores import TITLES
 from agfnet.places import place
 from agfnet.prediction.bundle import CARD, DECISION, GRAPH
 from agfnet.prediction.explanation import Explanation, explanation_sheet
@@ -40,16 +40,17 @@ def write_report(facts: Mapping[str, Any], explained: Mapping[str, Explanation],
     Returns:
         The page.
     """
-    write_json(folder / REPORT, facts)
+    card = model_card(facts)
+    write_json(folder / REPORT, {**facts, "model_card_sha256": hashlib.sha256(card.encode()).hexdigest()})
     write_text(folder / PAGE, report_page(facts, explained))
-    write_text(folder / CARD, model_card(facts))
+    write_text(folder / CARD, card)
     return folder / PAGE
 
 
 def report_page(facts: Mapping[str, Any], explained: Mapping[str, Explanation]) -> str:
     """The page, from the facts and the explanations of the cases that are shown."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"share": _share, "figure": figure_text}
+    environment.filters |= {"share": _share, "points": _points, "figure": figure_text}
     template = files("agfnet.evaluation").joinpath("templates/report.html").read_text(encoding="utf-8")
     shown = {
         kind: [_shown(own, explained[own["case_id"]], tuple(facts["card"]["classes"])) for own in entries]
@@ -58,7 +59,7 @@ def report_page(facts: Mapping[str, Any], explained: Mapping[str, Explanation]) 
     return environment.from_string(template).render(
         facts=facts,
         subject=_subject(facts["card"]),
-        titles=TITLES,
+        headline=headline(facts["card"]),
         pictures=_pictures(facts),
         shown=shown,
         missed=missed_text(facts["missed"]),
@@ -128,6 +129,11 @@ def _share(entry: Mapping[str, float | None] | None) -> str:
     return "not defined" if entry is None else figure_text(entry, ".1f", times=100, unit=" %")
 
 
+def _points(entry: Mapping[str, float | None] | None) -> str:
+    """A difference of two shares with its interval."""
+    return "not defined" if entry is None else figure_text(entry, ".1f", times=100, unit=" points")
+
+
 def _referral(facts: Mapping[str, Any]) -> list[str]:
     found = facts["referral"]
     if not found:
@@ -137,7 +143,7 @@ def _referral(facts: Mapping[str, Any]) -> list[str]:
             f"Answered, by the chosen share of errors of at most {percent(found['risk'])}: {found['answered_cases']} "
             f"of {facts['card']['n_cases']} cases, {_share(found['answered'])}; wrong of these: "
             f"{_share(found['error_answered'])}. Diagnosis sets, chosen coverage {percent(facts['sets']['chosen'])}: "
-            f"{_share(facts['sets']['coverage'])} hold the diagnosis."
+            f"{_share(facts['sets']['coverage'])} of {facts['sets']['cases']} hold the diagnosis."
         ),
         "",
     ]
@@ -180,12 +186,11 @@ def model_card(facts: Mapping[str, Any]) -> str:
         "",
         "| Figure | Value (95 % interval) |",
         "|---|---|",
-        *(
-            f"| {title} | {figure_text(card['metrics'][name])} |"
-            for name, title in TITLES.items()
-            if name in card["metrics"]
-        ),
+        *(f"| {title} | {text} |" for title, text in headline(card)),
         "",
+        *class_table(card),
+        "",
+        *subgroup_tables(card),
         *_referral(facts),
         *([missed_text(facts["missed"]), ""] if card["malignant"] else []),
         "## Missing views",

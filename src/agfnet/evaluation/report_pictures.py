@@ -13,12 +13,12 @@ def precision_recall_picture(curves: Mapping[str, Mapping[str, Any]], path: Path
     """Precision against recall of each class against the rest.
 
     Args:
-        curves: class -> `precision`, `recall` (lists) and `prevalence`.
+        curves: class -> `precision`, `recall` (lists), `cases` and `prevalence`.
         path: where the PNG goes.
     """
     figure, axes = canvas(height=6.0 + 0.13 * len(curves))
     for number, (name, curve) in enumerate(curves.items()):
-        label = f"{name} (prevalence {curve['prevalence']:.2f})"
+        label = f"{name} (n = {curve['cases']}, prevalence {curve['prevalence']:.2f})"
         axes.plot(curve["recall"], curve["precision"], label=label, **line(number))
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
     axes.set_xlabel("Recall (sensitivity)")
@@ -32,7 +32,7 @@ def decision_picture(curve: Mapping[str, Any], path: Path) -> None:
     """Net benefit of acting on suspicion of malignancy, against the threshold.
 
     Args:
-        curve: `threshold`, `model`, `all` (lists).
+        curve: `threshold`, `model`, `all` (lists), `cases` and how many are `malignant`.
         path: where the PNG goes.
     """
     figure, axes = canvas(height=5.6)
@@ -43,7 +43,7 @@ def decision_picture(curve: Mapping[str, Any], path: Path) -> None:
     axes.set(xlim=(0, 1), ylim=(-0.25 * top, 1.1 * top))
     axes.set_xlabel("Probability of malignancy from which one acts")
     axes.set_ylabel("Net benefit")
-    axes.set_title("Decision curve: malignant against benign")
+    axes.set_title(f"Decision curve: {curve['malignant']} malignant of {curve['cases']} cases; no interval")
     axes.legend(fontsize=10)
     save(figure, path)
 
@@ -61,7 +61,7 @@ def risk_picture(card: Mapping[str, Any], path: Path) -> None:
     axes.set(xlim=(0, 100.5), ylim=(0, None))
     axes.set_xlabel("Answered: the surest cases, %")
     axes.set_ylabel("Errors among them, %")
-    axes.set_title("Risk and coverage")
+    axes.set_title(f"Risk and coverage of {card['n_cases']} cases: towards the left, of few")
     save(figure, path)
 
 
@@ -69,7 +69,7 @@ def coverage_picture(sets: Mapping[str, Any], path: Path) -> None:
     """How often the diagnosis set holds the diagnosis, class by class, with intervals.
 
     Args:
-        sets: `coverage` (chosen) and `per_class`: class -> {value, low, high}.
+        sets: from `set_figures`.
         path: where the PNG goes.
     """
     rows = list(sets["per_class"].items())
@@ -77,8 +77,9 @@ def coverage_picture(sets: Mapping[str, Any], path: Path) -> None:
     for place, (_, entry) in enumerate(rows):
         interval_line(axes, place, entry)
     axes.axvline(100 * sets["chosen"], color=GREY, linewidth=1.2, linestyle=(0, (2, 3)))
-    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axes.set_yticks(range(len(rows)), [f"{name} (n = {sets['cases_per_class'][name]})" for name, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlabel("Cases whose set holds the diagnosis, % (95 % interval; dashed: chosen)")
+    promised = "chosen for each class" if sets["by_class"] else "chosen for all classes together"
+    axes.set_xlabel(f"Cases whose set holds the diagnosis, % (95 % interval; dashed: {promised})")
     axes.set_title("Coverage of the diagnosis sets")
     save(figure, path)

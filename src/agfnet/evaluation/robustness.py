@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 from agfnet.data.tablefile import table_sha256
 from agfnet.evaluation.answers import Answers, labels_of, whole
 from agfnet.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from agfnet.evaluation.evaluate import chosen_cases, drawn_cases, prevalence_note, table_facts
+from agfnet.evaluation.evaluate import (
+    chosen_cases,
+    drawn_cases,
+    prevalence_note,
+    readable_cases,
+    table_facts,
+)
 from agfnet.files import read_json, write_json
 from agfnet.metrics.calibration import brier, ece, nll, simulate_calibrated
 from agfnet.metrics.classification import accuracy, balanced_accuracy
@@ -111,6 +117,7 @@ def robustness(
     part: str | None = None,
     include_test: bool = False,
     limit: int | None = None,
+    skip_bad: bool = False,
     seed: int = 0,
     draws: int = DRAWS,
     threads: int = 0,
@@ -129,6 +136,7 @@ def robustness(
         part: only cases of this part, see `chosen_part`.
         include_test: allow test cases.
         limit: at most so many cases, drawn with `seed`.
+        skip_bad: leave out cases whose images cannot be read, instead of stopping.
         seed: of the draw of cases and of every corruption.
         draws: of the bootstrap.
         threads: of ONNX Runtime.
@@ -148,6 +156,8 @@ def robustness(
     kinds = {view: spec.kind for view, spec in predictor.specs.items()}
     cases, notes = chosen_cases(source, predictor, table, part, include_test=include_test, data_root=data_root)
     cases = drawn_cases([case for case in cases if case.label is not None], limit, notes, seed=seed)
+    labels_of(cases, predictor.classes)
+    cases = readable_cases(predictor, cases, notes, skip_bad=skip_bad)
     labels = np.array(labels_of(cases, predictor.classes))
     ids, patients = [case.case_id for case in cases], [case.patient_id for case in cases]
     stated = stated_prevalence(predictor)
@@ -164,14 +174,18 @@ def robustness(
             f"{folder}: holds answers of another network, other cases, seed or prevalence; choose another."
         )
     write_json(begun, asked)
-    settings = settings_of(kinds)
+    having = {view: np.array([bool(case.views.get(view)) for case in cases]) for view in kinds}
+    # Without an image of a view there is nothing to make worse: such cases would dilute what it costs.
+    changed = {s: np.any([having[view] for view in s.views or kinds], axis=0) for s in settings_of(kinds)}
+    settings = [setting for setting, own in changed.items() if own.any()]
     answers: dict[Setting, Answers] = {}
     for i, setting in enumerate(settings):
         file = folder / "settings" / f"{setting.name.replace(' ', '-')}.json"
         if not file.exists():
             asked_again = predictor.predict(cases, change=changer(setting, kinds, seed))
             write_json(file, {"probabilities": [p.probabilities.tolist() for _, p in whole(asked_again)]})
-        answers[setting] = Answers(ids, patients, labels, np.array(read_json(file)["probabilities"]))
+        every = Answers(ids, patients, labels, np.array(read_json(file)["probabilities"]))
+        answers[setting] = every.of(changed[setting])
         if progress is not None:
             progress(i + 1, len(settings))
     made = robustness_table(answers, draws=draws)
@@ -184,22 +198,19 @@ def robustness_table(answers: Mapping[Setting, Answers], *, draws: int = DRAWS) 
     """Figures of every setting, and of each group of settings on average.
 
     Args:
-        answers: of the same cases in each setting, the clean one among them.
+        answers: of the cases that each setting changes; the clean one, which is among them, of all.
         draws: of the bootstrap over patients.
 
     Returns:
-        `cases`, `patients`; `clean`: figures; `settings`: a list of views, corruption, severity, figures and the
-        `fall`, clean minus corrupted balanced accuracy; `groups`: views -> the same figures averaged over all their
-        corruptions and severities; `notes`. A figure is {value, low, high}; `ece`, `ece_if_calibrated` (what a
-        calibrated model with these probabilities would score) and `overconfidence` (mean confidence minus accuracy)
-        are plain numbers.
+        `cases`, `patients`; `clean`: figures; `settings`: a list of views, corruption, severity, how many `cases` it
+        changes, their figures and the `fall`, clean minus corrupted balanced accuracy of them; `groups`: views -> the
+        same averaged over all their corruptions and severities; `notes`. A figure is {value, low, high}; `ece`,
+        `ece_if_calibrated` (what a calibrated model with these probabilities would score) and `overconfidence` (mean
+        confidence minus accuracy) are plain numbers.
     """
     clean = answers[Setting()]
-    patients = clean.patients
-    base = _figures([clean])
     entries = [
-        {"views": list(s.views), "corruption": s.corruption, "severity": s.severity}
-        | _scored([own], base, patients, draws)
+        {"views": list(s.views), "corruption": s.corruption, "severity": s.severity} | _scored([own], clean, draws)
         for s, own in answers.items()
         if s.views
     ]
@@ -209,10 +220,10 @@ def robustness_table(answers: Mapping[Setting, Answers], *, draws: int = DRAWS) 
             groups.setdefault(" + ".join(setting.views), []).append(own)
     return {
         "cases": len(clean),
-        "patients": len(set(patients)),
-        "clean": _scored([clean], base, patients, draws),
+        "patients": len(set(clean.patients)),
+        "clean": _scored([clean], clean, draws),
         "settings": entries,
-        "groups": {name: _scored(own, base, patients, draws) for name, own in groups.items()},
+        "groups": {name: _scored(own, clean, draws) for name, own in groups.items()},
         "notes": [
             "Severities are this project's own (agfnet.evaluation.corruptions); compare networks, not studies, by them."
         ],
@@ -229,12 +240,15 @@ def _figures(settings: Sequence[Answers]) -> MetricSet:
     return figures
 
 
-def _scored(settings: Sequence[Answers], clean: MetricSet, patients: list[str], draws: int) -> dict[str, Any]:
-    figures = _figures(settings)
+def _scored(settings: Sequence[Answers], clean: Answers, draws: int) -> dict[str, Any]:
+    """Figures of settings that change the same cases, and their fall from the clean answers to these cases."""
+    figures, patients, asked = _figures(settings), settings[0].patients, set(settings[0].cases)
     own = bootstrap(figures, patients, draws=draws)
-    fall = paired_difference(clean, figures, patients, draws=draws)["balanced_accuracy"]
+    base = _figures([clean.of([case in asked for case in clean.cases])])
+    fall = paired_difference(base, figures, patients, draws=draws)["balanced_accuracy"]
     sure = [float(a.probabilities.max(1).mean() - accuracy(a.labels, a.probabilities)) for a in settings]
     return {
+        "cases": len(asked),
         **{name: own[name].as_json() for name in SCORES},
         "fall": fall.as_json(),
         "ece": float(np.mean([ece(a.labels, a.probabilities) for a in settings])),

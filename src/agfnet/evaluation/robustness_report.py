@@ -11,7 +11,7 @@ import polars as pl
 from agfnet.data.tablewrite import write_table
 from agfnet.evaluation.canvas import GREY, canvases, line, save
 from agfnet.evaluation.corruptions import SEVERITIES
-from agfnet.evaluation.summary import cell, figure_text
+from agfnet.evaluation.summary import cell, figure_text, table_line
 from agfnet.files import write_json, write_text
 
 
@@ -48,21 +48,24 @@ def _ece(own: Mapping[str, Any]) -> str:
 
 def _group_row(name: str, own: Mapping[str, Any], fall: str) -> str:
     return (
-        f"| {name} | {_points(own['balanced_accuracy'])} | {fall} | {own['nll']['value']:.3f} | {_ece(own)} "
-        f"| {100 * own['overconfidence']:+.1f} |"
+        f"| {name} | {own['cases']} | {_points(own['balanced_accuracy'])} | {fall} | {own['nll']['value']:.3f} "
+        f"| {_ece(own)} | {100 * own['overconfidence']:+.1f} |"
     )
 
 
 def robustness_markdown(made: Mapping[str, Any]) -> str:
     """Means over corruptions and severities, balanced accuracy of every corruption by severity, and the notes."""
     lines = [
+        table_line(made),
+        "",
         (
-            f"{made['cases']} cases of {made['patients']} patients; in brackets 95 % intervals over patients. "
+            f"{made['cases']} cases of {made['patients']} patients, of which those with an image of a view that is "
+            "made worse; in brackets 95 % intervals over patients. "
             "ECE: in brackets that of a calibrated model. Overconfidence: mean confidence minus accuracy, points."
         ),
         "",
-        "| Images | Balanced accuracy, % | Fall from clean, points | NLL | ECE | Overconfidence |",
-        "|---|---|---|---|---|---|",
+        "| Images | Cases | Balanced accuracy, % | Fall from clean, points | NLL | ECE | Overconfidence |",
+        "|---|---|---|---|---|---|---|",
         _group_row("as they are", made["clean"], "–"),
         *(_group_row(f"{group} corrupted, mean", own, _points(own["fall"])) for group, own in made["groups"].items()),
     ]
@@ -94,7 +97,7 @@ def _columns(entry: Mapping[str, Any]) -> dict[str, float]:
     for name, value in entry.items():
         if isinstance(value, Mapping):
             out |= {name if end == "value" else f"{name}_{end}": number for end, number in value.items()}
-        elif isinstance(value, float):
+        elif isinstance(value, int | float):
             out[name] = value
     return out
 

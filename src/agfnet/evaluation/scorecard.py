@@ -22,7 +22,7 @@ from agfnet.metrics.statistics import LEVEL, Interval, bootstrap, known
 from agfnet.metrics.weighting import BoolArray, FloatArray, IntArray, check_cases
 
 CURVE_POINTS = 200  # of a stored curve: more than a picture 1000 pixels wide can show
-SUBGROUP_SCORES = ("accuracy", "balanced_accuracy", "macro_auc", *MALIGNANT)
+SUBGROUP_SCORES = ("accuracy", "balanced_accuracy", "macro_auc", "malignant_auc")
 HISTOGRAM_BINS = 20
 
 
@@ -39,7 +39,7 @@ def scorecard(
 ) -> dict[str, Any]:
     """Every figure of a model on one set of cases, with 95 % intervals from a bootstrap over patients.
 
-    Those of a share that is 0 or 1 are exact.
+    Those of a share of few patients are no narrower than exact ones.
 
     Args:
         labels: (n,) integers in 0 .. K-1.
@@ -59,7 +59,7 @@ def scorecard(
         `confusion`: [true][predicted] counts;
         `calibration`: bins, histogram of confidences, and what a perfectly calibrated model would score;
         `risk_coverage`: {coverage, risk, generalised_risk};
-        `subgroups`: column -> value -> {n_cases, n_patients, metrics}, of values with 10 cases or more;
+        `subgroups`: column -> value -> {n_cases, n_patients, n_classes, metrics}, of values with 10 cases or more;
         `small_subgroups`: column -> {n_values, n_cases} of the others, whose values might tell who a patient is;
         `notes`: what a reader must know to read the figures rightly.
 
@@ -82,7 +82,10 @@ def scorecard(
             bins = {"bin_accuracy": reliability_bins(y_in, p_in, weights)["accuracy"]}
             return all_scores(y_in, p_in, weights, malignant=chosen) | bins
 
-        shares = shares_of(y_in, p_in)
+        # A bin holds this share of the cases' mass; by whole cases, for the number of patients in it.
+        bin_of = np.empty(y_in.size, int)
+        bin_of[p_in.max(axis=1).argsort(kind="stable")] = np.arange(y_in.size) * BINS // y_in.size
+        shares = shares_of(y_in, p_in) | {"bin_accuracy": bin_of[:, None] == np.arange(BINS)}
         return bootstrap(figures, owners[inside].tolist(), draws=draws, seed=seed, without=BIASED, shares=shares)
 
     intervals = estimate(np.ones(y.size, dtype=np.bool_))
@@ -104,7 +107,8 @@ def scorecard(
         "small_subgroups": {},
     }
     for column, values in (subgroups or {}).items():
-        card["subgroups"][column], card["small_subgroups"][column] = _subgroup_part(column, values, owners, estimate)
+        own = _subgroup_part(column, values, y, owners, estimate)
+        card["subgroups"][column], card["small_subgroups"][column] = own
     card["notes"] = card_notes(card, intervals, patients_given=patients is not None)
     return card
 
@@ -171,6 +175,7 @@ def _calibration_part(y: IntArray, p: FloatArray, intervals: Mapping[str, Interv
 def _subgroup_part(
     column: str,
     values: Sequence[str | None],
+    y: IntArray,
     owners: IntArray,
     estimate: Callable[[BoolArray], Mapping[str, Interval]],
 ) -> tuple[dict[str, Any], dict[str, int]]:
@@ -188,6 +193,7 @@ def _subgroup_part(
         out[value] = {
             "n_cases": count,
             "n_patients": int(np.unique(owners[inside]).size),
+            "n_classes": int(np.unique(y[inside]).size),
             "metrics": {name: intervals[name].as_json() for name in SUBGROUP_SCORES if name in intervals},
         }
     return out, small

@@ -40,28 +40,18 @@ def summary_markdown(card: Mapping[str, Any]) -> str:
             f"{100 * card['level']:.0f} % interval, bootstrap over patients, {card['draws']} draws."
         ),
         *([CALIBRATED[card["calibrated"]]] if "calibrated" in card else []),
-        *([f"Of {cell(card['table'])}, part: {card['part'] or 'none'}."] if "table" in card else []),
+        *([table_line(card)] if "table" in card else []),
         "",
         "| Figure | Value |",
         "|---|---|",
-        *(_headline_row(card, name) for name in TITLES if name in card["metrics"]),
+        *(f"| {title} | {text} |" for title, text in headline(card)),
         "",
-        f"| Class | Cases | {' | '.join(_RATES.values())} |",
-        "|---|---|" + "---|" * len(_RATES),
-        *(_class_row(name, part) for name, part in card["per_class"].items()),
+        *class_table(card),
+        "",
+        *subgroup_tables(card),
     ]
-    for column, values in card["subgroups"].items():
-        if not values:
-            continue
-        lines += [
-            "",
-            f"| {cell(column)} | Cases | Accuracy | Balanced accuracy | Macro AUC |",
-            "|---|---|---|---|---|",
-            *(_subgroup_row(value, part) for value, part in values.items()),
-        ]
     if card.get("further_labels"):
         lines += [
-            "",
             "| Further label (not calibrated) | Cases | Accuracy | Balanced accuracy |",
             "|---|---|---|---|",
             *(
@@ -69,8 +59,53 @@ def summary_markdown(card: Mapping[str, Any]) -> str:
                 f"| {figure_text(own['balanced_accuracy'])} |"
                 for column, own in card["further_labels"].items()
             ),
+            "",
         ]
-    return "\n".join([*lines, "", *(f"- {cell(note)}" for note in card["notes"])]) + "\n"
+    return "\n".join([*lines, *(f"- {cell(note)}" for note in card["notes"])]) + "\n"
+
+
+def table_line(told: Mapping[str, Any]) -> str:
+    """Which cases figures are of, from what `table_facts` says."""
+    return f"Of {cell(told['table'])}, part: {told['part'] or 'none'}."
+
+
+def headline(card: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Title and text of every figure of all cases; a calibration error's beside what a calibrated model would score."""
+    rows = []
+    for name in TITLES:
+        if name in card["metrics"]:
+            text = figure_text(card["metrics"][name])
+            if reference := card["calibration"]["if_calibrated"].get(name):
+                text += f"; a calibrated model: {figure_text({**reference, 'value': reference['mean']})}"
+            rows.append((figure_title(name), text))
+    return rows
+
+
+def class_table(card: Mapping[str, Any]) -> list[str]:
+    """The figures of every class, as lines of Markdown."""
+    return [
+        f"| Class | Cases | {' | '.join(_RATES.values())} |",
+        "|---|---|" + "---|" * len(_RATES),
+        *(
+            f"| {cell(name)} | {part['n_cases']} | {' | '.join(figure_text(part[rate]) for rate in _RATES)} |"
+            for name, part in card["per_class"].items()
+        ),
+    ]
+
+
+def subgroup_tables(card: Mapping[str, Any]) -> list[str]:
+    """The figures of every subgroup, as lines of Markdown, a table for each column."""
+    return [
+        line
+        for column, values in card["subgroups"].items()
+        if values
+        for line in (
+            f"| {cell(column)} | Cases | Patients | Classes | Accuracy | Balanced accuracy | Macro AUC |",
+            "|---|---|---|---|---|---|---|",
+            *(_subgroup_row(value, part) for value, part in values.items()),
+            "",
+        )
+    ]
 
 
 def left_out_notes(left_out: Mapping[str, int], asked: int) -> list[str]:
@@ -113,19 +148,8 @@ def figure_title(name: str) -> str:
     return f"{TITLES[name]}{', lower is better' if name in LOWER_IS_BETTER else ''}"
 
 
-def _headline_row(card: Mapping[str, Any], name: str) -> str:
-    text = figure_text(card["metrics"][name])
-    reference = card["calibration"]["if_calibrated"].get(name)
-    if reference:
-        text += f"; a calibrated model: {figure_text({**reference, 'value': reference['mean']})}"
-    return f"| {figure_title(name)} | {text} |"
-
-
-def _class_row(name: str, part: Mapping[str, Any]) -> str:
-    return f"| {cell(name)} | {part['n_cases']} | {' | '.join(figure_text(part[rate]) for rate in _RATES)} |"
-
-
 def _subgroup_row(value: str, part: Mapping[str, Any]) -> str:
     names = ("accuracy", "balanced_accuracy", "macro_auc")
     figures = [figure_text(part["metrics"][name]) for name in names]
-    return f"| {cell(value)} | {part['n_cases']} | {' | '.join(figures)} |"
+    counts = (part[f"n_{what}"] for what in ("cases", "patients", "classes"))
+    return f"| {' | '.join([cell(value), *map(str, counts), *figures])} |"

@@ -182,10 +182,14 @@ def _timing(network: AGFNet, sessions: Sequence[onnxruntime.InferenceSession], i
     return Timing(batch, *(median(own) for own in times))
 
 
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
 def parameter_count(folder: Path) -> int:
-    """Parameters and running statistics in a run's weights file."""
+    """Parameters in a run's weights file, without the running statistics of batch normalisation."""
     with safe_open(folder / WEIGHTS, framework="numpy") as file:
-        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - no mapping
+        names = [name for name in file.keys() if not name.endswith(_STATISTICS)]  # noqa: SIM118 - no mapping
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
 
 
 def forward_time(predictor: Predictor, repeats: int = 20) -> float:

@@ -24,7 +24,7 @@ TITLES = {
     "macro_f1": "Macro F1",
     "macro_auc": "Macro AUC (one vs rest)",
     "malignant_auc": "Malignant vs benign: AUC",
-    "malignant_sensitivity_at_90_specificity": "Malignant vs benign: sensitivity at 90 % specificity",
+    "malignant_sensitivity_at_90_specificity": "Malignant vs benign: sensitivity at 90 % specificity, by these cases",
     "nll": "Negative log-likelihood",
     "brier": "Brier score (0 to 2)",
     "ece": "ECE, 15 equal-mass bins",

@@ -11,11 +11,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
+from scipy.stats import beta
 
 from agfnet.metrics.patients import DRAWS, patient_draws, patient_index
 from agfnet.metrics.weighting import BoolArray, FloatArray, ratio
 
 LEVEL = 0.95
+FEW_PATIENTS = 30
+"""Intervals from draws of fewer tend to be too narrow."""
+FEW_EITHER_WAY = 5
+"""So do those of a share that fewer patients make up, or lack."""
 
 MetricSet = Callable[[FloatArray], Mapping[str, FloatArray]]
 """Weights (n,) or (D, n) -> name -> scalar or (K,), with a leading axis D for D sets of weights."""
@@ -76,8 +81,9 @@ def bootstrap(
 
     Percentiles at (1 - level) / 2 and (1 + level) / 2 of the draws in which the figure is defined. They need
     some dozens of patients to be trusted; and a figure that is 0 or 1 in the sample (5 of 5 found) gets an
-    interval of no width, which is not certainty: one of `shares` gets an exact one there, over the patients that it is
-    of (Clopper & Pearson 1934). Source: Efron & Tibshirani 1993, chapter 13; clusters: Field & Welsh 2007.
+    interval of no width, which is not certainty. So one of `shares` is no narrower than the exact interval (Clopper &
+    Pearson 1934) of as many patients as it is of where these are under `FEW_PATIENTS`, or under `FEW_EITHER_WAY` make
+    it up or lack. Source: Efron & Tibshirani 1993, chapter 13; clusters: Field & Welsh 2007.
 
     Args:
         metrics: a function of weights, or one for each trained seed of the same model: then the value is the
@@ -111,13 +117,17 @@ def bootstrap(
 
 
 def _exact(found: Interval, of: BoolArray, patients: Sequence[Hashable], level: float) -> Interval:
-    """With the far end of a share that is 0 or 1 in the sample."""
+    """No narrower than the exact interval of a share of few patients; NaN stays."""
     owners = patient_index(patients)
-    counts = [np.unique(owners[column]).size for column in np.atleast_2d(of.T)]
-    reach = 1.0 - ((1.0 - level) / 2) ** (1.0 / np.maximum(1, counts).reshape(found.value.shape))
-    low, high = (np.where(np.isnan(end), np.nan, far) for end, far in ((found.low, 1.0 - reach), (found.high, reach)))
+    counts = np.array([np.unique(owners[column]).size for column in np.atleast_2d(of.T)]).reshape(found.value.shape)
+    hits, misses = counts * found.value, counts * (1.0 - found.value)
+    low = np.where(hits > 0.0, beta.ppf((1.0 - level) / 2, hits, misses + 1.0), 0.0)
+    high = np.where(misses > 0.0, beta.ppf((1.0 + level) / 2, hits + 1.0, misses), 1.0)
+    few = (counts < FEW_PATIENTS) | (np.minimum(hits, misses) < FEW_EITHER_WAY)
     return replace(
-        found, low=np.where(found.value == 1.0, low, found.low), high=np.where(found.value == 0.0, high, found.high)
+        found,
+        low=np.where(few, np.minimum(found.low, low), found.low),
+        high=np.where(few, np.maximum(found.high, high), found.high),
     )
 
 

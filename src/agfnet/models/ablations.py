@@ -18,7 +18,8 @@ class WithoutLocal(Fusion):
 
     Args:
         channels: modality -> channels of its maps, finest first.
-        width, heads, queries, depth: see `GlobalFusion`.
+        width, heads, queries: see `GlobalFusion`.
+        global_depth: its depth.
     """
 
     def __init__(
@@ -28,14 +29,14 @@ class WithoutLocal(Fusion):
         width: int = 128,
         heads: int = 4,
         queries: int = 4,
-        depth: int = 2,
+        global_depth: int = 2,
     ) -> None:
         super().__init__()
         self.lateral = nn.ModuleDict(
             {m: nn.ModuleList(nn.Conv2d(c, width, 1) for c in cs) for m, cs in channels.items()}
         )
         self.norm = nn.LayerNorm(width)
-        self.global_fusion = GlobalFusion(channels, width=width, heads=heads, queries=queries, depth=depth)
+        self.global_fusion = GlobalFusion(channels, width=width, heads=heads, queries=queries, depth=global_depth)
         self.out_features = self.global_fusion.out_features
 
     def forward(self, pyramids: Sequence[Pyramid], pooled: Sequence[Pooled], present: Presence) -> Fused:
@@ -59,14 +60,15 @@ class WithoutGlobal(Fusion):
 
     Args:
         channels: modality -> channels of its maps, finest first.
-        width, heads, depth: see `LocalFusion`.
+        width, heads: see `LocalFusion`.
+        local_depth: its depth.
     """
 
     def __init__(
-        self, channels: Mapping[str, Sequence[int]], *, width: int = 128, heads: int = 4, depth: int = 1
+        self, channels: Mapping[str, Sequence[int]], *, width: int = 128, heads: int = 4, local_depth: int = 1
     ) -> None:
         super().__init__()
-        self.local_fusion = LocalFusion(channels, width=width, heads=heads, depth=depth)
+        self.local_fusion = LocalFusion(channels, width=width, heads=heads, depth=local_depth)
         self.out_features = sum(len(cs) * width + cs[-1] for cs in channels.values())
         self.local_features = width
 

@@ -49,7 +49,6 @@ class Layout:
         finest: per view (positions of its finest map,) their slots.
         coarsest: (positions of the coarsest maps,) their slots.
         coarsest_view: modality of each of them.
-        shapes: per view, the (H, W) of each map.
     """
 
     gather: Tensor
@@ -66,7 +65,6 @@ class Layout:
     finest: tuple[Tensor, ...]
     coarsest: Tensor
     coarsest_view: Tensor
-    shapes: tuple[tuple[Shape, ...], ...]
 
     @property
     def windows(self) -> tuple[int, int]:
@@ -133,7 +131,6 @@ def layout(shapes: tuple[tuple[Shape, ...], ...], width: int, device: torch.devi
         finest=tuple(tensor(slots) for slots in finest),
         coarsest=tensor(coarsest),
         coarsest_view=tensor(view[coarsest]),
-        shapes=shapes,
     )
 
 

@@ -191,15 +191,17 @@ def parse_prevalence(text: str | None) -> dict[str, float] | None:
     return dict(parts)
 
 
-def show(predictor: Predictor, outcomes: Sequence[Outcome], output: Path | None, screen: TextIO) -> int:
+def show(
+    predictor: Predictor, outcomes: Sequence[Outcome], output: Path | None, screen: TextIO, *, like: Place | None = None
+) -> int:
     """Write the outcomes to a table, or as CSV to the screen; returns how many have an error.
 
-    A single one is told in words where the screen is a person's.
+    A single one is told in words where the screen is a person's. A CSV is written like the table that was asked about.
     """
     if output is None:
         in_words = len(outcomes) == 1 and screen.isatty()
         screen.write(told(outcomes[0], predictor) if in_words else outcome_table(outcomes, predictor).write_csv())
     else:
-        write_table(outcome_table(outcomes, predictor), output)
+        write_table(outcome_table(outcomes, predictor), output, like=like)
         log.info("%s: %d cases", output, len(outcomes))
     return sum(o.error is not None for o in outcomes)

@@ -33,6 +33,23 @@ def tempered(probabilities: NDArray[np.float64], temperature: float | Sequence[f
     return np.asarray(powers / powers.sum(-1, keepdims=True))
 
 
+def calibrated(
+    probabilities: NDArray[np.float64],
+    temperature: float | Sequence[float],
+    learnt: NDArray[np.float64],
+    stated: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """A network's probabilities (..., K) as they are answered: tempered, then re-weighted from what it learnt.
+
+    Args:
+        probabilities: see `tempered`.
+        temperature: see `tempered`.
+        learnt: (K,) prevalence, see `reweighted`.
+        stated: (K,) prevalence of the patients that are asked about.
+    """
+    return reweighted(tempered(probabilities, temperature), learnt, stated)
+
+
 def reweighted(
     probabilities: NDArray[np.float64], known: NDArray[np.float64], stated: NDArray[np.float64]
 ) -> NDArray[np.float64]:

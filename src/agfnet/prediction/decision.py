@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agfnet.prediction.bundle import DECISION, REFERENCE, Bundle
-from agfnet.prediction.calibration import reweighted, tempered
+from agfnet.prediction.calibration import calibrated, reweighted
 from agfnet.prediction.conformal import Conformal
 from agfnet.prediction.drift import Usual
 from agfnet.prediction.refer import Reference, ReferRule, disagreement
@@ -77,8 +77,8 @@ class Decision:
     def calibrated(self, probabilities: NDArray[np.float64], views: Iterable[str]) -> NDArray[np.float64]:
         """Calibrated probabilities (..., K) of cases with these views, for the patients that this was fitted for."""
         own = self.limits.get(named(views))
-        right = probabilities if own is None else tempered(probabilities, own.temperature)
-        return reweighted(right, np.array(self.prior), np.array(self.prevalence))
+        temperature = 1.0 if own is None else own.temperature
+        return calibrated(probabilities, temperature, np.array(self.prior), np.array(self.prevalence))
 
     def decide(
         self,
@@ -95,7 +95,7 @@ class Decision:
             statistics: modality -> (I, D) of its images.
             prevalence: (K,) among the patients that are asked about, where it is not what this was fitted for.
         """
-        said = calibrated = self.calibrated(probabilities, opinions)
+        said = answered = self.calibrated(probabilities, opinions)
         own = self.limits.get(named(opinions))
         certainty = float(said.max())
         inside = np.ones(len(said), np.bool_) if own is None else own.conformal.sets(said)
@@ -109,7 +109,7 @@ class Decision:
             disagreement=disagreement(list(opinions.values())),
             distances=distances,
         )
-        return Decided(said, distances, calibrated, tuple(np.flatnonzero(inside).tolist()), reasons)
+        return Decided(said, distances, answered, tuple(np.flatnonzero(inside).tolist()), reasons)
 
 
 def write_decision(decision: Decision) -> dict[str, bytes]:

@@ -89,7 +89,10 @@ def told(outcome: Outcome, predictor: Predictor) -> str:
             [f"referred: {', '.join(map(str, p.referred))}; do not go by the diagnosis"] if p.referred else ["answered"]
         )
         names = ", ".join(predictor.classes[k] for k in p.diagnosis_set)
-        lines += [*sure, f"diagnosis set ({percent(decision.coverage)} of such sets hold the diagnosis): {names}"]
+        lines += [
+            *sure,
+            f"diagnosis set (holds it in {percent(decision.coverage)} of cases like those calibrated on): {names}",
+        ]
     lines += [f"{view} alone: {predictor.classes[int(own.argmax())]}" for view, own in p.view_probabilities.items()]
     lines += [f"missing: {', '.join(missing)}"] if missing else []
     lines += [f"warning: {warned}" for warned in p.warnings]

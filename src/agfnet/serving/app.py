@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -52,6 +52,7 @@ from agfnet.serving.settings import ServiceSettings
 from agfnet.serving.telemetry import Telemetry
 from agfnet.types import RESEARCH_USE, Prediction
 
+T = TypeVar("T")
 SCALE = "mm_per_pixel_"
 _IMAGES = 8
 """Most images of one view in a request."""
@@ -108,16 +109,17 @@ class Service:
         Raises:
             Problem: it cannot be.
         """
-        upload = await self._upload(request)
         request_id, caller = request.state.request_id, request.state.caller
         until = time.monotonic() + self.settings.timeout
         try:
-            async with asyncio.timeout(self.settings.timeout), self.at_work:
-                answer, prediction = await (self._explain if explain else self._predict)(upload, request_id, until)
+            async with asyncio.timeout(self.settings.timeout):
+                upload = await self._upload(request)
+                async with self.at_work:
+                    answer, prediction = await (self._explain if explain else self._predict)(upload, request_id, until)
         except TimeoutError:
             raise Problem(504, "timeout", "The answer took too long. Try again.", retry_after=5) from None
         content = {"caller": caller, **audited(answer, upload)}
-        await self._written("explain" if explain else "predict", request_id, content)
+        await self._by_scribe(self.audit.add, "explain" if explain else "predict", request_id, content)
         self.telemetry.answer(prediction, self.predictor.classes)
         return answer
 
@@ -154,8 +156,7 @@ class Service:
         if feedback.diagnosis not in {*self.predictor.classes, OTHER}:
             message = f"Send one of the model's classes, see /v1/model, or `{OTHER}` where it is none of them."
             raise Problem(422, "unknown-diagnosis", message)
-        loop = asyncio.get_running_loop()
-        known = await loop.run_in_executor(self.scribe, self.audit.result_of, feedback.request_id)
+        known = await self._by_scribe(self.audit.result_of, feedback.request_id)
         if known is None:
             raise Problem(404, "not-found", "There is no answer with this request_id.")
         content = {"caller": caller, "diagnosis": feedback.diagnosis, "predicted": known["prediction"]}
@@ -165,28 +166,51 @@ class Service:
             self.audit.add("feedback", feedback.request_id, content)
             return again
 
-        if not await loop.run_in_executor(self.scribe, record):
+        if not await self._by_scribe(record):
             self.telemetry.feedback(agrees=known["prediction"] == feedback.diagnosis)
         return Recorded(request_id=feedback.request_id, recorded=True)
 
-    async def _written(self, kind: str, request_id: str, content: dict[str, Any]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self.scribe, self.audit.add, kind, request_id, content)
+    async def works(self) -> bool:
+        """Whether the audit log can be written, as far as is known."""
+        return await self._by_scribe(self.audit.works)
+
+    async def _by_scribe(self, ask: Callable[..., T], *args: object) -> T:
+        """Ask the audit log, one question after another.
+
+        Raises:
+            AuditError: it does not answer in time; an entry may have been written all the same.
+        """
+        asked = asyncio.get_running_loop().run_in_executor(self.scribe, ask, *args)
+        try:
+            return await asyncio.wait_for(asked, self.settings.audit_timeout)
+        except TimeoutError:
+            raise AuditError(f"{self.audit.path}: does not answer. Is its disk busy, or a process at it?") from None
+
+    async def _form(self, request: Request) -> FormData:
+        """Read in a thread: a form that is made for it takes the parser seconds, in which others want their answers."""
+        views = self.predictor.specs
+        parser = _WholeForm(
+            request.headers,
+            _once(b"".join([chunk async for chunk in request.stream()])),
+            max_files=len(views) * _IMAGES,
+            max_fields=len(views),
+            max_part_size=_FIELD_BYTES,
+        )
+        try:
+            form = await asyncio.get_running_loop().run_in_executor(self.pool, asyncio.run, parser.parse())
+        except MultiPartException as error:
+            raise Problem(400, "malformed-body", f"The form cannot be read: {error.message}") from error
+        except UnicodeError as error:
+            raise Problem(400, "malformed-body", "The form is in a character set that cannot be read.") from error
+        if not parser.ended:
+            raise Problem(400, "malformed-body", "The form breaks off before its end. Send it again.")
+        return form
 
     async def _upload(self, request: Request) -> Upload:
         """The images and scales of a multipart request."""
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
             raise Problem(415, "malformed-body", "Send multipart/form-data with one file for each view.")
-        views = self.predictor.specs
-        most = len(views) * _IMAGES
-        parser = _WholeForm(
-            request.headers, request.stream(), max_files=most, max_fields=len(views), max_part_size=_FIELD_BYTES
-        )
-        try:
-            form = await parser.parse()
-        except MultiPartException as error:
-            raise Problem(400, "malformed-body", f"The form cannot be read: {error.message}") from error
-        if not parser.ended:
-            raise Problem(400, "malformed-body", "The form breaks off before its end. Send it again.")
+        views, form = self.predictor.specs, await self._form(request)
         uploaded: dict[str, list[bytes]] = {}
         scales: dict[str, float] = {}
         for name, value in form.multi_items():
@@ -208,6 +232,10 @@ class Service:
         for view in scales.keys() - uploaded.keys():
             raise Problem(422, "bad-scale", f"{view}: there is a scale, but no image.", view=view)
         return Upload(uploaded, scales)
+
+
+async def _once(body: bytes) -> AsyncGenerator[bytes]:
+    yield body
 
 
 def _unusable(field: str, views: Collection[str]) -> Problem:
@@ -328,7 +356,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         """Questions are answered: the network has been asked once, the audit log is written, the queue has a place."""
         if not service.batcher.alive:
             raise Problem(503, "internal", "The network is no longer asked. Start the service again.")
-        if not await asyncio.get_running_loop().run_in_executor(service.scribe, service.audit.works):
+        if not await service.works():
             raise unrecorded()
         if service.door.full:
             raise Problem(503, "busy", "The queue is full.", retry_after=1)

@@ -142,17 +142,27 @@ class AuditLog:
 
     def result_of(self, request_id: str) -> dict[str, Any] | None:
         """What was answered to a request, or None where there is no such one."""
-        with self._lock:
-            row = self._database.execute(
-                "SELECT content FROM entries WHERE request_id = ? AND kind IN ('predict', 'explain')", (request_id,)
-            ).fetchone()
+        row = self._first(
+            "SELECT content FROM entries WHERE request_id = ? AND kind IN ('predict', 'explain')", request_id
+        )
         return None if row is None else json.loads(row[0])
 
     def confirmed(self, request_id: str) -> bool:
         """Whether a diagnosis was confirmed for a request."""
-        with self._lock:
-            query = "SELECT 1 FROM entries WHERE request_id = ? AND kind = 'feedback'"
-            return self._database.execute(query, (request_id,)).fetchone() is not None
+        return self._first("SELECT 1 FROM entries WHERE request_id = ? AND kind = 'feedback'", request_id) is not None
+
+    def _first(self, query: str, request_id: str) -> tuple[str, ...] | None:
+        """The first row that a query finds.
+
+        Raises:
+            AuditError: the log cannot be read.
+        """
+        try:
+            with self._lock:
+                row: tuple[str, ...] | None = self._database.execute(query, (request_id,)).fetchone()
+        except sqlite3.Error as error:
+            raise AuditError(f"{self.path}: cannot be read ({error}).") from error
+        return row
 
     def close(self) -> None:
         """Fold the journal into the file."""

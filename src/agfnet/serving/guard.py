@@ -68,6 +68,8 @@ class Guard:
             return
         started, request_id, status = time.perf_counter(), str(uuid.uuid4()), 0
         scope.setdefault("state", {})["request_id"] = request_id
+        # HEAD is GET without the body, which the server leaves out: routes need not know of it.
+        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
 
         async def guarded(message: Message) -> None:
             nonlocal status
@@ -85,7 +87,7 @@ class Guard:
             with self.door.entered() if asking else nullcontext():
                 most = self.settings.max_body if asking else SMALL_BODY
                 again = _replay(await self._body(Headers(scope=scope), receive, most), receive)
-                await self.app(scope, again, guarded)
+                await self.app(asked, again, guarded)
         except Problem as problem:
             await _answer(problem, guarded)
         except Exception:  # noqa: BLE001 - whatever it is, it is answered and in the log
@@ -100,7 +102,7 @@ class Guard:
                     "request_id": request_id,
                     "caller": scope["state"].get("caller"),
                     "method": scope["method"],
-                    "path": getattr(scope.get("route"), "path", None),
+                    "path": getattr(asked.get("route"), "path", None),
                     "status": status,
                     "ms": round(1e3 * seconds, 1),
                 }

@@ -67,8 +67,9 @@ def serve(predictor: Predictor, settings: ServiceSettings) -> None:
         ):
             pass
     except OSError as error:
+        option = "--host" if isinstance(error, socket.gaierror) else "--port"
         raise ConfigError(
-            f"{settings.host}:{settings.port} cannot be listened on ({error.strerror}). Choose another --port."
+            f"{settings.host}:{settings.port} cannot be listened on ({error.strerror}). Choose another {option}."
         ) from error
     _warm_up(predictor)
     warnings.filterwarnings("ignore", module="PIL")  # of odd uploads: thousands of lines that name no request
@@ -81,7 +82,7 @@ def serve(predictor: Predictor, settings: ServiceSettings) -> None:
         log_config=None,
         server_header=False,
         date_header=False,
-        timeout_graceful_shutdown=round(settings.timeout + settings.body_timeout) + 1,
+        timeout_graceful_shutdown=round(settings.timeout + settings.body_timeout + settings.audit_timeout) + 1,
         limit_concurrency=max(256, 8 * settings.queue),  # connections; a browser opens six
         backlog=4 * settings.queue,
         timeout_keep_alive=10,

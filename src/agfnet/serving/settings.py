@@ -38,6 +38,7 @@ class ServiceSettings:
         wait: how long a question waits for others to share a batch, seconds.
         timeout: from an accepted request to its answer, seconds.
         body_timeout: for a request's body to arrive, seconds.
+        audit_timeout: for an entry to be in the audit log, seconds.
         max_body: bytes of a request's body.
         limits: of each image.
         decoders: images decoded at the same time.
@@ -52,6 +53,7 @@ class ServiceSettings:
     wait: float = 0.005
     timeout: float = 30.0
     body_timeout: float = 20.0
+    audit_timeout: float = 5.0
     max_body: int = 48 * 2**20
     limits: ImageLimits = UPLOAD_LIMITS
     decoders: int = 2

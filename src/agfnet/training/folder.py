@@ -97,6 +97,8 @@ def check_free(folder: Path) -> None:
     Raises:
         ConfigError: it does: a run would write over files of the same names.
     """
+    if folder.is_file():
+        raise ConfigError(f"{folder}: is a file. Name a folder for the run.")
     if not folder.exists() or (folder / FACTS).exists() or any(folder.glob(f"fold-*/{FACTS}")):
         return
     known = {LOG, CACHE, BAD_CASES}

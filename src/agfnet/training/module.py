@@ -28,6 +28,7 @@ from agfnet.training.reconstruction import (
     class_evidence,
     consistency_loss,
     focus_loss,
+    neighbours_loss,
 )
 
 
@@ -117,6 +118,8 @@ class LesionModule(pl.LightningModule):
             completed = Completed(blank(pyramids, hidden), evidence[0].new_zeros(()))
         else:
             completed = self.decoder(pyramids, hidden, present)
+            simpler = frl.reconstruction * neighbours_loss(pyramids, hidden, present)  # a figure, no part of the loss
+            self.log("train_neighbours", simpler, on_epoch=True, on_step=False, batch_size=len(label), sync_dist=True)
         second = self.network.fuse(completed.pyramids, present)
         return {
             "second": frl.second_view * self.loss(second, label, batch.extra, present),

@@ -182,6 +182,32 @@ def blank(pyramids: Sequence[Pyramid], hidden: Sequence[Tensor]) -> list[Pyramid
     return blanked
 
 
+@torch.no_grad()
+def neighbours_loss(pyramids: Sequence[Pyramid], hidden: Sequence[Tensor], present: Presence) -> Tensor:
+    """`Completed.loss` if each hidden cell were the mean of the visible ones around it: what a decoder has to beat.
+
+    A cell with no visible one of the eight around it is the mean of its map's visible positions.
+
+    Args:
+        pyramids: per view its maps, finest first.
+        hidden: per view (B, h, w) bool over its coarsest map.
+        present: (B, M).
+    """
+    losses = []
+    for i, (maps, cells, rest) in enumerate(zip(pyramids, hidden, blank(pyramids, hidden), strict=True)):
+        seen = (~cells)[:, None].float()
+        around = F.avg_pool2d(seen, 3, stride=1, padding=1)
+        for m, ratio, mask, mean in zip(maps, RATIOS, at_scales(cells, maps), rest, strict=True):
+            whole = F.adaptive_avg_pool2d(m.float(), (cells.shape[1], cells.shape[2]))
+            near = F.avg_pool2d(whole * seen, 3, stride=1, padding=1) / around.clamp(min=1e-6)
+            known, near = (
+                _fitted(own.repeat_interleave(ratio, 2).repeat_interleave(ratio, 3), m) for own in (around > 0, near)
+            )
+            where = mask & present[:, i, None, None, None]
+            losses.append(_hidden_loss(torch.where(known, near, mean.float()), m, where))
+    return torch.stack(losses).mean()
+
+
 def _hidden_loss(written: Tensor, target: Tensor, where: Tensor) -> Tensor:
     """1 - cosine similarity over the channels, mean over the positions (B, 1, H, W) that were hidden."""
     distance = 1.0 - F.cosine_similarity(written.float(), target.float(), dim=1, eps=1e-4)

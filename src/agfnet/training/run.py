@@ -9,15 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytorch_lightning
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from agfnet.config import Config, load_config, save_config
 from agfnet.data.dataset import warm
 from agfnet.data.table import own_cases
-from agfnet.data.tablewrite import write_table
+from agfnet.data.tablewrite import write_bad_cases
 from agfnet.files import read_json, write_atomically, write_json
 from agfnet.models.network import AGFNet
 from agfnet.runfolder import BAD_CASES, CACHE, CHECKPOINTS, CONFIG, FACTS, HISTORY, WEIGHTS
@@ -127,10 +126,7 @@ def train(
     with together(machine):
         profiler = StepProfiler() if machine.profile else None
         trainer = make_trainer(config, folder, machine, history, folder / CHECKPOINTS, profiler)
-        try:
-            trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
-        except SystemExit as stop:  # how Lightning ends on Ctrl-C
-            raise KeyboardInterrupt from stop
+        _fit(trainer, module, data, last if last.exists() else None)
     if not first_process():
         return weights
     if profiler is not None:
@@ -142,8 +138,19 @@ def train(
     facts |= {"epochs": len(history.rows), "minutes": round(history.seconds / 60, 4)}
     write_json(folder / FACTS, facts)
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-    write_atomically(weights, lambda temporary: save_file(state, temporary))
+    write_atomically(weights, lambda temporary: temporary.write_bytes(save(state)))
     return weights
+
+
+def _fit(trainer: pytorch_lightning.Trainer, module: LesionModule, data: CaseData, checkpoint: Path | None) -> None:
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as stop:  # how Lightning ends on Ctrl-C
+        raise KeyboardInterrupt from stop
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            f"the device's memory is full ({error}). Lower training.batch_size or the views' size, or use more devices."
+        ) from error
 
 
 def load_run(folder: Path) -> tuple[Config, Task, AGFNet, dict[str, Any]]:
@@ -191,13 +198,7 @@ def _decode(data: CaseData, folder: Path, machine: Machine, *, skip_bad: bool) -
         for found in warm(part, progress, skip_bad=skip_bad, share=share, on_machine=on_machine)
     ]
     if bad and first_process():
-        listed = {
-            "case_id": [c.case_id for c, _ in bad],
-            "row": [c.row for c, _ in bad],
-            "error": [e for _, e in bad],
-        }
-        write_table(pl.DataFrame(listed), folder / BAD_CASES)
-        log.warning("%d cases with unreadable images are left out; see %s", len(bad), folder / BAD_CASES)
+        write_bad_cases(bad, folder / BAD_CASES)
     return {case.case_id for case, _ in bad}
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import logging
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from pydicom.uid import (
 )
 
 from agfnet.data.dicom import read_dicom
+from agfnet.data.dicom_header import CHARACTER_SET, family_name
 from agfnet.data.imagefile import CodedImageError, ImageLimits
 from agfnet.data.images import read_image, read_scaled_image, sniff
 from agfnet.data.preprocess import ViewSpec, read_frame
@@ -534,3 +536,11 @@ def test_nested_sequences_are_stepped_over():
 def test_missing_file(tmp_path: Path):
     with pytest.raises(ImageError, match="no such file"):
         read_dicom(tmp_path / "a.dcm")
+
+
+def test_a_name_of_very_many_accents_keeps_nothing_busy():
+    """They are put in order one by one, which took minutes; a name that is too long is as good as its beginning."""
+    name = ("\u0301" * 65_000 + "\u0323" * 65_000).encode()
+    began = time.monotonic()
+    assert family_name({0x00100010: name, CHARACTER_SET: b"ISO_IR 192"}, 0x00100010) == ""
+    assert time.monotonic() - began < 1.0

@@ -100,7 +100,8 @@ def test_columns_of_ids_under_other_names_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("cell", "said"),
     [
-        ("C:\\Users\\Dr\\a.jpg", "drive of another computer"),
+        ("C:\\Users\\Dr\\a.jpg", "another computer's drive"),
+        ("\\\\server\\share\\a.jpg", "another computer's drive or share"),
         ("photos\\a.jpg", "Write `/`"),
         ('"a.jpg, b.jpg"', "separated by `;`"),
         ("a.jpg|b.jpg", "separated by `;`"),

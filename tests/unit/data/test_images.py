@@ -5,6 +5,7 @@ import io
 import os
 import struct
 import threading
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -314,3 +315,18 @@ def test_a_disk_that_fails_while_a_file_is_read_is_an_image_error(kind, tmp_path
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(ImageError, match="a: "):
         read_image(Bad(tmp_path / "a"))
+
+
+def test_a_png_of_very_many_chunks_is_refused_before_it_is_decoded():
+    good = encoded(picture(1), "PNG")
+    chunk = struct.pack(">I4sI", 0, b"abCd", zlib.crc32(b"abCd"))
+    assert read_image(good[:33] + chunk * 1000 + good[33:]).shape == read_image(good).shape
+    with pytest.raises(ImageError, match="more than 10,000 chunks"):
+        read_image(good[:33] + chunk * 10_001 + good[33:])
+
+
+@pytest.mark.parametrize(("order", "magic"), [("<", b"II+\0"), (">", b"MM\0+")])
+def test_a_tiff_that_says_it_has_very_many_entries_is_refused(order, magic):
+    head = magic + struct.pack(f"{order}HHQQ", 8, 0, 16, 1_000_000)
+    with pytest.raises(ImageError, match="more than 10,000 chunks or entries"):
+        read_image(head + bytes(1000))

@@ -235,3 +235,28 @@ def test_a_patient_in_two_spellings_is_warned_of(tmp_path, caplog):
     pl.DataFrame(rows).write_csv(tmp_path / "cases.csv")
     split_to_file(tmp_path / "cases.csv", tmp_path / "parts.csv")
     assert "row 31, column patient_id: the patients 'p-03' here and 'P3' in row 5 differ in case" in caplog.text
+
+
+def table_file(folder, rows):
+    lines = ["case_id,patient_id,label,clinical", *(f"c{i},{p},{label},a.jpg" for i, (p, label) in enumerate(rows))]
+    (folder / "cases.csv").write_text("\n".join(lines) + "\n")
+    return folder / "cases.csv"
+
+
+def test_cases_without_a_label_are_in_no_part(tmp_path, caplog):
+    """A training would refuse them, and no figure is of them: they wait until their diagnosis is known."""
+    rows = [(f"P{i}", "ab"[i % 2] if i < 40 else "") for i in range(44)]
+    counts = split_to_file(table_file(tmp_path, rows), tmp_path / "parts.csv")
+    made = pl.read_csv(tmp_path / "parts.csv")
+    assert made.filter(pl.col("label").is_null())["split"].to_list() == [None] * 4
+    assert made.filter(pl.col("label").is_not_null())["split"].null_count() == 0
+    assert sum(counts.values()) == 40
+    assert "4 cases have no label" in caplog.text
+
+
+def test_one_patient_with_most_of_the_cases_is_told(tmp_path, caplog):
+    rows = [(f"P{i}", "ab"[i % 2]) for i in range(40)]
+    split_to_file(table_file(tmp_path, rows), tmp_path / "even.csv")
+    assert "has 1 of" not in caplog.text
+    split_to_file(table_file(tmp_path, [*rows, *[("P1", "b")] * 200]), tmp_path / "parts.csv")
+    assert "patient P1 has 201 of 240 cases" in caplog.text

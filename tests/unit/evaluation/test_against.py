@@ -86,10 +86,14 @@ def test_one_malignant_case_is_too_few_for_delong(sides):
     assert made["per_class"]["naevus"]["sensitivity"]["first"] is None
 
 
-def network(classes=CLASSES, *, sha: str = "a" * 64, calibrated: bool = False, prevalence=None):
+OF_TABLE = {"table": "cases.csv", "part": "validation"}
+
+
+def network(classes=CLASSES, *, sha: str = "a" * 64, calibrated: bool = False, prevalence=None, prior=(1 / 3,) * 3):
     bundle = SimpleNamespace(facts={"malignant": ["melanoma"]}, sha256=sha)
     decision = object() if calibrated else None
-    return SimpleNamespace(classes=classes, bundle=bundle, decision=decision, prevalence=prevalence)
+    mix = np.array(prior) if prevalence is None else prevalence
+    return SimpleNamespace(classes=classes, bundle=bundle, decision=decision, prevalence=prevalence, prior=mix)
 
 
 def told_by(answers: Answers, order=(0, 1, 2), referred=None) -> list[tuple[Case, Prediction]]:
@@ -127,7 +131,9 @@ def test_only_cases_that_both_answered_count(sides):
 
 def test_answers_for_other_frequencies_say_so(sides):
     plain, stated = network(), network(prevalence=np.array([0.5, 0.3, 0.2]))
-    for first, second, differ in ((plain, stated, True), (stated, stated, False), (plain, plain, False)):
+    elsewhere = network(prior=(0.5, 0.3, 0.2))  # by the training cases of another table
+    pairs = ((plain, stated, True), (stated, stated, False), (plain, plain, False), (plain, elsewhere, True))
+    for first, second, differ in pairs:
         got = against((first, told_by(sides[0])), (second, told_by(sides[1])), draws=100)
         assert any("another frequency" in note for note in got["notes"]) == differ
         assert (got["prevalence"][0] is None) == (first is plain)
@@ -136,7 +142,7 @@ def test_answers_for_other_frequencies_say_so(sides):
     got = against((stated, told_by(sides[0])), (turned, told_by(sides[1], (2, 0, 1))), draws=100)
     assert not any("another frequency" in note for note in got["notes"])
     got = against((plain, told_by(sides[0])), (stated, told_by(sides[1])), draws=100)
-    assert "(first: as among its training cases; second: " in got["notes"][0]
+    assert "(first: as among its own training cases; second: " in got["notes"][0]
 
 
 def test_referrals_are_told_where_both_are_calibrated(sides):
@@ -144,14 +150,30 @@ def test_referrals_are_told_where_both_are_calibrated(sides):
     other = network(calibrated=True, sha="b" * 64), told_by(sides[1], referred=(Reason("unsure"),))
     got = against(one, other, draws=100)
     assert got["referred"] == [0.0, 1.0]
-    page = against_markdown(got)
+    page = against_markdown(got | OF_TABLE)
     assert "bundle aaaaaaaaaaaa; second: bundle bbbbbbbbbbbb" in page
     assert "Referred: 0.0% by the first, 100.0% by the second." in page
     assert "| melanoma | " in page
+    assert "Of cases.csv, part: validation." in page
     got = against(one, (network(), other[1]), draws=100)
     assert got["referred"] is None
     assert "Only the first network is calibrated." in got["notes"]
-    assert "McNemar" in against_markdown(got)
+    assert "McNemar" in against_markdown(got | OF_TABLE)
+
+
+def test_a_few_patients_of_a_class_make_no_network_surely_better():
+    """Three of three against none of three: by draws alone p would be 0.001, by the exact test it is 0.25."""
+    labels = np.repeat([0, 1, 2], [60, 60, 3])
+    right, wrong = np.eye(3)[labels], np.eye(3)[np.where(labels == 2, 0, labels)]
+    ids = [f"c{i}" for i in range(len(labels))]
+    first, second = (Answers(ids, ids, labels, 0.9 * p + 0.1 / 3) for p in (right, wrong))
+    got = difference(first, second, CLASSES, draws=200)
+    rare = got["per_class"]["naevus"]["sensitivity"]
+    assert rare["difference"] == {"value": 1.0, "low": None, "high": None}
+    assert rare["p"] is None
+    assert got["per_class"]["naevus"]["auc"]["p"] is None
+    assert got["per_class"]["cyst"]["auc"]["p"] is not None
+    assert got["metrics"]["accuracy"]["p"] is not None
 
 
 def test_other_diagnoses_are_refused():
@@ -167,5 +189,5 @@ def test_what_is_not_defined_is_said_so(sides):
         draws=100,
     )  # fmt: skip
     assert got["metrics"]["macro_auc"]["first"] is None
-    assert "not defined" in against_markdown(got)
+    assert "not defined" in against_markdown(got | OF_TABLE)
     assert not any(isinstance(v, float) and math.isnan(v) for v in got["metrics"]["macro_auc"].values())

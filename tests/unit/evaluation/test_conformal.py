@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 from mapie.classification import SplitConformalClassifier
@@ -11,7 +9,6 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 
 from agfnet.evaluation.fitting import fit_conformal, one_case_each
 from agfnet.prediction.conformal import Conformal
-from agfnet.types import AgfnetWarning
 
 K = 4
 
@@ -89,12 +86,12 @@ def test_marginal_sets_may_fail_a_class_that_conditional_sets_cover():
     assert conditional > 0.87
 
 
-def test_too_few_cases_of_a_class_are_said():
+def test_too_few_cases_of_a_class_give_no_thresholds_by_class():
     labels, p = draw(60, 7)
     labels[labels == 3] = 0
     labels[:5] = 3
-    with pytest.warns(AgfnetWarning, match="class 3: 5"):
-        fitted = fit_conformal(labels, p, patients(60))
+    fitted = fit_conformal(labels, p, patients(60))
+    assert fitted.counts[3] == 5
     assert fitted.per_class is None
     assert np.array_equal(fitted.sets(p), fitted.sets(p, class_conditional=False))
 
@@ -103,9 +100,18 @@ def test_nine_cases_are_enough_at_ninety_percent():
     labels = np.repeat(np.arange(K), 9)
     p = np.full((36, K), 0.1)
     p[np.arange(36), labels] = 0.7
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert fit_conformal(labels, p, patients(36)).per_class is not None
+    assert fit_conformal(labels, p, patients(36)).per_class is not None
+
+
+def test_a_class_has_as_many_patients_as_have_it_whatever_else_they_have():
+    """Nine patients with a rare lesion and four common ones each: one case a patient would leave two of them."""
+    labels = np.tile([1, 0, 0, 0, 0], 9)
+    p = np.full((45, 2), 0.4)
+    p[np.arange(45), labels] = 0.6
+    owners = [f"P{i // 5}" for i in range(45)]
+    fitted = fit_conformal(labels, p, owners)
+    assert fitted.counts == (9, 9)
+    assert fitted.per_class == pytest.approx((0.4, 0.4))
 
 
 def test_one_case_of_each_patient():

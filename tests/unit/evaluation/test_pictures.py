@@ -59,7 +59,12 @@ def test_lines_keep_their_colours_in_the_report(tmp_path):
     # Of the third and fourth class little is seen beside the legend: a perfect curve lies on the frame.
     steps = np.linspace(0.0, 1.0, 40)
     curves = {
-        f"class {i}": {"recall": steps, "precision": steps**0 if i in {2, 3} else 1 - steps**i, "prevalence": 0.1}
+        f"class {i}": {
+            "recall": steps,
+            "precision": steps**0 if i in {2, 3} else 1 - steps**i,
+            "prevalence": 0.1,
+            "cases": 5,
+        }
         for i in range(8)
     }
     precision_recall_picture(curves, tmp_path / "picture.png")

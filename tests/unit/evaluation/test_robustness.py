@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from agfnet.data.table import read_cases
 from agfnet.evaluation.answers import Answers
+from agfnet.evaluation.evaluate import readable_cases
 from agfnet.evaluation.robustness import Setting, changer, robustness_table, settings_of
 from agfnet.prediction.predictor import Predictor
-from agfnet.types import Case
+from agfnet.types import Case, ImageError
 
 KINDS = {"clinical": "photo", "ultrasound": "ultrasound"}
 
@@ -42,6 +44,18 @@ def test_one_pass_draws_views_corruption_and_severity_for_each_case():
     assert changed.any(1).all()
     assert np.all(np.abs(changed.mean(0) - 2 / 3) < 0.1)
     assert abs((changed.sum(1) == 2).mean() - 1 / 3) < 0.1
+
+
+def test_cases_without_the_view_do_not_dilute_what_is_lost():
+    """Half of the cases have no scan, and scans that are made worse are always wrong."""
+    ids = [f"c{i}" for i in range(80)]
+    labels = np.arange(80) % 2
+    right, wrong = np.eye(2)[labels], np.eye(2)[1 - labels]
+    clean = Answers(ids, ids, labels, right)
+    scans = Answers(ids, ids, labels, wrong).of(np.arange(80) < 40)
+    made = robustness_table({Setting(): clean, Setting(("ultrasound",), "haze", 1): scans}, draws=50)
+    assert (made["cases"], made["clean"]["cases"], made["groups"]["ultrasound"]["cases"]) == (80, 80, 40)
+    assert made["groups"]["ultrasound"]["fall"]["value"] == 1.0
 
 
 def test_the_table_averages_settings_and_falls_from_clean():
@@ -118,3 +132,13 @@ def test_the_clean_answers_are_the_predictors(drawn, trained):
     ]
     assert np.array_equal(plain, same)
     assert not np.allclose(plain, dark)
+
+
+def test_a_case_that_cannot_be_read_stops_long_work_before_it_or_is_left_out(drawn, trained, tmp_path):
+    predictor, cases = Predictor(trained, threads=1), read_cases(drawn / "parts.csv")[:3]
+    asked = [replace(cases[0], views={"clinical": (tmp_path / "gone.png",)}), *cases[1:]]
+    notes: list[str] = []
+    with pytest.raises(ImageError, match=r"gone\.png.*--skip-bad"):
+        readable_cases(predictor, asked, notes, skip_bad=False)
+    assert readable_cases(predictor, asked, notes, skip_bad=True) == cases[1:]
+    assert notes == ["1 of 3 cases have images that cannot be read: no figure is of them."]

@@ -15,7 +15,7 @@ from scipy import stats
 from agfnet.metrics.patients import patient_draws, patient_index
 from agfnet.metrics.scores import all_scores, shares_of
 from agfnet.metrics.significance import delong, holm, mcnemar
-from agfnet.metrics.statistics import bootstrap, paired_difference
+from agfnet.metrics.statistics import Interval, bootstrap, paired_difference
 
 
 def mean_of(values):
@@ -102,14 +102,29 @@ def test_a_share_of_none_or_all_has_an_exact_interval_over_its_patients(counted)
     assert bare.low == bare.high == counted
 
 
-def test_shares_between_keep_the_bootstraps_interval():
-    y, p = np.array([0, 1] * 20), np.tile([0.6, 0.4], (40, 1))
+def test_shares_of_many_keep_the_bootstraps_interval():
+    y, p = np.array([0, 1] * 20), np.tile([0.6, 0.4], (40, 1))  # 20 of 40 patients right: enough for draws
     with_shares, without = (
         bootstrap(partial(all_scores, y, p), range(40), draws=200, shares=own) for own in (shares_of(y, p), None)
     )
     assert with_shares["accuracy"].as_json() == without["accuracy"].as_json()
     assert with_shares["sensitivity"].low == pytest.approx([0.025 ** (1 / 20), 0.0])
     assert with_shares["sensitivity"].high == pytest.approx([1.0, 1.0 - 0.025 ** (1 / 20)])
+
+
+def test_one_more_miss_makes_no_share_surer():
+    """12 of 12 is at least 0.735: 11 of 12 may not have a higher lower end, nor reach 1 as it would by draws."""
+
+    def found(hits: int, of: int) -> Interval:
+        hit = np.arange(of) < hits
+        return bootstrap(mean_of(hit), range(of), shares={"mean": np.ones(of, bool)}, draws=500)["mean"]
+
+    for hits, of in ((11, 12), (39, 40), (1, 12)):
+        exact = stats.binomtest(hits, of).proportion_ci(method="exact")
+        assert found(hits, of).low <= exact.low + 1e-9
+        assert found(hits, of).high >= exact.high - 1e-9
+    assert found(11, 12).low < found(12, 12).low
+    assert found(39, 40).low < found(40, 40).low
 
 
 def test_an_undefined_figure_has_no_interval():

@@ -326,7 +326,7 @@ def test_one_case_is_told_in_words_to_a_person_and_as_a_table_to_a_program(reque
     assert "missing: ultrasound" in words
     assert RESEARCH_USE in words
     assert ("nothing is referred" in words) == (state == "trained")
-    assert ("diagnosis set (90% of such sets" in words) == (state == "calibrated")
+    assert ("diagnosis set (holds it in 90%" in words) == (state == "calibrated")
     assert ("referred: unsure" in words) == (state == "calibrated")  # a handful of calibration cases shows no risk
     assert pipe.getvalue().startswith("case_id,prediction,")
     several = Screen()

@@ -12,6 +12,7 @@ from agfnet.training.reconstruction import (
     class_evidence,
     consistency_loss,
     focus_loss,
+    neighbours_loss,
 )
 
 CHANNELS = {"a": (4, 6, 8), "b": (4, 6, 8)}
@@ -244,3 +245,30 @@ def test_figures_of_more_cases_views_and_maps_are_means():
 
     assert of(1, 1, 1) > 0.0
     assert of(3, 2, 2) == pytest.approx(of(1, 1, 1), rel=1e-5)
+
+
+def test_neighbours_write_what_is_even_and_not_what_stands_out():
+    hidden, present = torch.zeros(1, 5, 6, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool)
+    hidden[0, 2, 2] = True
+    even = [torch.ones(1, c, 5 * r, 6 * r) for c, r in zip(CHANNELS["a"], (4, 2, 1), strict=True)]
+    assert neighbours_loss([even], [hidden], present) == pytest.approx(0.0, abs=1e-6)
+    odd = [torch.where(cells, -m, m) for m, cells in zip(even, at_scales(hidden, even), strict=True)]
+    assert neighbours_loss([odd], [hidden], present) == pytest.approx(2.0, abs=1e-6)
+    assert neighbours_loss([odd], [hidden], ~present) == 0.0
+
+
+def test_neighbours_are_the_eight_around_a_cell():
+    """Half of them point along one axis, half along the other: the hidden one between lies 45 degrees off either."""
+    hidden, present = torch.zeros(1, 5, 5, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool)
+    hidden[0, 2, 2] = True
+    directions = torch.full((2, 5, 5), -1.0)  # those further away point the other way, and do not count
+    directions[:, 1:4, 1:4] = 0.0
+    directions[0, 1:4, 1], directions[1, 1:4, 3] = 1.0, 1.0
+    directions[:, 1, 2], directions[:, 3, 2] = 1.0, 1.0
+    for own, angle in (((1.0, 1.0), 1.0), ((1.0, 0.0), 0.5**0.5)):
+        directions[:, 2, 2] = torch.tensor(own)
+        maps = []
+        for channels, ratio in zip(CHANNELS["a"], (4, 2, 1), strict=True):
+            maps.append(torch.zeros(1, channels, 5 * ratio, 5 * ratio))
+            maps[-1][0, :2] = directions.repeat_interleave(ratio, 1).repeat_interleave(ratio, 2)
+        assert neighbours_loss([maps], [hidden], present) == pytest.approx(1.0 - angle, abs=1e-5)

@@ -1,7 +1,7 @@
 // What is asked of the service. Addresses are relative, so that the page also works below a path of a proxy.
 
 const PATIENCE = 60_000; // milliseconds until a small question is given up
-const BY_STATUS = { 401: 'unauthorized', 403: 'forbidden', 413: 'oversized-body', 503: 'busy', 504: 'timeout' };
+const BY_STATUS = { 401: 'unauthorized', 403: 'forbidden', 408: 'timeout', 413: 'oversized-body', 502: 'network', 503: 'busy', 504: 'timeout' };
 const TOKEN = 'agfnet-token';
 
 /** A question that failed: `code` is the service's, or network, cancelled, timeout. */
@@ -86,7 +86,7 @@ export function feedback(requestId, diagnosis) {
 
 /** One of the page's own sample files. */
 export async function readSample(name) {
-  const response = await fetch(`page/samples/${name}`).catch(() => null);
+  const response = await fetch(`page/samples/${name}`, { signal: AbortSignal.timeout(PATIENCE) }).catch(() => null);
   if (!response?.ok) throw new ServiceError('network');
   return response;
 }

@@ -13,6 +13,7 @@ const state = {
   zones: [],
   samples: [],
   sample: null, // the one whose images are in the zones
+  taking: null, // what stands for the sample that is being read
   answer: null,
   kept: null, // what an answer's drawing keeps over a change of language
   asking: null, // AbortController while a question runs
@@ -123,23 +124,29 @@ function drawAll() {
 
 // What happens.
 
-async function begin() {
+async function begin({ again = false } = {}) {
+  const restart = () => begin({ again: true });
   state.trouble = null;
   drawAll();
   try {
     state.model = await readModel();
   } catch (error) {
-    if (wantsToken(error, begin)) return;
-    state.trouble = { error, at: Date.now(), again: begin };
+    if (wantsToken(error, restart)) return;
+    state.trouble = { error, at: Date.now(), again: restart };
     drawAll();
     announce(sayError(error.code, error.message));
     return;
   }
   closeToken();
-  state.zones = Object.entries(state.model.views).map(([view, spec]) => new Zone(view, spec, state.model.limits, (sentence) => imagesChanged(sentence)));
+  state.zones = Object.entries(state.model.views).map(([view, spec]) => new Zone(view, spec, state.model.limits, imagesChanged));
   find('zones').replaceChildren(...state.zones.map((zone) => zone.element));
-  await readSamples();
   drawAll();
+  if (again) { // what had the focus is gone: the token's field, or the button to try again
+    announce(say('ready'));
+    state.zones[0]?.focus();
+  }
+  await readSamples();
+  drawInput();
 }
 
 async function readSamples() {
@@ -150,34 +157,53 @@ async function readSamples() {
   } catch { state.samples = []; } // an addition: the page works without
 }
 
-/** An answer belongs to the images that it was asked for: it goes when they change. */
-function imagesChanged(sentence, { sample = null } = {}) {
-  state.sample = sample;
-  state.caseError = null;
+/**
+ * An answer belongs to the images that it was asked for: it goes when they change.
+ *
+ * Images of two cases must not be taken for one lesion's. So a file that replaces one of a sample takes the sample's
+ * others away, and where one of an answered case is replaced, those that stay are marked.
+ */
+function imagesChanged(sentence, zone = null, { scaleAlone = false } = {}) {
   const before = state.answer;
+  const others = scaleAlone || !zone?.file ? [] : state.zones.filter((other) => other !== zone && other.file);
+  if (state.sample) for (const other of others) other.clear();
+  else if (before || state.asking) for (const other of others) other.earlier = true;
+  if (!scaleAlone) state.sample = null;
+  state.taking = null;
+  state.caseError = null;
   state.asking?.abort();
   Object.assign(state, { answer: null, kept: null, trouble: null });
   drawInput();
   drawOutput();
-  if (sentence || before) announce([before && say('cleared'), sentence].filter(Boolean).join(' '));
+  const doubts = others.filter((other) => other.earlier).map((other) => `${other.name}: ${say('ofBefore')}`);
+  if (sentence || before) announce([before && say('cleared'), sentence, ...doubts].filter(Boolean).join(' '));
 }
 
 async function takeSample(sample) {
+  const taking = state.taking = {}; // only the last one that is asked for, and none once another file is chosen
   try {
     const read = async (name) => { const blob = await (await readSample(name)).blob(); return new File([blob], name, { type: blob.type }); };
     const files = { photo: await read(sample.photo), ultrasound: await read(sample.ultrasound) };
+    if (state.taking !== taking) return;
+    state.sample = sample; // from here on a file that is chosen beside one of it takes that away
     const taken = new Set();
     for (const zone of state.zones) {
       if (!files[zone.kind] || taken.has(zone.kind)) { zone.clear(); continue; }
       taken.add(zone.kind);
       await zone.choose(files[zone.kind], { scale: zone.kind === 'ultrasound' ? String(sample.mm_per_pixel) : null, quiet: true });
+      if (state.taking !== taking) return;
     }
   } catch (error) {
-    state.trouble = { error: error instanceof ServiceError ? error : new ServiceError('network'), at: Date.now(), again: () => takeSample(sample) };
+    if (state.taking !== taking) return;
+    const told = error instanceof ServiceError ? error : new ServiceError('network');
+    imagesChanged(`${say('failed')}: ${sayError(told.code, told.message)}`);
+    state.trouble = { error: told, at: Date.now(), again: () => takeSample(sample) };
     drawOutput();
     return;
   }
-  imagesChanged(say('sampleLoaded', { id: sample.id }), { sample });
+  imagesChanged(say('sampleLoaded', { id: sample.id }));
+  state.sample = sample;
+  drawInput();
   find('analyse').focus();
 }
 
@@ -217,7 +243,8 @@ async function analyse() {
     const answer = await explain(chosen.map(({ view, file, scale }) => ({ view, file, scale })), asking.signal);
     const model = await modelOf(answer, asking.signal);
     if (state.asking !== asking || asking.signal.aborted) return;
-    Object.assign(state, { asking: null, model, answer, kept: { at: new Date(), sample: state.sample, opacity: {}, confirmed: null } });
+    for (const zone of state.zones) zone.earlier = false; // asked about together
+    Object.assign(state, { asking: null, model, answer, trouble: null, kept: { at: new Date(), sample: state.sample, opacity: {}, confirmed: null } });
     closeToken();
     drawAll();
     announce(say('done', { sentence: summary(answer) }));
@@ -307,7 +334,13 @@ find('token-form').addEventListener('submit', (event) => {
   drawInput();
   next?.();
 });
-find('forget').addEventListener('click', () => { token.set(''); drawInput(); find('main').focus(); });
+find('forget').addEventListener('click', () => { // the next person at this screen shall not see the case either
+  token.set('');
+  for (const zone of state.zones) zone.clear();
+  imagesChanged(null);
+  announce(say('forgotten'));
+  find('main').focus();
+});
 
 // The page itself.
 

@@ -220,12 +220,13 @@ export function drawRecord(answer, model, kept, send) {
   form.addEventListener('submit', async (event) => {
     event.preventDefault();
     if (!choice.value) { tell(say('chooseFirst'), true); choice.focus(); return; }
+    const sent = choice.value; // another may be chosen meanwhile
     button.disabled = true;
     tell(say('sending'));
-    const trouble = await send(choice.value);
+    const trouble = await send(sent);
     button.disabled = false;
-    if (!trouble) kept.recorded = choice.value;
-    tell(trouble ?? say('recorded', { diagnosis: called(choice.value) }), Boolean(trouble));
+    if (!trouble) kept.recorded = sent;
+    tell(trouble ?? say('recorded', { diagnosis: called(sent) }), Boolean(trouble));
   });
   const mix = ordered(answer.prevalence).map(([name, share]) => `${name} ${percent(share)}`).join(say('comma'));
   const facts = [[say('time'), time(kept.at)], [say('model'), `${answer.bundle_sha256.slice(0, 12)}, ${say('modelVersion', { version: answer.version })}`], [say('number'), answer.request_id], [say('mix'), mix]];
@@ -237,11 +238,14 @@ export function drawRecord(answer, model, kept, send) {
         make('div', { class: 'actions' },
           make('button', { type: 'button', id: 'download', on: { click: () => save(answer) } }, icon('download'), make('span', { text: say('download') })),
           make('button', { type: 'button', id: 'print', on: { click: () => window.print() } }, icon('print'), make('span', { text: say('print') })))),
-      form));
+      kept.sample ? null : form)); // nothing is confirmed of a phantom
 }
 
+/** The answer without its pictures, which are the patient's. */
 function save(answer) {
-  const address = URL.createObjectURL(new Blob([`${JSON.stringify(answer, null, 2)}\n`], { type: 'application/json' }));
+  const views = Object.entries(answer.views).map(([view, { frame, evidence, ...figures }]) => [view, figures]);
+  const told = { ...answer, views: Object.fromEntries(views) };
+  const address = URL.createObjectURL(new Blob([`${JSON.stringify(told, null, 2)}\n`], { type: 'application/json' }));
   make('a', { href: address, download: `agfnet-${answer.request_id.slice(0, 8)}.json` }).click();
   setTimeout(() => URL.revokeObjectURL(address), 10_000);
 }

@@ -30,22 +30,24 @@ export class Zone {
    * @param view the modality's name
    * @param spec what the model says of it: kind, depth, size, mm_per_pixel
    * @param limits the service's
-   * @param onChange called with a sentence for screen readers after a file came or went
+   * @param onChange called after a file came or went, or its scale was typed: with a sentence for screen readers or
+   *   null, this zone, and {scaleAlone}
    */
   constructor(view, spec, limits, onChange) {
-    Object.assign(this, { view, kind: spec.kind, limits, onChange, file: null, address: null, error: null, note: null });
+    Object.assign(this, { view, kind: spec.kind, limits, onChange, file: null, address: null, error: null, note: null, earlier: false });
     const id = `file-${view}`;
-    this.input = make('input', { type: 'file', id, accept: ACCEPT, class: 'hidden', 'aria-describedby': `formats note-${view} error-${view}`, on: { change: () => this.#picked() } });
+    this.input = make('input', { type: 'file', id, accept: ACCEPT, class: 'hidden', 'aria-describedby': `formats note-${view} doubt-${view} error-${view}`, on: { change: () => this.#picked() } });
     this.picture = make('span', { class: 'thumb' });
     this.title = make('span', { class: 'zone-title' });
     this.hint = make('span', { class: 'soft' });
     this.label = make('label', { for: id, class: 'drop' }, this.picture, make('span', { class: 'zone-text' }, this.title, this.hint));
     this.removal = make('button', { type: 'button', class: 'quiet small remove', hidden: true, on: { click: () => this.#remove() } }, icon('remove'), make('span', { class: 'hidden' }));
     this.remark = make('p', { class: 'soft note', id: `note-${view}` });
+    this.doubt = make('p', { class: 'remark', id: `doubt-${view}`, hidden: true });
     this.complaint = make('p', { class: 'error', id: `error-${view}`, hidden: true });
     this.element = make('div', { class: 'zone', 'data-view': view }, this.input, this.label, this.removal);
     if (spec.depth || spec.mm_per_pixel) this.element.append(this.#scaleField());
-    this.element.append(this.remark, this.complaint);
+    this.element.append(this.remark, this.doubt, this.complaint);
     this.#listenForDrops();
     this.draw();
   }
@@ -61,7 +63,7 @@ export class Zone {
 
   #scaleField() {
     const id = `scale-${this.view}`;
-    this.scaleInput = make('input', { id, type: 'text', inputmode: 'decimal', autocomplete: 'off', maxlength: 12, 'aria-describedby': `${id}-hint error-${this.view}`, on: { input: () => { this.fail(null); this.onChange(null); } } });
+    this.scaleInput = make('input', { id, type: 'text', inputmode: 'decimal', autocomplete: 'off', maxlength: 12, 'aria-describedby': `${id}-hint error-${this.view}`, on: { input: () => { this.fail(null); this.onChange(null, this, { scaleAlone: true }); } } });
     this.scaleLabel = make('label', { for: id });
     this.scaleHint = make('span', { class: 'soft', id: `${id}-hint` });
     return make('div', { class: 'scale-field' }, this.scaleLabel, this.scaleInput, this.scaleHint);
@@ -95,7 +97,7 @@ export class Zone {
     this.note = several ? 'several' : null;
     const code = file.size === 0 ? 'empty-file' : file.size > this.limits.max_bytes ? 'oversized-file' : null;
     this.fail(code && { code });
-    const tell = () => this.onChange(this.error ? `${this.name}: ${this.complaint.textContent}` : say('chosen', { view: this.name }));
+    const tell = () => this.onChange(this.error ? `${this.name}: ${this.complaint.textContent}` : say('chosen', { view: this.name }), this);
     if (!quiet) tell(); // before it is read: an earlier answer is not of this file, whether it can be read or not
     const dicom = await isDicom(file).catch(() => null); // such as a folder, or a file that was moved
     if (this.file !== file) return; // another came meanwhile
@@ -116,7 +118,7 @@ export class Zone {
 
   #forget() {
     if (this.address) URL.revokeObjectURL(this.address);
-    Object.assign(this, { file: null, address: null, image: null, dicom: false, note: null });
+    Object.assign(this, { file: null, address: null, image: null, dicom: false, note: null, earlier: false });
     this.fail(null);
   }
 
@@ -129,7 +131,7 @@ export class Zone {
   #remove() {
     this.clear();
     this.input.focus(); // the button that had the focus is gone
-    this.onChange(say('removed', { view: this.name }));
+    this.onChange(say('removed', { view: this.name }), this);
   }
 
   /** Show an error beside the zone, or take it away. */
@@ -169,6 +171,8 @@ export class Zone {
     this.title.textContent = this.name;
     this.hint.textContent = file ? say('replace') : say('dropHere');
     this.remark.textContent = file ? this.#facts() : '';
+    this.doubt.hidden = !this.earlier;
+    this.doubt.replaceChildren(...(this.earlier ? [icon('warning'), make('span', { text: say('ofBefore') })] : []));
     this.picture.dataset.word = file && this.dicom ? 'DICOM' : '';
     this.picture.replaceChildren(file && image ? image : icon(file ? 'file' : this.kind in KIND_NAMES ? this.kind : 'file'));
     this.removal.hidden = !file;
