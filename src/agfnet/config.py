@@ -132,7 +132,8 @@ class ModelConfig(Section):
     Attributes:
         encoder: a timm backbone, for all views or per modality.
         pretrained: start from pretrained weights.
-        weights: a local file of them, with timm's names; otherwise an installed weights package, then the hub.
+        weights: a local file of them, with timm's names, for all views or for some; otherwise an installed weights
+            package, then the hub.
         fusion: "agf" (ALL + AGL) or a peer.
         fusion_options: arguments of the fusion module.
         dropout: on the features that the heads read.
@@ -141,7 +142,7 @@ class ModelConfig(Section):
 
     encoder: str | dict[str, str] = "tf_efficientnet_lite0"
     pretrained: bool = True
-    weights: Path | None = None
+    weights: LocalPath | dict[str, LocalPath] | None = None
     fusion: str = "agf"
     fusion_options: dict[str, Any] = {}
     dropout: Fraction = 0.3
@@ -263,9 +264,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _encoders_fit_views(self) -> Config:
-        encoder = self.model.encoder
+        encoder, weights = self.model.encoder, self.model.weights
         if isinstance(encoder, dict) and set(encoder) != set(self.data.views):
             raise ValueError(f"model.encoder names {sorted(encoder)}, data.views {sorted(self.data.views)}")
+        if isinstance(weights, dict) and not set(weights) <= set(self.data.views):
+            raise ValueError(f"model.weights names {sorted(weights)}, data.views {sorted(self.data.views)}")
         return self
 
 

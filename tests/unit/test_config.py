@@ -50,6 +50,8 @@ def test_it_is_frozen(path):
         ("training.modality_dropout=1.0", "less than 1"),
         ("data.views.clinical.kind=xray", "photo"),
         ("model.encoder={clinical: a}", "model.encoder names"),
+        ("model={weights: {scan: w.pth}}", "model.weights names"),
+        ("model.weights=s3://bucket/w.pth", "model.weights"),
         ("model={pretrained: false, weights: w.pth}", r"model: .*weights are not read where pretrained is false"),
         ("training.seed=4294967296", r"training\.seed: .*less than 4294967296"),
         ("data.malignant=[1]", r"data\.malignant\.0: 1 is no text; put it in quotes"),

@@ -217,6 +217,9 @@ class ComparisonPlan(Section):
             if missing:
                 raise ConfigError(f"{source}: row {row!r} names the views {missing}; the base has {list(views)}.")
             tree["data"]["views"] = {v: views[v] for v in own.views}
+            for key, value in tree.get("model", {}).items():
+                if key in ("encoder", "weights") and isinstance(value, dict):
+                    tree["model"][key] = {v: value[v] for v in own.views if v in value}
         config = parse_config(tree, f"{source}, row {row!r}")
         others = [key for key in different_keys(self.base_config, config) if key in OF_ALL_ROWS]
         if others:

@@ -61,7 +61,8 @@ class AGFNet(nn.Module):
         num_classes: K.
         modalities: names of the views, in the order of every (B, M) tensor.
         encoder: timm backbone, one name for all views or one per modality.
-        pretrained: False, True (weights package or hub), or a local weights file.
+        pretrained: False, True (weights package or hub), or a local weights file; or files by modality, and True for
+            those without.
         fusion: name in `agfnet.models.peers.FUSIONS`; "agf" is AGFnet's ALL + AGL.
         fusion_options: arguments of that fusion.
         extra_classes: number of classes of each further label column.
@@ -79,7 +80,7 @@ class AGFNet(nn.Module):
         modalities: Sequence[str],
         encoder: str | Mapping[str, str] = "tf_efficientnet_lite0",
         *,
-        pretrained: bool | Path = False,
+        pretrained: bool | Path | Mapping[str, Path] = False,
         fusion: str = "agf",
         fusion_options: Mapping[str, Any] | None = None,
         extra_classes: Sequence[int] = (),
@@ -99,7 +100,8 @@ class AGFNet(nn.Module):
         self.num_classes = num_classes
         self.extra_classes = tuple(extra_classes)
         names = {m: encoder if isinstance(encoder, str) else encoder[m] for m in modalities}
-        encoders = {m: Encoder(name, pretrained=pretrained, drop_path=drop_path) for m, name in names.items()}
+        starts = {m: pretrained.get(m, True) if isinstance(pretrained, Mapping) else pretrained for m in modalities}
+        encoders = {m: Encoder(name, pretrained=starts[m], drop_path=drop_path) for m, name in names.items()}
         self.encoders = nn.ModuleDict(encoders)
         self.channels = {m: e.channels for m, e in encoders.items()}
         self.fusion = build_fusion(fusion, self.channels, fusion_options or {})
@@ -162,33 +164,35 @@ class AGFNet(nn.Module):
         """Everything after the encoders, from the maps that `encode` gives."""
         pooled = [maps[-1].mean((2, 3)) for maps in pyramids]
         fused = self.fusion(pyramids, pooled, present)
-        features = self.dropout(fused.features)
         K = self.num_classes
-        evidence = self._local_evidence(fused.local) if fused.local else self._view_evidence(pyramids)
-        local = self._local_logits(evidence)
-        whole = self.head(features)
-        fused_logits = whole[:, :K]
-        if fused.local:
-            fused_logits = fused_logits + (local * present[..., None].to(local.dtype)).sum(1)
-        views = torch.stack(
+        by_head = self.head(self.dropout(fused.features))
+        fused_logits = by_head[:, :K]
+        if self.local_heads:
+            evidence = self._local_evidence(fused.local)
+            local_logits = self._local_logits(evidence)
+            fused_logits = fused_logits + (local_logits * present[..., None].to(local_logits.dtype)).sum(1)
+        else:
+            evidence = self._view_evidence(pyramids)
+            local_logits = by_head.new_zeros((by_head.shape[0], 0, K))
+        by_view = torch.stack(
             [head(self.dropout(v)) for head, v in zip(self.view_heads.values(), pooled, strict=True)], dim=1
         )
         # Fixed: learnt from training cases, weights favour the opinion that knows them by heart (see "Opinions" in
         # docs/development-log.md).
         shares = present.float() / present.float().sum(1, keepdim=True).clamp(min=1) / 2
         weights = torch.cat([1 - shares.sum(1, keepdim=True), shares], dim=1)
-        opinions = torch.cat([fused_logits[:, None], views[..., :K]], dim=1).float().log_softmax(-1)
+        opinions = torch.cat([fused_logits[:, None], by_view[..., :K]], dim=1).float().log_softmax(-1)
         logits = (weights[..., None] * opinions).sum(1).log_softmax(-1)
         return Output(
             logits=logits,
             fused_logits=fused_logits,
-            view_logits=views[..., :K],
+            view_logits=by_view[..., :K],
             weights=weights,
-            extra_logits=whole[:, K:],
-            view_extra_logits=views[..., K:],
+            extra_logits=by_head[:, K:],
+            view_extra_logits=by_view[..., K:],
             attention=fused.attention,
             evidence=evidence,
-            local_logits=local,
+            local_logits=local_logits,
         )
 
     def _view_evidence(self, pyramids: Sequence[Pyramid]) -> list[Evidence]:
@@ -205,9 +209,7 @@ class AGFNet(nn.Module):
         return [x.read(w) for w, x in zip(weights, local, strict=True)]
 
     def _local_logits(self, evidence: Sequence[Evidence]) -> ViewLogits:
-        """(B, M, K), or (B, 0, K) without local heads."""
-        if not self.local_heads:
-            return evidence[0].new_zeros((evidence[0].shape[0], 0, self.num_classes))
+        """(B, M, K): the mean of each view's evidence, with its head's bias."""
         biases = (self.local_heads[m].get_parameter("bias") for m in self.modalities)
         return torch.stack([e.mean((2, 3)) + bias for e, bias in zip(evidence, biases, strict=True)], dim=1)
 

@@ -137,6 +137,22 @@ def test_a_local_file_of_weights(tmp_path):
     assert all(torch.equal(first[k], second[k]) for k in first)
 
 
+def test_each_view_may_have_weights_of_its_own(tmp_path):
+    """One pretrained on scans beside one pretrained on photos, of two backbones."""
+    stems = {}
+    for view, name in (("photo", "test_efficientnet"), ("scan", "test_convnext")):
+        weights = timm.create_model(name).state_dict()
+        torch.save(weights, tmp_path / f"{view}.pth")
+        stems[view] = next(iter(weights.items()))
+    network = AGFNet(
+        3, list(stems), {"photo": "test_efficientnet", "scan": "test_convnext"},
+        pretrained={view: tmp_path / f"{view}.pth" for view in stems},
+    )  # fmt: skip
+    for view, (_, wanted) in stems.items():
+        own = network.encoders[view].state_dict().values()
+        assert any(tensor.shape == wanted.shape and torch.equal(tensor, wanted) for tensor in own)
+
+
 def test_a_local_file_with_other_names_is_no_random_start(tmp_path):
     weights = timm.create_model("test_efficientnet", num_classes=3).state_dict()
     torch.save(weights, tmp_path / "other-head.pth")
