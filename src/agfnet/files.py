@@ -13,19 +13,25 @@ from typing import Any, TextIO
 
 from agfnet.types import ConfigError
 
+PRIVATE = 0o600
+"""Mode of files that say who a patient is: of their owner alone."""
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+
+def write_atomically(path: Path, write: Callable[[Path], object], *, mode: int | None = None) -> None:
     """Let `write` make a file under a temporary name in the same folder, then give it its name.
 
     Args:
         path: the final name; its folder is made.
         write: called with the temporary path; an exception leaves nothing under the final name.
+        mode: it is made with, where it is not there yet; None: as the process makes files.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder; name a file", str(path))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # processes of several machines may write
     try:
+        if mode is not None:
+            temporary.touch(mode=mode)
         write(temporary)
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())

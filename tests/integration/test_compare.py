@@ -349,6 +349,19 @@ def test_what_all_rows_share_may_not_change(plan_file, tmp_path, agfnet_command)
     assert "with another network" in done.stderr.replace("\n", " ")
 
 
+def test_a_row_that_would_learn_other_classes_is_told_before_the_first_training(plan_file, drawn, tmp_path):
+    """No lipoma that is trained on has a scan: a network of scans would know two classes, and fail at the end."""
+    table = pl.read_csv(drawn / "parts.csv")
+    bare = (pl.col("label") == "lipoma") & (pl.col("split") == "train")
+    views = [(pl.lit(f"{drawn}/") + pl.col(view)).alias(view) for view in ("clinical", "ultrasound")]
+    made = table.with_columns(*views).with_columns(ultrasound=pl.when(~bare).then("ultrasound"))
+    made.write_csv(tmp_path / "parts.csv")
+    tree = yaml.safe_load(plan_file.read_text())
+    tree["base"]["data"]["table"] = str(tmp_path / "parts.csv")
+    with pytest.raises(ConfigError, match="row 'scan' has no training case of lipoma with an image of its views"):
+        compare(ComparisonPlan.model_validate(tree), tmp_path / "compared", minutes=0)
+
+
 def test_a_row_that_was_begun_may_not_change(plan_file, tmp_path, agfnet_command):
     folder, path = tmp_path / "compared", tmp_path / "plan.yaml"
     tree = yaml.safe_load(plan_file.read_text())

@@ -440,3 +440,33 @@ def test_an_audit_log_that_does_not_answer_holds_nobody_for_long(predictor, file
         said = client.post("/v1/predict", files=files)
     assert said.status_code == 503
     assert said.json()["code"] == "audit"
+
+
+def test_who_goes_away_is_not_answered_nor_entered(predictor, files, tmp_path):
+    """A cancelled question gives its place back, and the audit log tells of no answer that nobody got."""
+    settings = ServiceSettings(tokens={TOKEN: "ward"}, audit=tmp_path / "audit.sqlite")
+    with TestClient(create_app(predictor, settings), headers=OWN) as client:
+        sent = client.build_request("POST", "/v1/predict", files=files)
+        body = sent.read()
+
+        async def ask():
+            coming = iter([{"type": "http.request", "body": body, "more_body": False}])
+            said = []
+
+            async def receive():
+                return next(coming, {"type": "http.disconnect"})
+
+            async def send(message):
+                said.append(message)
+
+            headers = [(name.lower().encode(), value.encode()) for name, value in sent.headers.items()]
+            scope = {
+                "type": "http", "method": "POST", "path": "/v1/predict", "raw_path": b"/v1/predict", "headers": headers,
+                "query_string": b"", "scheme": "http", "server": ("localhost", 80), "client": None, "root_path": "",
+                "http_version": "1.1",
+            }  # fmt: skip
+            await client.app(scope, receive, send)
+            return said[0]["status"]
+
+        assert client.portal.call(ask) == 400
+    assert verify(tmp_path / "audit.sqlite").entries == 0

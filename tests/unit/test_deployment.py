@@ -33,13 +33,17 @@ def test_an_update_keeps_the_bundle_that_a_roll_back_needs(tmp_path):
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in folder.iterdir())
 
 
-def test_the_proxy_keeps_large_bodies_only_where_images_are_sent_with_a_token():
+def test_the_proxy_keeps_large_bodies_only_where_images_are_sent_with_a_known_token():
     asking = re.search(r"location ~ \^/v1/\(predict\|explain\)\$ \{.*?\n    \}", PROXY, re.DOTALL)
     assert asking is not None
-    assert 'if ($http_authorization = "") { return 401; }' in asking[0]
+    assert "auth_request /token;" in asking[0]
     sizes = r"client_(?:max_body|body_buffer)_size (\w+);"
     assert re.findall(sizes, asking[0]) == [f"{ServiceSettings().max_body >> 20}m"] * 2
-    assert re.findall(sizes, PROXY.replace(asking[0], "")) == [f"{SMALL_BODY >> 10}k"] * 2
+    token = re.search(r"location = /token \{.*?\n    \}", PROXY, re.DOTALL)
+    assert token is not None
+    assert "proxy_pass_request_body off;" in token[0]
+    assert re.findall(sizes, token[0]) == [f"{ServiceSettings().max_body >> 20}m"]
+    assert re.findall(sizes, PROXY.replace(asking[0], "").replace(token[0], "")) == [f"{SMALL_BODY >> 10}k"] * 2
 
 
 def test_it_is_stopped_no_sooner_than_it_has_answered_what_it_accepted():

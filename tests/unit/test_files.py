@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import errno
 
+import polars as pl
 import pytest
 
-from agfnet.files import claim, write_atomically, write_text
+from agfnet.files import PRIVATE, claim, write_atomically, write_text
 
 
 def test_what_was_kept_from_others_still_is_when_it_is_written_again(tmp_path):
@@ -32,3 +33,11 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
         write_atomically(tmp_path / "frame.npy", full)
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "frame.npy"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "write", [lambda path: path.write_text("x"), pl.DataFrame({"patient_id": ["P1"]}).write_parquet]
+)
+def test_what_says_who_a_patient_is_is_made_for_its_owner_alone(tmp_path, write):
+    write_atomically(tmp_path / "file", write, mode=PRIVATE)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600

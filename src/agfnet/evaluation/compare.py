@@ -89,6 +89,7 @@ def compare(
     if unknown:
         raise ConfigError(f"{source}: has no row {unknown}; its rows are {list(plan.rows)}.")
     _check_unseen(plan)
+    _check_classes(plan, source)
     _same_comparison(plan, folder)
     trained = {part for row in rows or plan.rows for part in plan.rows[row].mean_of or (row,)}
     todo = deque(run for run in all_runs(plan) if run.row in trained and not _done(folder, run, plan))
@@ -332,6 +333,22 @@ def _check_unseen(plan: ComparisonPlan) -> None:
                 )
         if not cases:
             raise ConfigError(f"{table}: has no labelled case of the part test that every row can answer.")
+
+
+def _check_classes(plan: ComparisonPlan, source: str) -> None:
+    """Every row learns the same classes, also one of fewer views, which may have no case of a rare one."""
+    learnt: dict[str, set[str]] = {}
+    for row in (name for name, own in plan.rows.items() if not own.mean_of):
+        data = plan.config(row, plan.seeds_of(row)[0], source).data
+        used, cases = {*data.train, *(data.validation if plan.folds else ())}, own_cases(data)
+        parted = any(case.split is not None for case in cases)
+        learnt[row] = {case.label for case in cases if case.label is not None and (case.split in used or not parted)}
+    for row, classes in learnt.items():
+        if lacking := sorted(set().union(*learnt.values()) - classes):
+            raise ConfigError(
+                f"{source}: row {row!r} has no training case of {', '.join(lacking)} with an image of its views: it "
+                "would learn other classes than the others. Add such cases, or leave the class out."
+            )
 
 
 def _fitted_on(config: Config, held: Sequence[Case]) -> list[Case]:

@@ -61,8 +61,8 @@ TEST, EXTERNAL, CORRUPTED, ONLY = "test", "external", "corrupted", "only "
 """Sets of answers: the test cases; those of another site; the test cases made worse; with one view alone."""
 
 
-OF_ALL_ROWS = ("data.table", "data.data_root", "data.train", "data.validation")
-"""Keys of the configuration that say which cases a network is trained on: no row may have its own."""
+OF_ALL_ROWS = ("data.table", "data.data_root", "data.train", "data.validation", "data.classes")
+"""Keys of the configuration that say which cases a network is trained on, and for what: no row may have its own."""
 
 
 class Claim(Section):

@@ -33,7 +33,7 @@ import agfnet
 from agfnet.data.preprocess import ViewSpec
 from agfnet.data.table import SCALE_SUFFIX, duplicate_case, say_scale, structural_faults, table_error
 from agfnet.data.tablestream import Piece, stream_sha256, stream_table
-from agfnet.files import write_atomically, write_json
+from agfnet.files import PRIVATE, write_atomically, write_json
 from agfnet.prediction.asking import views_there
 from agfnet.types import ConfigError, Place, TableError
 
@@ -267,7 +267,7 @@ def _refilled(frames: Iterator[pl.DataFrame], height: int) -> Iterator[pl.DataFr
 
 
 def _write_part(folder: Path, part: int, frame: pl.DataFrame) -> None:
-    write_atomically(part_file(folder, PLAN, part), frame.write_parquet)
+    write_atomically(part_file(folder, PLAN, part), frame.write_parquet, mode=PRIVATE)  # ids of patients
 
 
 def _digest(case_id: str | None, row: int) -> bytes:

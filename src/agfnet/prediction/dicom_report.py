@@ -32,7 +32,7 @@ import agfnet
 from agfnet.data.dicom import Patient, read_dicom
 from agfnet.data.images import sniff
 from agfnet.data.said import other_patient
-from agfnet.files import write_atomically
+from agfnet.files import PRIVATE, write_atomically
 from agfnet.prediction.explanation import Explanation, explanation_sheet, set_says
 from agfnet.types import RESEARCH_USE, Case, ImageError, Place
 
@@ -323,6 +323,6 @@ def write_dicom(
         files = []
         for name, dataset in made.items():
             file = stem.with_name(f"{stem.name}-{name}.dcm")
-            write_atomically(file, partial(dataset.save_as, enforce_file_format=True))
+            write_atomically(file, partial(dataset.save_as, enforce_file_format=True), mode=PRIVATE)
             files.append(file)
     return files

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -115,7 +115,8 @@ class Service:
             async with asyncio.timeout(self.settings.timeout):
                 upload = await self._upload(request)
                 async with self.at_work:
-                    answer, prediction = await (self._explain if explain else self._predict)(upload, request_id, until)
+                    work = (self._explain if explain else self._predict)(upload, request_id, until)
+                    answer, prediction = await _unless_gone(request, work)
         except TimeoutError:
             raise Problem(504, "timeout", "The answer took too long. Try again.", retry_after=5) from None
         content = {"caller": caller, **audited(answer, upload)}
@@ -232,6 +233,23 @@ class Service:
         for view in scales.keys() - uploaded.keys():
             raise Problem(422, "bad-scale", f"{view}: there is a scale, but no image.", view=view)
         return Upload(uploaded, scales)
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What the work gives, unless the caller goes away meanwhile: then nobody waits for the answer.
+
+    Raises:
+        Problem: the caller is gone.
+    """
+    asked, gone = asyncio.create_task(work), asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait((asked, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not asked.done():
+            raise Problem(400, "malformed-body", "The request broke off.")
+        return asked.result()
+    finally:
+        asked.cancel()
+        gone.cancel()
 
 
 async def _once(body: bytes) -> AsyncGenerator[bytes]:

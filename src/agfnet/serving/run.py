@@ -88,7 +88,10 @@ def serve(predictor: Predictor, settings: ServiceSettings) -> None:
         timeout_keep_alive=10,
         h11_max_incomplete_event_size=32 * 1024,
     )
-    log.info("http://%s:%d with bundle %s", settings.host, settings.port, predictor.bundle.sha256[:12])
+    bundle = predictor.bundle
+    log.info(
+        "http://%s:%d with bundle %s (signature: %s)", settings.host, settings.port, bundle.sha256[:12], bundle.signed
+    )
     with suppress(KeyboardInterrupt):  # the signal that it was stopped by, once all is answered
         uvicorn.Server(config).run()
     log.info("stopped; what was accepted is answered")
