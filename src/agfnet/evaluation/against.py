@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agfnet.evaluation.answers import Answers, answers_of
+from agfnet.evaluation.answers import Answers, CaseAnswer, answers_of
 from agfnet.evaluation.notes import ECE_BIAS, FEW_CASES, few_patients_note, mixes_apart
 from agfnet.evaluation.summary import cell, figure_text, figure_title, table_line
 from agfnet.files import write_json, write_text
@@ -22,11 +22,10 @@ from agfnet.metrics.significance import delong, mcnemar
 from agfnet.metrics.statistics import known, paired_difference
 from agfnet.prediction.output import stated_prevalence
 from agfnet.prediction.predictor import Predictor
-from agfnet.types import RESEARCH_USE, Case, ConfigError, Prediction, TableError
+from agfnet.types import RESEARCH_USE, ConfigError, TableError
 
 AGAINST = ("against.json", "against.md")
 """What is written into an evaluation's folder."""
-Answered = tuple[Case, Prediction]
 RATES = {"sensitivity": "Sensitivity", "specificity": "Specificity", "auc": "AUC"}
 """Of each class, as readers see them."""
 SAME_MIX = 0.02
@@ -47,8 +46,8 @@ def check_same_classes(first: Predictor, second: Predictor) -> None:
 
 
 def against(
-    first: tuple[Predictor, Sequence[Answered]],
-    second: tuple[Predictor, Sequence[Answered]],
+    first: tuple[Predictor, Sequence[CaseAnswer]],
+    second: tuple[Predictor, Sequence[CaseAnswer]],
     *,
     draws: int = DRAWS,
     notes: Sequence[str] = (),

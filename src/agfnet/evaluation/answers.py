@@ -61,11 +61,13 @@ def answers_from_json(tree: Mapping[str, Any]) -> Answers:
     return Answers(tree["cases"], tree["patients"], np.array(tree["labels"]), np.array(tree["probabilities"]))
 
 
+CaseAnswer = tuple[Case, Prediction]
+"""A case, and what a network says of it."""
 LEAVE_OUT = "Or leave such cases out (--skip-bad; in a configuration data.skip_bad=true)."
 """What to do about a case that cannot be read, beside what its error says."""
 
 
-def whole(outcomes: Iterable[Outcome], *, skip_bad: bool = False) -> Iterator[tuple[Case, Prediction]]:
+def whole(outcomes: Iterable[Outcome], *, skip_bad: bool = False) -> Iterator[CaseAnswer]:
     """Yield each case with its prediction; stop, or warn and go on, at one that could not be read.
 
     Args:

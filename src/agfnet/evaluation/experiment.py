@@ -7,19 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from agfnet.config import Config, DataConfig
 from agfnet.data.fingerprints import image_fingerprints
 from agfnet.data.split import patient_folds
 from agfnet.data.table import own_cases
 from agfnet.evaluation.evaluate import CHOSEN, TO_CHOOSE, evaluate_outcomes
 from agfnet.evaluation.pictures import training_curves
-from agfnet.export.onnx import export_run
+from agfnet.export.onnx import TOLERANCE, export_graph, export_run, parity
 from agfnet.files import read_json
 from agfnet.prediction.asking import predict_cases
 from agfnet.prediction.bundle import read_bundle
 from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.runfolder import CACHE, FACTS
-from agfnet.training.build import Task, check_learnable, task_of
+from agfnet.training.build import Task, build_network, check_learnable, task_of
 from agfnet.training.folder import check_apart
 from agfnet.training.ranks import ALONE, Machine, first_process
 from agfnet.training.run import parts, train
@@ -123,7 +125,13 @@ def train_and_export(
     machine: Machine = ALONE,
     task: Task | None = None,
 ) -> None:
-    """Train and export; what is done is not done again."""
+    """Train and export; what is done is not done again.
+
+    Raises:
+        ConfigError: the network could not be exported; see also `train`.
+    """
+    if first_process() and not (folder / FACTS).exists():
+        _check_exportable(config)
     train(
         config,
         folder,
@@ -136,6 +144,34 @@ def train_and_export(
     if first_process() and not _readable(folder):
         log.info("exporting the network, which takes about half a minute")
         export_run(folder)
+
+
+EXPORTED = {"test_convnext", "test_efficientnet", *(f"tf_efficientnet_lite{n}" for n in range(3))}
+"""Encoders of which it is known that they can be exported."""
+
+
+def _check_exportable(config: Config) -> None:
+    """Export the network before it is trained, where its encoders are not known: hours later it would be too late."""
+    encoder = config.model.encoder
+    unknown = sorted({*(encoder.values() if isinstance(encoder, dict) else [encoder])} - EXPORTED)
+    if not unknown:
+        return
+    log.info("trying to export a network of %s, which takes about half a minute", ", ".join(unknown))
+    sizes = {view: own.size for view, own in config.data.views.items()}
+    with torch.random.fork_rng():
+        network = build_network(config, Task(("a", "b"), {}), pretrained=False).eval()
+        try:
+            apart = parity(network, export_graph(network, sizes), sizes, 1 + len(sizes))
+        except Exception as error:  # whatever PyTorch's exporter or ONNX Runtime finds
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ConfigError(
+                f"a network of {', '.join(unknown)} cannot be exported ({reason}). Take another model.encoder."
+            ) from error
+    if not apart <= TOLERANCE:
+        raise ConfigError(
+            f"a network of {', '.join(unknown)} answers otherwise by {apart:.2g} once it is exported, more than "
+            f"{TOLERANCE}. Take another model.encoder."
+        )
 
 
 def _readable(folder: Path) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agfnet.evaluation.answers import Answers, answers_of
+from agfnet.evaluation.answers import Answers, CaseAnswer, answers_of
 from agfnet.evaluation.fitting import (
     LIMITS,
     OWN_PATIENTS,
@@ -25,12 +25,12 @@ from agfnet.prediction.calibration import calibrated
 from agfnet.prediction.decision import Decision, Limits, named
 from agfnet.prediction.output import percent
 from agfnet.prediction.refer import ReferRule, disagreement
-from agfnet.types import Case, Prediction, TableError
+from agfnet.types import TableError
 
 TOO_FEW_OF_THESE = (
     f"fewer than {OWN_PATIENTS} patients, or a class without a case: their temperature is that of all cases."
 )
-Asked = Sequence[tuple[Case, Prediction]]
+Asked = Sequence[CaseAnswer]
 """Cases and what the network, not calibrated, says of them."""
 
 

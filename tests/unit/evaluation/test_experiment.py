@@ -4,11 +4,13 @@ from collections.abc import Iterable
 
 import polars as pl
 import pytest
+import torch
 
 from agfnet.config import parse_config
 from agfnet.data.table import own_cases
+from agfnet.evaluation import experiment
 from agfnet.evaluation.experiment import fold_parts
-from agfnet.types import Case, TableError
+from agfnet.types import Case, ConfigError, Split, TableError
 from drawn import small_config
 
 
@@ -80,3 +82,22 @@ def test_networks_of_fewer_views_have_the_same_folds(drawn):
     for whole, less in zip(splits, own, strict=True):
         for cases, fewer in zip(whole, less, strict=True):
             assert [case.case_id for case in fewer] == [case.case_id for case in cases if case.case_id in seen]
+
+
+def test_a_network_that_cannot_be_exported_is_told_before_it_is_trained(drawn, tmp_path, monkeypatch):
+    config = parse_config(small_config(drawn / "parts.csv"), "test")
+    monkeypatch.setattr(experiment, "EXPORTED", set())
+    monkeypatch.setattr(experiment, "train", lambda *_, **__: pytest.fail("it is trained"))
+    state = torch.random.get_rng_state()
+    experiment._check_exportable(config)
+    assert torch.equal(torch.random.get_rng_state(), state)  # or the training would draw otherwise
+    monkeypatch.setattr(experiment, "parity", lambda *_: 0.5)
+    with pytest.raises(ConfigError, match=r"test_efficientnet answers otherwise by 0\.5 once it is exported"):
+        experiment.train_and_export(config, tmp_path / "run", Split([], []), resume=False)
+
+    def unknown(*_):
+        raise RuntimeError("no such operator\nand a long trace")
+
+    monkeypatch.setattr(experiment, "export_graph", unknown)
+    with pytest.raises(ConfigError, match=r"cannot be exported \(no such operator\)"):
+        experiment.train_and_export(config, tmp_path / "run", Split([], []), resume=False)
