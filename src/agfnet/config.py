@@ -292,6 +292,8 @@ class _OnceEach(yaml.SafeLoader):
         """See PyYAML."""
         seen: set[Any] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
             name = self.construct_object(key)
             if name in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} is given twice", key.start_mark)

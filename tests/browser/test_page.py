@@ -131,6 +131,36 @@ def test_what_stays_of_an_answered_case_is_marked(page: Any) -> None:
     sync_api.expect(page.locator("#doubt-clinical")).to_be_hidden()
 
 
+def test_what_stays_is_marked_also_after_the_other_was_removed_or_a_scale_typed(page: Any) -> None:
+    answered(page)
+    page.click('.zone[data-view="clinical"] .remove')
+    choose(page, "clinical", SAMPLES / "2-clinical.jpg")
+    sync_api.expect(page.locator("#doubt-ultrasound")).to_contain_text("still of the case before")
+    page.reload()
+    page.wait_for_selector(".zone")
+    answered(page)
+    page.fill("#scale-ultrasound", "0.08")
+    choose(page, "clinical", SAMPLES / "2-clinical.jpg")
+    sync_api.expect(page.locator("#doubt-ultrasound")).to_contain_text("still of the case before")
+
+
+def test_a_sample_goes_also_after_its_other_image_was_removed(page: Any) -> None:
+    page.click('[data-sample="1"]')
+    sync_api.expect(page.locator("#analyse")).to_be_focused()
+    page.click('.zone[data-view="clinical"] .remove')
+    choose(page, "clinical", PHOTO)
+    sync_api.expect(page.locator('.zone.filled[data-view="ultrasound"]')).to_have_count(0)
+
+
+def test_a_sample_that_cannot_be_fetched_leaves_what_is_there(page: Any) -> None:
+    answered(page)
+    page.route("**/page/samples/2-ultrasound.png", lambda route: route.abort())
+    page.click('[data-sample="2"]')
+    sync_api.expect(page.locator("#case-error")).to_contain_text("cannot be reached")
+    sync_api.expect(page.locator(".result")).to_have_count(1)
+    sync_api.expect(page.locator("#live")).to_contain_text("Sample 2 could not be loaded")
+
+
 def test_of_two_samples_the_last_one_stays(page: Any) -> None:
     page.evaluate(
         """() => {

@@ -317,7 +317,7 @@ def test_a_card_that_a_person_has_completed_is_not_written_over(
     monkeypatch.setattr(Predictor, "predict", lambda *_, **__: pytest.fail("the network is asked"))
     done = agfnet_command(*asked)
     assert done.exit_code == 1
-    assert "has been changed since it was written" in done.stderr.replace("\n", " ")
+    assert "is not as a report wrote it" in done.stderr.replace("\n", " ")
     assert "ethics board" in card.read_text()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from agfnet.config import load_config, parse_config, save_config
+from agfnet.config import load_config, parse_config, read_yaml, save_config
 from agfnet.evaluation.plan import load_plan
 from agfnet.types import ConfigError
 from drawn import small_config, write_config
@@ -82,6 +82,11 @@ def test_files_that_are_no_configuration(tmp_path):
     (tmp_path / "twice.yaml").write_text("training:\n  epochs: 5\ntraining:\n  seed: 1\n")
     with pytest.raises(ConfigError, match=r"'training' is given twice(.|\n)*line 3"):
         load_config(tmp_path / "twice.yaml")
+    (tmp_path / "list.yaml").write_text("? [a]\n: 1\n")
+    with pytest.raises(ConfigError, match="is not YAML"):
+        load_config(tmp_path / "list.yaml")
+    (tmp_path / "merged.yaml").write_text("a: &a {epochs: 5, seed: 1}\nb:\n  <<: *a\n  seed: 2\n")
+    assert read_yaml(tmp_path / "merged.yaml")["b"] == {"epochs": 5, "seed": 2}
 
 
 def test_the_documented_keys_and_defaults_are_the_real_ones():

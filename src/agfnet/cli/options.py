@@ -95,7 +95,7 @@ PrevalenceOpt = Annotated[
     ),
 ]
 SkipOpt = Annotated[
-    bool, typer.Option("--skip-bad", help="Leave out cases with unreadable images; count and list them.")
+    bool, typer.Option("--skip-bad", help="Leave out cases with unreadable images; they are counted and named.")
 ]
 
 

@@ -17,7 +17,7 @@ from agfnet.evaluation.summary import cell, figure_text, figure_title, table_lin
 from agfnet.files import write_json, write_text
 from agfnet.metrics.patients import DRAWS
 from agfnet.metrics.ranking import malignancy
-from agfnet.metrics.scores import BIASED, HEADLINE, MALIGNANT, all_scores
+from agfnet.metrics.scores import BIASED, HEADLINE, MALIGNANT, OVER_CLASSES, all_scores
 from agfnet.metrics.significance import delong, mcnemar
 from agfnet.metrics.statistics import known, paired_difference
 from agfnet.prediction.output import stated_prevalence
@@ -129,9 +129,8 @@ def difference(
     one, other = (partial(all_scores, y, own.probabilities, malignant=chosen) for own in (first, second))
     apart = paired_difference(one, other, patients, draws=draws, without=BIASED)
     values = one(), other()
-    owners = np.asarray(patients)
-    single = len(set(patients)) == len(patients)
-    changed = first.probabilities.argmax(axis=1) != second.probabilities.argmax(axis=1)
+    owners, single = np.asarray(patients), len(set(patients)) == len(patients)
+    said = [own.probabilities.argmax(axis=1) for own in (first, second)]
 
     def entry(name: str, index: int | tuple[()] = (), *, sure: bool = True) -> dict[str, Any]:
         gap = apart[name].as_json(index)
@@ -144,14 +143,20 @@ def difference(
 
     def enough(rate: str, k: int) -> bool:
         """Whether so many patients tell of a class that draws of them can judge the difference."""
-        sides = {"sensitivity": [(y == k) & changed], "specificity": [(y != k) & changed], "auc": [y == k, y != k]}
+        of, moved = y == k, (said[0] == k) != (said[1] == k)
+        sides = {"sensitivity": [of & moved], "specificity": [~of & moved], "auc": [of, ~of]}
         return all(np.unique(owners[side]).size >= FEW_CASES for side in sides[rate])
+
+    rare = any(np.unique(owners[y == k]).size < FEW_CASES for k in np.unique(y))
 
     return {
         "n_cases": len(first),
         "n_patients": len(set(patients)),
         "draws": draws,
-        "metrics": {name: entry(name) for name in (*HEADLINE, *(MALIGNANT if chosen is not None else ()))},
+        "metrics": {
+            name: entry(name, sure=not (rare and name in OVER_CLASSES))
+            for name in (*HEADLINE, *(MALIGNANT if chosen is not None else ()))
+        },
         "per_class": {
             label: {"n_cases": int((y == k).sum())} | {rate: entry(rate, k, sure=enough(rate, k)) for rate in RATES}
             for k, label in enumerate(classes)
@@ -162,9 +167,9 @@ def difference(
             "p is of each figure by itself: say beforehand which one decides.",
             "Intervals and p hold for these two trained networks; another training of either may come out otherwise.",
             (
-                f"Of a class, sensitivity and specificity have interval and p where {FEW_CASES} patients or more were "
-                f"answered otherwise by the other network, AUC where {FEW_CASES} have it and {FEW_CASES} do not: of "
-                "fewer, draws look surer than they are."
+                "Of a class, sensitivity and specificity have interval and p where the networks differ on it in "
+                f"{FEW_CASES} patients or more, AUC where {FEW_CASES} have it and {FEW_CASES} do not; a mean over "
+                f"classes where {FEW_CASES} have each. Draws of fewer look surer than they are."
             ),
             *few_patients_note(len(set(patients))),
             ECE_BIAS,

@@ -28,7 +28,7 @@ from agfnet.data.table import own_cases, read_cases
 from agfnet.data.tablefile import table_sha256
 from agfnet.evaluation.answers import Answers, answers_of, whole
 from agfnet.evaluation.evaluate import drawn_cases
-from agfnet.evaluation.experiment import fold_parts, sharing_images, train_and_export
+from agfnet.evaluation.experiment import check_exportable, fold_parts, sharing_images, train_and_export
 from agfnet.evaluation.focus import focus_of, mask_files
 from agfnet.evaluation.plan import CORRUPTED, EXTERNAL, ONLY, ComparisonPlan, folder_name
 from agfnet.evaluation.robustness import Setting, changer
@@ -93,6 +93,8 @@ def compare(
     _same_comparison(plan, folder)
     trained = {part for row in rows or plan.rows for part in plan.rows[row].mean_of or (row,)}
     todo = deque(run for run in all_runs(plan) if run.row in trained and not _done(folder, run, plan))
+    for row in dict.fromkeys(run.row for run in todo if not (run_folder(folder, run) / FACTS).exists()):
+        check_exportable(plan.config(row, plan.seeds_of(row)[0], source))
     count, began = len(todo), time.monotonic()
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
     running: dict[int, tuple[SpawnProcess, Run, float, str | None]] = {}

@@ -40,6 +40,8 @@ def run(config: Config, folder: Path, *, resume: bool = False, machine: Machine 
         writes everything.
     """
     cases = parts(config, own_cases(config.data))
+    if first_process() and not (folder / FACTS).exists():
+        check_exportable(config)
     answered = _run(config, folder, cases, resume=resume, machine=machine)
     if answered is None:
         return {}
@@ -61,6 +63,8 @@ def run_folds(
         raise ConfigError(f"{folder}: holds a run of its own. Choose another folder for --folds.")
     config = sharing_images(config, folder)
     splits, task = fold_parts(config, folds, config.training.seed)
+    if first_process() and not any(folder.glob(f"fold-*/{FACTS}")):
+        check_exportable(config)
     pooled = []
     for k, split in enumerate(splits, start=1):
         log.info("fold %d of %d", k, folds)
@@ -125,13 +129,7 @@ def train_and_export(
     machine: Machine = ALONE,
     task: Task | None = None,
 ) -> None:
-    """Train and export; what is done is not done again.
-
-    Raises:
-        ConfigError: the network could not be exported; see also `train`.
-    """
-    if first_process() and not (folder / FACTS).exists():
-        _check_exportable(config)
+    """Train and export; what is done is not done again."""
     train(
         config,
         folder,
@@ -150,8 +148,12 @@ EXPORTED = {"test_convnext", "test_efficientnet", *(f"tf_efficientnet_lite{n}" f
 """Encoders of which it is known that they can be exported."""
 
 
-def _check_exportable(config: Config) -> None:
-    """Export the network before it is trained, where its encoders are not known: hours later it would be too late."""
+def check_exportable(config: Config) -> None:
+    """Export a network before it is trained, where its encoders are not known: hours later it would be too late.
+
+    Raises:
+        ConfigError: it cannot be.
+    """
     encoder = config.model.encoder
     unknown = sorted({*(encoder.values() if isinstance(encoder, dict) else [encoder])} - EXPORTED)
     if not unknown:

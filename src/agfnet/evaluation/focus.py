@@ -8,6 +8,7 @@ tensor shuffled (randomised weights, Adebayo et al. 2018, 1810.03292), on the me
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,7 @@ from agfnet.prediction.overlay import cells_of, positive_part
 from agfnet.prediction.predictor import Predictor
 from agfnet.types import RESEARCH_USE, Case, ImageError, Place, Prediction, TableError
 
+log = logging.getLogger("agfnet")
 MAPS = ("attention", "class_evidence")
 CONTROLS = ("centre", "usual_place", "random_attention", "random_class_evidence")
 SHUFFLES = 3
@@ -71,14 +73,14 @@ def mask_on_grid(
 
     Raises:
         ImageError: a file cannot be read, or the mask has not the image's size (of a DICOM image: that of the region
-            that is shown), or is evidence all over.
+            that is shown).
     """
     (shown, said), mask = read_scaled_image(image), read_image(file)
     if mask.shape != shown.shape:
         ours, theirs = (f"{own.shape[1]} x {own.shape[0]}" for own in (mask, shown))
         raise ImageError(f"{file}: the mask has {ours} pixels, and what is shown of {image} {theirs}. Draw it anew.")
     if (mask > 0).all():
-        raise ImageError(f"{file}: is evidence everywhere. Draw black where there is none; transparent is white.")
+        log.warning("%s: is evidence everywhere: draw black where there is none; transparent is white", file)
     mm_per_pixel = mm_per_pixel or said.mm_per_pixel
     pixels = np.where(mask > 0, np.uint8(255), np.uint8(0))
     frame = fit(pixels, replace(spec, mean=(0.0, 0.0, 0.0)), mm_per_pixel=mm_per_pixel)

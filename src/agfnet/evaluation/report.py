@@ -128,13 +128,13 @@ def report_facts(
 
 
 def _check_card(folder: Path) -> None:
-    """Refuse to write over a model card that a person has completed since it was written."""
+    """Refuse to write over a model card that a person has completed, or that is not known to be of a report."""
     card, report = folder / CARD, folder / REPORT
     if not card.is_file():
         return
     written = read_json(report).get("model_card_sha256") if report.is_file() else None
     if hashlib.sha256(card.read_bytes()).hexdigest() != written:
-        raise ConfigError(f"{card}: has been changed since it was written. Move it away, or choose another folder.")
+        raise ConfigError(f"{card}: is not as a report wrote it. Move it away, or choose another folder.")
 
 
 def own_subgroups(cases: Sequence[Case]) -> list[str]:
@@ -342,7 +342,8 @@ def _robustness(folder: Path, predictor: Predictor) -> dict[str, Any]:
     if not file.is_file():
         raise ConfigError(f"{file}: is not there. Name a folder that `agfnet robustness` has written.")
     made: dict[str, Any] = read_json(file, "bundle_sha256")
-    if made["bundle_sha256"] != predictor.bundle.sha256 or not made.keys() >= _OF_ROBUSTNESS:
+    whole = made.keys() >= _OF_ROBUSTNESS and "cases" in made["clean"]
+    if made["bundle_sha256"] != predictor.bundle.sha256 or not whole:
         raise ConfigError(
             f"{file}: is of another network, or from before a calibration or an update. Run `agfnet robustness` again."
         )

@@ -40,10 +40,10 @@ def write_report(facts: Mapping[str, Any], explained: Mapping[str, Explanation],
     Returns:
         The page.
     """
-    card = model_card(facts)
+    card, page = model_card(facts), report_page(facts, explained)
     write_json(folder / REPORT, {**facts, "model_card_sha256": hashlib.sha256(card.encode()).hexdigest()})
-    write_text(folder / PAGE, report_page(facts, explained))
     write_text(folder / CARD, card)
+    write_text(folder / PAGE, page)
     return folder / PAGE
 
 

@@ -26,7 +26,7 @@ from agfnet.files import read_json, write_json
 from agfnet.metrics.calibration import brier, ece, nll, simulate_calibrated
 from agfnet.metrics.classification import accuracy, balanced_accuracy
 from agfnet.metrics.patients import DRAWS
-from agfnet.metrics.statistics import MetricSet, bootstrap, paired_difference
+from agfnet.metrics.statistics import MetricSet, bootstrap, known, paired_difference
 from agfnet.metrics.weighting import FloatArray
 from agfnet.prediction.asking import parse_prevalence
 from agfnet.prediction.output import stated_prevalence
@@ -159,12 +159,11 @@ def robustness(
     labels_of(cases, predictor.classes)
     cases = readable_cases(predictor, cases, notes, skip_bad=skip_bad)
     labels = np.array(labels_of(cases, predictor.classes))
-    ids, patients = [case.case_id for case in cases], [case.patient_id for case in cases]
     stated = stated_prevalence(predictor)
     asked = {
         "bundle_sha256": predictor.bundle.sha256,
         "table_sha256": table_sha256(table),
-        "cases": ids,
+        "cases": [case.case_id for case in cases],
         "seed": seed,
         "prevalence": stated,
     }
@@ -180,12 +179,17 @@ def robustness(
     settings = [setting for setting, own in changed.items() if own.any()]
     answers: dict[Setting, Answers] = {}
     for i, setting in enumerate(settings):
+        affected = [case for case, is_changed in zip(cases, changed[setting], strict=True) if is_changed]
         file = folder / "settings" / f"{setting.name.replace(' ', '-')}.json"
         if not file.exists():
-            asked_again = predictor.predict(cases, change=changer(setting, kinds, seed))
+            asked_again = predictor.predict(affected, change=changer(setting, kinds, seed))
             write_json(file, {"probabilities": [p.probabilities.tolist() for _, p in whole(asked_again)]})
-        every = Answers(ids, patients, labels, np.array(read_json(file)["probabilities"]))
-        answers[setting] = every.of(changed[setting])
+        answers[setting] = Answers(
+            [case.case_id for case in affected],
+            [case.patient_id for case in affected],
+            labels[changed[setting]],
+            np.array(read_json(file)["probabilities"]),
+        )
         if progress is not None:
             progress(i + 1, len(settings))
     made = robustness_table(answers, draws=draws)
@@ -203,10 +207,10 @@ def robustness_table(answers: Mapping[Setting, Answers], *, draws: int = DRAWS) 
 
     Returns:
         `cases`, `patients`; `clean`: figures; `settings`: a list of views, corruption, severity, how many `cases` it
-        changes, their figures and the `fall`, clean minus corrupted balanced accuracy of them; `groups`: views -> the
-        same averaged over all their corruptions and severities; `notes`. A figure is {value, low, high}; `ece`,
-        `ece_if_calibrated` (what a calibrated model with these probabilities would score) and `overconfidence` (mean
-        confidence minus accuracy) are plain numbers.
+        changes, `clean`: their balanced accuracy and overconfidence as they are, their figures and the `fall`, clean
+        minus corrupted balanced accuracy of them; `groups`: views -> the same averaged over all their corruptions and
+        severities; `notes`. A figure is {value, low, high}; `ece`, `ece_if_calibrated` (what a calibrated model with
+        these probabilities would score) and `overconfidence` (mean confidence minus accuracy) are plain numbers.
     """
     clean = answers[Setting()]
     entries = [
@@ -243,17 +247,24 @@ def _figures(settings: Sequence[Answers]) -> MetricSet:
 def _scored(settings: Sequence[Answers], clean: Answers, draws: int) -> dict[str, Any]:
     """Figures of settings that change the same cases, and their fall from the clean answers to these cases."""
     figures, patients, asked = _figures(settings), settings[0].patients, set(settings[0].cases)
+    same = clean.of([case in asked for case in clean.cases])
     own = bootstrap(figures, patients, draws=draws)
-    base = _figures([clean.of([case in asked for case in clean.cases])])
-    fall = paired_difference(base, figures, patients, draws=draws)["balanced_accuracy"]
-    sure = [float(a.probabilities.max(1).mean() - accuracy(a.labels, a.probabilities)) for a in settings]
+    fall = paired_difference(_figures([same]), figures, patients, draws=draws)["balanced_accuracy"]
     return {
         "cases": len(asked),
+        "clean": {
+            "balanced_accuracy": known(balanced_accuracy(same.labels, same.probabilities)),
+            "overconfidence": _overconfidence([same]),
+        },
         **{name: own[name].as_json() for name in SCORES},
         "fall": fall.as_json(),
         "ece": float(np.mean([ece(a.labels, a.probabilities) for a in settings])),
         "ece_if_calibrated": float(
             np.mean([simulate_calibrated(a.probabilities, draws=SIMULATED)["ece"].mean() for a in settings])
         ),
-        "overconfidence": float(np.mean(sure)),
+        "overconfidence": _overconfidence(settings),
     }
+
+
+def _overconfidence(settings: Sequence[Answers]) -> float:
+    return float(np.mean([a.probabilities.max(1).mean() - accuracy(a.labels, a.probabilities) for a in settings]))

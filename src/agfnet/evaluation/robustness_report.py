@@ -111,19 +111,19 @@ def robustness_picture(made: Mapping[str, Any], group: str, path: Path) -> None:
         path: where the PNG goes.
     """
     figure, (upper, lower) = canvases(height=8.4, ratios=(2, 1))
-    clean = made["clean"]
+    clean = made["groups"][group]["clean"]
     severities: Sequence[int] = (0, *SEVERITIES)
     for number, (corruption, entries) in enumerate(_of_group(made, group).items()):
         style = line(number)
-        values = [100 * e["balanced_accuracy"]["value"] for e in (clean, *entries)]
+        values = [100 * clean["balanced_accuracy"], *(100 * e["balanced_accuracy"]["value"] for e in entries)]
         upper.plot(severities, values, marker="o", markersize=4, label=corruption, **style)
         lower.plot(
             severities, [100 * e["overconfidence"] for e in (clean, *entries)], marker="o", markersize=4, **style
         )
-    upper.axhline(100 * clean["balanced_accuracy"]["value"], color=GREY, linewidth=1, linestyle=(0, (2, 3)))
+    upper.axhline(100 * clean["balanced_accuracy"], color=GREY, linewidth=1, linestyle=(0, (2, 3)))
     lower.axhline(0.0, color=GREY, linewidth=1, linestyle=(0, (2, 3)))
     upper.set_ylabel("Balanced accuracy, %")
-    upper.set_title(f"Corrupted: {group}")
+    upper.set_title(f"Corrupted: {group} ({made['groups'][group]['cases']} cases)")
     upper.legend(fontsize=10, ncols=2)
     lower.set_ylabel("Overconfidence, points")
     lower.set_xlabel("Severity (0: images as they are)")

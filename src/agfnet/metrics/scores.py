@@ -37,6 +37,8 @@ LOWER_IS_BETTER = ("nll", "brier", "ece", "classwise_ece", "aurc", "augrc")
 MALIGNANT = ("malignant_auc", "malignant_sensitivity_at_90_specificity")
 BIASED = ("ece", "classwise_ece")
 """Figures that a bootstrap cannot judge, as it repeats cases, which looks like miscalibration: no interval, no p."""
+OVER_CLASSES = {"balanced_accuracy": "sensitivity", "macro_f1": "f1", "macro_auc": "auc"}
+"""Means over the classes, each with the figure of a class that it is of."""
 HEADLINE = tuple(name for name in TITLES if name not in MALIGNANT)
 
 
@@ -90,7 +92,7 @@ def all_scores(
     y, p = check_cases(labels, probabilities)
     figures = scores_from_confusion(confusion_matrix(y, p, weights))
     figures["auc"] = one_vs_rest_auc(y, p, weights)
-    for name, of in {"balanced_accuracy": "sensitivity", "macro_f1": "f1", "macro_auc": "auc"}.items():
+    for name, of in OVER_CLASSES.items():
         figures[name] = mean_over_classes(figures[of], y)
     for name, score in {
         "nll": nll,

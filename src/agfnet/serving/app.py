@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine
@@ -30,6 +31,7 @@ from agfnet.serving.guard import Guard, log_fault
 from agfnet.serving.problems import Problem, unrecorded
 from agfnet.serving.replies import (
     VERSION,
+    Deadline,
     Upload,
     audited,
     explained_answer,
@@ -94,10 +96,12 @@ class Service:
         self.pool = ThreadPoolExecutor(settings.decoders, thread_name_prefix="agfnet-decoder")
         # As many as fill a pass, and those that are decoded meanwhile: others wait as uploads, which take less.
         self.at_work = asyncio.Semaphore(settings.batch + settings.decoders)
+        self.readers = ThreadPoolExecutor(settings.decoders, thread_name_prefix="agfnet-reader")
         self.scribe = ThreadPoolExecutor(1, thread_name_prefix="agfnet-scribe")
 
     def close(self) -> None:
         """Finish what was begun."""
+        self.readers.shutdown()
         self.pool.shutdown()
         self.batcher.close()
         self.scribe.shutdown()
@@ -110,13 +114,13 @@ class Service:
             Problem: it cannot be.
         """
         request_id, caller = request.state.request_id, request.state.caller
-        until = time.monotonic() + self.settings.timeout
+        deadline = Deadline(time.monotonic() + self.settings.timeout)
         try:
             async with asyncio.timeout(self.settings.timeout):
                 upload = await self._upload(request)
                 async with self.at_work:
-                    work = (self._explain if explain else self._predict)(upload, request_id, until)
-                    answer, prediction = await _unless_gone(request, work)
+                    work = (self._explain if explain else self._predict)(upload, request_id, deadline)
+                    answer, prediction = await _unless_gone(request, work, deadline)
         except TimeoutError:
             raise Problem(504, "timeout", "The answer took too long. Try again.", retry_after=5) from None
         content = {"caller": caller, **audited(answer, upload)}
@@ -124,28 +128,28 @@ class Service:
         self.telemetry.answer(prediction, self.predictor.classes)
         return answer
 
-    async def _predict(self, upload: Upload, request_id: str, until: float) -> tuple[Answer, Prediction]:
+    async def _predict(self, upload: Upload, request_id: str, deadline: Deadline) -> tuple[Answer, Prediction]:
         loop = asyncio.get_running_loop()
-        frames, looks = await loop.run_in_executor(self.pool, self._looked, upload, until)
+        frames, looks = await loop.run_in_executor(self.pool, self._looked, upload, deadline)
         own = await asyncio.wrap_future(self.batcher.submit(looks))
         prediction = self.predictor.conclude(tuple(frames), own, warnings=self.predictor.warned(frames))
         return predicted(prediction, self.predictor, request_id), prediction
 
-    def _looked(self, upload: Upload, until: float) -> tuple[Frames, list[Look]]:
-        frames = read_upload(upload, self.predictor, self.settings.limits, until=until)
+    def _looked(self, upload: Upload, deadline: Deadline) -> tuple[Frames, list[Look]]:
+        frames = read_upload(upload, self.predictor, self.settings.limits, deadline)
         return frames, self.predictor.looks(frames)
 
-    async def _explain(self, upload: Upload, request_id: str, until: float) -> tuple[Answer, Prediction]:
+    async def _explain(self, upload: Upload, request_id: str, deadline: Deadline) -> tuple[Answer, Prediction]:
         loop = asyncio.get_running_loop()
-        frames, looks = await loop.run_in_executor(self.pool, self._questioned, upload, until)
+        frames, looks = await loop.run_in_executor(self.pool, self._questioned, upload, deadline)
         told = [asyncio.wrap_future(self.batcher.submit(own)) for own in looks.values()]
         answers = dict(zip(looks, await asyncio.gather(*told), strict=True))
         made = explained(self.predictor, frames, answers)
         answer = await loop.run_in_executor(self.pool, explained_answer, made, self.predictor, request_id)
         return answer, made.prediction
 
-    def _questioned(self, upload: Upload, until: float) -> tuple[Frames, dict[frozenset[str], list[Look]]]:
-        frames = read_upload(upload, self.predictor, self.settings.limits, until=until)
+    def _questioned(self, upload: Upload, deadline: Deadline) -> tuple[Frames, dict[frozenset[str], list[Look]]]:
+        frames = read_upload(upload, self.predictor, self.settings.limits, deadline)
         return frames, questions(self.predictor, frames)
 
     async def confirm(self, feedback: Feedback, caller: str) -> Recorded:
@@ -187,7 +191,7 @@ class Service:
         except TimeoutError:
             raise AuditError(f"{self.audit.path}: does not answer. Is its disk busy, or a process at it?") from None
 
-    async def _form(self, request: Request) -> FormData:
+    async def _read_form(self, request: Request) -> FormData:
         """Read in a thread: a form that is made for it takes the parser seconds, in which others want their answers."""
         views = self.predictor.specs
         parser = _WholeForm(
@@ -198,7 +202,7 @@ class Service:
             max_part_size=_FIELD_BYTES,
         )
         try:
-            form = await asyncio.get_running_loop().run_in_executor(self.pool, asyncio.run, parser.parse())
+            form = await asyncio.get_running_loop().run_in_executor(self.readers, lambda: asyncio.run(parser.parse()))
         except MultiPartException as error:
             raise Problem(400, "malformed-body", f"The form cannot be read: {error.message}") from error
         except UnicodeError as error:
@@ -211,7 +215,7 @@ class Service:
         """The images and scales of a multipart request."""
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
             raise Problem(415, "malformed-body", "Send multipart/form-data with one file for each view.")
-        views, form = self.predictor.specs, await self._form(request)
+        views, form = self.predictor.specs, await self._read_form(request)
         uploaded: dict[str, list[bytes]] = {}
         scales: dict[str, float] = {}
         for name, value in form.multi_items():
@@ -235,8 +239,10 @@ class Service:
         return Upload(uploaded, scales)
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What the work gives, unless the caller goes away meanwhile: then nobody waits for the answer.
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, T], deadline: Deadline) -> T:
+    """What the work gives, unless the caller goes away meanwhile: then nobody waits for it, and no image more is begun.
+
+    Its place stays taken until nothing is done for it any more.
 
     Raises:
         Problem: the caller is gone.
@@ -244,9 +250,12 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
     asked, gone = asyncio.create_task(work), asyncio.ensure_future(request.receive())
     try:
         await asyncio.wait((asked, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not asked.done():
-            raise Problem(400, "malformed-body", "The request broke off.")
-        return asked.result()
+        if asked.done():
+            return asked.result()
+        deadline.at = -math.inf
+        await asyncio.wait((asked,))
+        asked.exception()  # whatever it is, nobody is told
+        raise Problem(400, "malformed-body", "The request broke off.")
     finally:
         asked.cancel()
         gone.cancel()

@@ -58,14 +58,25 @@ class Upload:
         return {view: [hashlib.sha256(one).hexdigest() for one in own] for view, own in self.files.items()}
 
 
-def read_upload(upload: Upload, predictor: Predictor, limits: ImageLimits, *, until: float = math.inf) -> Frames:
+@dataclass
+class Deadline:
+    """When nobody waits for an answer any more.
+
+    Attributes:
+        at: of `time.monotonic`; in the past once the caller has gone away.
+    """
+
+    at: float = math.inf
+
+
+def read_upload(upload: Upload, predictor: Predictor, limits: ImageLimits, deadline: Deadline) -> Frames:
     """Decode and fit every image.
 
     Args:
         upload: the images.
         predictor: the network that is asked.
         limits: what an image may be.
-        until: of `time.monotonic`, when nobody waits for the answer any more: no image is begun then.
+        deadline: no image is begun after it.
 
     Raises:
         Problem: one that cannot be used, is of another patient or was sent twice, with its view.
@@ -77,7 +88,7 @@ def read_upload(upload: Upload, predictor: Predictor, limits: ImageLimits, *, un
     frames: dict[str, list[Framed]] = {view: [] for view in upload.files}
     for view, contents in upload.files.items():
         for content in contents:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline.at:
                 raise TimeoutError
             scale = upload.mm_per_pixel.get(view)
             frames[view].append(_framed(content, view, predictor.specs[view], scale, limits))

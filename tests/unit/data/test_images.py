@@ -321,12 +321,22 @@ def test_a_png_of_very_many_chunks_is_refused_before_it_is_decoded():
     good = encoded(picture(1), "PNG")
     chunk = struct.pack(">I4sI", 0, b"abCd", zlib.crc32(b"abCd"))
     assert read_image(good[:33] + chunk * 1000 + good[33:]).shape == read_image(good).shape
-    with pytest.raises(ImageError, match="more than 10,000 chunks"):
-        read_image(good[:33] + chunk * 10_001 + good[33:])
+    with pytest.raises(ImageError, match="more than 20,000 chunks"):
+        read_image(good[:33] + chunk * 20_001 + good[33:])
+
+
+def test_what_comes_after_a_pngs_end_does_not_count():
+    good = encoded(picture(1), "PNG")
+    assert read_image(good + bytes(500_000)).shape == read_image(good).shape
+
+
+def test_a_tiff_that_points_to_no_place_is_unreadable():
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        read_image(b"II+\0" + struct.pack("<HH", 8, 0) + b"\xff" * 8)
 
 
 @pytest.mark.parametrize(("order", "magic"), [("<", b"II+\0"), (">", b"MM\0+")])
 def test_a_tiff_that_says_it_has_very_many_entries_is_refused(order, magic):
     head = magic + struct.pack(f"{order}HHQQ", 8, 0, 16, 1_000_000)
-    with pytest.raises(ImageError, match="more than 10,000 chunks or entries"):
+    with pytest.raises(ImageError, match="more than 20,000 chunks or entries"):
         read_image(head + bytes(1000))

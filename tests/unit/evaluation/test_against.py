@@ -174,6 +174,16 @@ def test_a_few_patients_of_a_class_make_no_network_surely_better():
     assert got["per_class"]["naevus"]["auc"]["p"] is None
     assert got["per_class"]["cyst"]["auc"]["p"] is not None
     assert got["metrics"]["accuracy"]["p"] is not None
+    assert got["metrics"]["balanced_accuracy"]["difference"] == {
+        "value": pytest.approx(1 / 3),
+        "low": None,
+        "high": None,
+    }
+    # That the common two are told apart otherwise says nothing of the rare one.
+    swapped = Answers(ids, ids, labels, second.probabilities[:, [1, 0, 2]])
+    got = difference(first, swapped, CLASSES, draws=200)
+    assert got["per_class"]["naevus"]["specificity"]["p"] is None
+    assert got["per_class"]["cyst"]["specificity"]["p"] is not None
 
 
 def test_other_diagnoses_are_refused():

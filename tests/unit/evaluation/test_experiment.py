@@ -10,7 +10,7 @@ from agfnet.config import parse_config
 from agfnet.data.table import own_cases
 from agfnet.evaluation import experiment
 from agfnet.evaluation.experiment import fold_parts
-from agfnet.types import Case, ConfigError, Split, TableError
+from agfnet.types import Case, ConfigError, TableError
 from drawn import small_config
 
 
@@ -89,15 +89,15 @@ def test_a_network_that_cannot_be_exported_is_told_before_it_is_trained(drawn, t
     monkeypatch.setattr(experiment, "EXPORTED", set())
     monkeypatch.setattr(experiment, "train", lambda *_, **__: pytest.fail("it is trained"))
     state = torch.random.get_rng_state()
-    experiment._check_exportable(config)
+    experiment.check_exportable(config)
     assert torch.equal(torch.random.get_rng_state(), state)  # or the training would draw otherwise
     monkeypatch.setattr(experiment, "parity", lambda *_: 0.5)
     with pytest.raises(ConfigError, match=r"test_efficientnet answers otherwise by 0\.5 once it is exported"):
-        experiment.train_and_export(config, tmp_path / "run", Split([], []), resume=False)
+        experiment.run(config, tmp_path / "run")
 
     def unknown(*_):
         raise RuntimeError("no such operator\nand a long trace")
 
     monkeypatch.setattr(experiment, "export_graph", unknown)
     with pytest.raises(ConfigError, match=r"cannot be exported \(no such operator\)"):
-        experiment.train_and_export(config, tmp_path / "run", Split([], []), resume=False)
+        experiment.run(config, tmp_path / "run")

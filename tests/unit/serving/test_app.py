@@ -20,7 +20,7 @@ from agfnet.prediction.drift import Drift
 from agfnet.prediction.predictor import Predictor
 from agfnet.serving.app import create_app
 from agfnet.serving.problems import Problem
-from agfnet.serving.replies import Upload, read_upload
+from agfnet.serving.replies import Deadline, Upload, read_upload
 from agfnet.serving.settings import UPLOAD_LIMITS, ServiceSettings
 
 
@@ -68,14 +68,14 @@ def test_drift_is_of_answers_for_the_prevalence_that_was_calibrated_for(calibrat
 
 def test_no_image_is_begun_that_nobody_waits_for(predictor, files):
     upload = Upload({view: [one] for view, one in files.items()}, {})
-    assert set(read_upload(upload, predictor, UPLOAD_LIMITS)) == set(files)
+    assert set(read_upload(upload, predictor, UPLOAD_LIMITS, Deadline())) == set(files)
     with pytest.raises(TimeoutError):
-        read_upload(upload, predictor, UPLOAD_LIMITS, until=time.monotonic() - 1.0)
+        read_upload(upload, predictor, UPLOAD_LIMITS, Deadline(time.monotonic() - 1.0))
 
 
 def test_an_image_that_is_sent_twice_is_refused_before_any_is_decoded(predictor):
     with pytest.raises(Problem, match="same file"):
-        read_upload(Upload({"clinical": [b"no image", b"no image"]}, {}), predictor, UPLOAD_LIMITS)
+        read_upload(Upload({"clinical": [b"no image", b"no image"]}, {}), predictor, UPLOAD_LIMITS, Deadline())
 
 
 def test_an_entry_of_the_audit_log_says_all_that_was_shown(predictor, files, tmp_path):

@@ -160,19 +160,20 @@ async function readSamples() {
 /**
  * An answer belongs to the images that it was asked for: it goes when they change.
  *
- * Images of two cases must not be taken for one lesion's. So a file that replaces one of a sample takes the sample's
- * others away, and where one of an answered case is replaced, those that stay are marked.
+ * Images of two cases must not be taken for one lesion's. So a file takes those of a sample away, and those that were asked
+ * about before are marked.
  */
 function imagesChanged(sentence, zone = null, { scaleAlone = false } = {}) {
   const before = state.answer;
-  const others = scaleAlone || !zone?.file ? [] : state.zones.filter((other) => other !== zone && other.file);
-  if (state.sample) for (const other of others) other.clear();
-  else if (before || state.asking) for (const other of others) other.earlier = true;
-  if (!scaleAlone) state.sample = null;
-  state.taking = null;
+  const others = scaleAlone || !zone?.file ? [] : state.zones.filter((other) => other !== zone);
+  for (const other of others) {
+    if (other.sample) other.clear();
+    else other.earlier = other.asked;
+  }
+  state.sample = state.zones.some((own) => own.sample) ? state.sample : null;
   state.caseError = null;
   state.asking?.abort();
-  Object.assign(state, { answer: null, kept: null, trouble: null });
+  Object.assign(state, { answer: null, asking: null, taking: null, kept: null, trouble: null });
   drawInput();
   drawOutput();
   const doubts = others.filter((other) => other.earlier).map((other) => `${other.name}: ${say('ofBefore')}`);
@@ -185,25 +186,25 @@ async function takeSample(sample) {
     const read = async (name) => { const blob = await (await readSample(name)).blob(); return new File([blob], name, { type: blob.type }); };
     const files = { photo: await read(sample.photo), ultrasound: await read(sample.ultrasound) };
     if (state.taking !== taking) return;
-    state.sample = sample; // from here on a file that is chosen beside one of it takes that away
     const taken = new Set();
     for (const zone of state.zones) {
       if (!files[zone.kind] || taken.has(zone.kind)) { zone.clear(); continue; }
       taken.add(zone.kind);
-      await zone.choose(files[zone.kind], { scale: zone.kind === 'ultrasound' ? String(sample.mm_per_pixel) : null, quiet: true });
+      const chosen = zone.choose(files[zone.kind], { scale: zone.kind === 'ultrasound' ? String(sample.mm_per_pixel) : null, quiet: true });
+      zone.sample = true;
+      await chosen;
       if (state.taking !== taking) return;
     }
   } catch (error) {
     if (state.taking !== taking) return;
     const told = error instanceof ServiceError ? error : new ServiceError('network');
-    imagesChanged(`${say('failed')}: ${sayError(told.code, told.message)}`);
-    state.trouble = { error: told, at: Date.now(), again: () => takeSample(sample) };
-    drawOutput();
+    state.caseError = told.code;
+    drawInput(); // and the rest stays as it is
+    announce(`${say('sampleFailed', { id: sample.id })} ${sayError(told.code, told.message)}`);
     return;
   }
-  imagesChanged(say('sampleLoaded', { id: sample.id }));
   state.sample = sample;
-  drawInput();
+  imagesChanged(say('sampleLoaded', { id: sample.id }));
   find('analyse').focus();
 }
 
@@ -234,8 +235,11 @@ async function analyse() {
     return;
   }
   const asking = new AbortController();
-  Object.assign(state, { asking, answer: null, trouble: null, tokenError: null });
-  for (const zone of chosen) zone.fail(null);
+  Object.assign(state, { asking, answer: null, taking: null, trouble: null, tokenError: null });
+  for (const zone of chosen) {
+    zone.asked = true;
+    zone.fail(null);
+  }
   drawInput();
   drawOutput();
   announce(`${say('busy')}. ${say('busyText')}`);
@@ -337,7 +341,8 @@ find('token-form').addEventListener('submit', (event) => {
 find('forget').addEventListener('click', () => { // the next person at this screen shall not see the case either
   token.set('');
   for (const zone of state.zones) zone.clear();
-  imagesChanged(null);
+  if (state.model) imagesChanged(null);
+  else drawInput(); // why the page could not start stays said
   announce(say('forgotten'));
   find('main').focus();
 });

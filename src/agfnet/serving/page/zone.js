@@ -27,6 +27,9 @@ async function isDicom(file) {
 
 export class Zone {
   /**
+   * Of its file: `sample` whether it is one of a sample's, `asked` whether it was asked about, `earlier` whether another
+   * of that case has been replaced since.
+   *
    * @param view the modality's name
    * @param spec what the model says of it: kind, depth, size, mm_per_pixel
    * @param limits the service's
@@ -34,7 +37,7 @@ export class Zone {
    *   null, this zone, and {scaleAlone}
    */
   constructor(view, spec, limits, onChange) {
-    Object.assign(this, { view, kind: spec.kind, limits, onChange, file: null, address: null, error: null, note: null, earlier: false });
+    Object.assign(this, { view, kind: spec.kind, limits, onChange, file: null, address: null, error: null, note: null, sample: false, asked: false, earlier: false });
     const id = `file-${view}`;
     this.input = make('input', { type: 'file', id, accept: ACCEPT, class: 'hidden', 'aria-describedby': `formats note-${view} doubt-${view} error-${view}`, on: { change: () => this.#picked() } });
     this.picture = make('span', { class: 'thumb' });
@@ -118,7 +121,7 @@ export class Zone {
 
   #forget() {
     if (this.address) URL.revokeObjectURL(this.address);
-    Object.assign(this, { file: null, address: null, image: null, dicom: false, note: null, earlier: false });
+    Object.assign(this, { file: null, address: null, image: null, dicom: false, note: null, sample: false, asked: false, earlier: false });
     this.fail(null);
   }
 
