@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from agfnet.places import place
 from agfnet.prediction.calibration import tempered
 from agfnet.types import RESEARCH_USE, ConfigError
 
+log = logging.getLogger("agfnet")
 Figure = Callable[[FloatArray], FloatArray]
 """A figure as a function of the cases' weights."""
 COSTS = ("parameters", "forward_ms", "training_minutes")
@@ -151,7 +153,8 @@ def comparison_table(plan: ComparisonPlan, folder: Path, *, draws: int = DRAWS) 
     sets = {row: [_every_figure(r, TEST) for r in own] for row, own in results.items()}
     every = np.ones(len(first))
     rows: dict[str, dict[str, Any]] = {}
-    for row, own in results.items():
+    for number, (row, own) in enumerate(results.items(), start=1):
+        log.info("the table: row %d of %d, %s", number, len(results), row)
         figures = bootstrap(sets[row], first.patients, draws=draws)
         rows[row] = {
             "seeds": len(own),
@@ -164,7 +167,10 @@ def comparison_table(plan: ComparisonPlan, folder: Path, *, draws: int = DRAWS) 
             rows[row]["difference"] = {n: apart[n].as_json() | {"p": known(apart[n].p)} for n in FIGURES}
     others = [own for row, own in rows.items() if row != plan.reference]
     _adjust([(own, own["difference"]["balanced_accuracy"]["p"]) for own in others])
-    claims = [_judged(claim, results, draws) for claim in plan.claims]
+    claims = []
+    for number, claim in enumerate(plan.claims, start=1):
+        log.info("the table: claim %d of %d, %s", number, len(plan.claims), claim.says)
+        claims.append(_judged(claim, results, draws))
     _adjust([(claim, claim["p"]) for claim in claims if "p" in claim])
     return {
         "reference": plan.reference,
