@@ -230,7 +230,7 @@ def _one_run(tree: Mapping[str, Any], comparison: Path, plan: ComparisonPlan, ru
         held = [case for case in split.validation if case.label is not None]
         write_json(folder / RESULT, _tested(config, folder, plan, run.row, held, threads))
     except AgfnetError as error:  # of the plan or the data: its words say all
-        log.error("%s", error)  # noqa: TRY400
+        log.error("the run failed: %s", error)  # noqa: TRY400
         raise SystemExit(1) from error
     except BaseException:
         log.exception("the run failed")
