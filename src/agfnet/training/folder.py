@@ -18,7 +18,7 @@ from agfnet.config import Config, different_keys, load_config
 from agfnet.data.fingerprints import image_fingerprints, patient_fingerprint
 from agfnet.data.table import cases_sha256
 from agfnet.data.tablefile import table_sha256
-from agfnet.files import read_json, remove_leftovers
+from agfnet.files import read_json, remove_leftovers, write_json
 from agfnet.runfolder import BAD_CASES, CACHE, CHECKPOINTS, CONFIG, FACTS, LOG, WEIGHTS
 from agfnet.training.precision import computes_in
 from agfnet.types import RESEARCH_USE, BundleError, Case, ConfigError, Split, TableError
@@ -68,6 +68,9 @@ def begin(config: Config, folder: Path, cases: Split, *, resume: bool) -> dict[s
             )
         if unfinished:
             _note_resumption(facts, config)
+        if "chosen_on" not in facts:  # of a version that did not note it
+            facts["chosen_on"] = _chosen_on(config, cases)
+            write_json(folder / FACTS, facts)
         remove_leftovers(folder, *(part for part in folder.iterdir() if part.is_dir() and part.name != CACHE))
         return facts
     if resume:
@@ -87,8 +90,15 @@ def begin(config: Config, folder: Path, cases: Split, *, resume: bool) -> dict[s
         "command": sys.argv,
         "trained_on": _prints_of(cases.train, prints),
         "trained_patients": sorted({patient_fingerprint(case.patient_id) for case in cases.train}),
-        "chosen_on": [] if config.training.early_stopping is None else _prints_of(cases.validation, prints),
+        "chosen_on": _chosen_on(config, cases),
     }
+
+
+def _chosen_on(config: Config, cases: Split) -> list[str]:
+    """Fingerprints of the images that the epoch is chosen on, if it is."""
+    if config.training.early_stopping is None:
+        return []
+    return _prints_of(cases.validation, image_fingerprints(cases.validation))
 
 
 def check_free(folder: Path) -> None:

@@ -540,3 +540,18 @@ def test_cases_without_any_of_the_views_are_left_out(drawn, caplog):
     tree["data"]["views"]["ultrasound"]["mm_per_pixel"] = 0.1
     own_cases(parse_config(tree, "test").data)
     assert f"{len(cases)} of {len(cases)} cases have no ultrasound_mm_per_pixel" in caplog.text
+
+
+@pytest.mark.parametrize("stopping", [None, 1])
+def test_a_run_of_a_version_that_noted_no_choice_is_exported_anew(drawn, tmp_path, stopping):
+    config = parse_config(small_config(drawn / "parts.csv", epochs=1, early_stopping=stopping), "test")
+    run(config, tmp_path / "run")
+    facts, bundle = tmp_path / "run" / "run.json", tmp_path / "run" / "model.agf"
+    noted = read_bundle(bundle).facts["chosen_on"]
+    assert bool(noted) == (stopping is not None)
+    facts.write_text(
+        json.dumps({key: value for key, value in json.loads(facts.read_text()).items() if key != "chosen_on"})
+    )
+    bundle.unlink()
+    run(config, tmp_path / "run", resume=True)
+    assert read_bundle(bundle).facts["chosen_on"] == noted
