@@ -79,7 +79,7 @@ def coverage_picture(sets: Mapping[str, Any], path: Path) -> None:
     axes.axvline(100 * sets["chosen"], color=GREY, linewidth=1.2, linestyle=(0, (2, 3)))
     axes.set_yticks(range(len(rows)), [f"{name} (n = {sets['cases_per_class'][name]})" for name, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    promised = "chosen for each class" if sets["by_class"] else "chosen for all classes together"
-    axes.set_xlabel(f"Cases whose set holds the diagnosis, % (95 % interval; dashed: {promised})")
-    axes.set_title("Coverage of the diagnosis sets")
+    promised = "each class" if sets["by_class"] else "all together"
+    axes.set_xlabel(f"Sets that hold the diagnosis, % (dashed: chosen for {promised})")
+    axes.set_title("Coverage of the diagnosis sets, 95 % intervals")
     save(figure, path)
