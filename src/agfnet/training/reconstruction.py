@@ -140,17 +140,12 @@ class FeatureReconstruction(nn.Module):
         visible = torch.cat([~m.flatten(1) & present[:, i : i + 1] for i, m in enumerate(hidden)], dim=1)
         decoded = self._decode(torch.cat(tokens, dim=1), visible)
         pieces = decoded.split([t.shape[1] for t in tokens], dim=1)
-        completed, losses = [], []
-        for i, (modality, maps) in enumerate(zip(self.leave, pyramids, strict=True)):
-            grid = pieces[i].transpose(1, 2).unflatten(2, maps[-1].shape[2:])
-            written = self._write(modality, grid, maps)
-            masks = at_scales(hidden[i], maps)
-            completed.append([torch.where(k, w, m) for k, w, m in zip(masks, written, maps, strict=True)])
-            losses += [
-                _hidden_loss(w, m.detach(), k & present[:, i, None, None, None])
-                for k, w, m in zip(masks, written, maps, strict=True)
-            ]
-        return Completed(completed, torch.stack(losses).mean())
+        written, completed = [], []
+        for piece, modality, maps, cells in zip(pieces, self.leave, pyramids, hidden, strict=True):
+            own = self._write(modality, piece.transpose(1, 2).unflatten(2, maps[-1].shape[2:]), maps)
+            written.append(own)
+            completed.append([torch.where(k, w, m) for k, w, m in zip(at_scales(cells, maps), own, maps, strict=True)])
+        return Completed(completed, hidden_losses(written, pyramids, hidden, present))
 
     def _decode(self, tokens: Tensor, visible: Tensor) -> Tensor:
         query, key, value = self.project(self.norm(tokens)).chunk(3, dim=-1)
@@ -193,18 +188,38 @@ def neighbours_loss(pyramids: Sequence[Pyramid], hidden: Sequence[Tensor], prese
         hidden: per view (B, h, w) bool over its coarsest map.
         present: (B, M).
     """
-    losses = []
-    for i, (maps, cells, rest) in enumerate(zip(pyramids, hidden, blank(pyramids, hidden), strict=True)):
+    written = []
+    for maps, cells, rest in zip(pyramids, hidden, blank(pyramids, hidden), strict=True):
         seen = (~cells)[:, None].float()
         around = F.avg_pool2d(seen, 3, stride=1, padding=1)
-        for m, ratio, mask, mean in zip(maps, RATIOS, at_scales(cells, maps), rest, strict=True):
+        view = []
+        for m, ratio, mean in zip(maps, RATIOS, rest, strict=True):
             whole = F.adaptive_avg_pool2d(m.float(), (cells.shape[1], cells.shape[2]))
             near = F.avg_pool2d(whole * seen, 3, stride=1, padding=1) / around.clamp(min=1e-6)
             known, near = (
                 _fitted(own.repeat_interleave(ratio, 2).repeat_interleave(ratio, 3), m) for own in (around > 0, near)
             )
-            where = mask & present[:, i, None, None, None]
-            losses.append(_hidden_loss(torch.where(known, near, mean.float()), m, where))
+            view.append(torch.where(known, near, mean.float()))
+        written.append(view)
+    return hidden_losses(written, pyramids, hidden, present)
+
+
+def hidden_losses(
+    written: Sequence[Pyramid], pyramids: Sequence[Pyramid], hidden: Sequence[Tensor], present: Presence
+) -> Tensor:
+    """`Completed.loss` of what is written into hidden positions.
+
+    Args:
+        written: per view its maps, finest first; only hidden positions count.
+        pyramids: the maps as they are.
+        hidden: per view (B, h, w) bool over its coarsest map.
+        present: (B, M).
+    """
+    losses = [
+        _hidden_loss(w, m.detach(), k & present[:, i, None, None, None])
+        for i, (view, maps) in enumerate(zip(written, pyramids, strict=True))
+        for w, m, k in zip(view, maps, at_scales(hidden[i], maps), strict=True)
+    ]
     return torch.stack(losses).mean()
 
 
