@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from agfnet.files import write_text
+from agfnet.files import read_yaml, write_text
 from agfnet.kinds import KINDS
 from agfnet.places import Url, local, place
 from agfnet.types import ConfigError, Place
@@ -283,36 +283,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: holds no configuration; it needs at least data.table and data.views.")
     return parse_config(apply_overrides(tree, overrides), str(path))
-
-
-class _OnceEach(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML's own loader keeps the last in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """See PyYAML."""
-        seen: set[Any] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
-                continue
-            name = self.construct_object(key)
-            if name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} is given twice", key.start_mark)
-            seen.add(name)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
-    """What a YAML file holds.
-
-    Raises:
-        ConfigError: no such file, or no YAML.
-    """
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), _OnceEach)  # noqa: S506 - a safe loader
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}). Give an existing file.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not YAML: {error}") from error
 
 
 def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -7,9 +7,11 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, TextIO
+
+import yaml
 
 from agfnet.types import ConfigError
 
@@ -121,3 +123,33 @@ def read_json(path: Path, *keys: str) -> Any:  # noqa: ANN401 - any JSON value
             "it away."
         )
     return value
+
+
+class _OnceEach(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML's own loader keeps the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """See PyYAML."""
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            name = self.construct_object(key)
+            if name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} is given twice", key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
+    """What a YAML file holds.
+
+    Raises:
+        ConfigError: no such file, or no YAML.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _OnceEach)  # noqa: S506 - a safe loader
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}). Give an existing file.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not YAML: {error}") from error

@@ -24,8 +24,9 @@ from agfnet import places
 from agfnet.data.table import read_cases
 from agfnet.prediction.explanation import explain
 from agfnet.prediction.predictor import Predictor
-from agfnet.serving.app import _WholeForm, create_app
+from agfnet.serving.app import create_app
 from agfnet.serving.audit import AuditLog, verify
+from agfnet.serving.forms import WholeForm
 from agfnet.serving.guard import SECURITY_HEADERS
 from agfnet.serving.settings import ServiceSettings
 from agfnet.types import RESEARCH_USE
@@ -405,7 +406,7 @@ def test_metrics_count_what_happened(client, files):
 
 def test_a_form_that_takes_long_to_read_keeps_no_one_else_waiting(predictor, files, tmp_path, monkeypatch):
     """Its reading goes on in a thread: the service lives, and gives up after its time."""
-    parse, begun = _WholeForm.parse, threading.Event()
+    parse, begun = WholeForm.parse, threading.Event()
 
     async def slowly(parser):
         begun.set()
@@ -414,7 +415,7 @@ def test_a_form_that_takes_long_to_read_keeps_no_one_else_waiting(predictor, fil
 
     settings = ServiceSettings(tokens={TOKEN: "ward"}, audit=tmp_path / "audit.sqlite", timeout=1.0)
     with TestClient(create_app(predictor, settings), headers=OWN, raise_server_exceptions=False) as client:
-        monkeypatch.setattr(_WholeForm, "parse", slowly)
+        monkeypatch.setattr(WholeForm, "parse", slowly)
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(client.post, "/v1/predict", files=files)
             assert begun.wait(30.0)

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from agfnet.config import load_config, parse_config, read_yaml, save_config
+from agfnet.config import load_config, parse_config, save_config
 from agfnet.evaluation.plan import load_plan
+from agfnet.files import read_yaml
 from agfnet.types import ConfigError
 from drawn import small_config, write_config
 

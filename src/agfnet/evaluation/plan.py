@@ -17,10 +17,10 @@ from agfnet.config import (
     apply_overrides,
     different_keys,
     parse_config,
-    read_yaml,
     validated,
 )
 from agfnet.evaluation.focus import CONTROLS, MAPS
+from agfnet.files import read_yaml
 from agfnet.metrics import scores
 from agfnet.types import ConfigError
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -18,15 +17,15 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
 
 from agfnet.data.imagefile import MM_PER_PIXEL_RANGE, scale_of
 from agfnet.prediction.explanation import explained, questions
 from agfnet.prediction.predictor import Frames, Look, Predictor
 from agfnet.serving.audit import AuditError, AuditLog
 from agfnet.serving.batching import Batcher, Door
+from agfnet.serving.forms import read_form
 from agfnet.serving.guard import Guard, log_fault
 from agfnet.serving.problems import Problem, unrecorded
 from agfnet.serving.replies import (
@@ -58,23 +57,7 @@ T = TypeVar("T")
 SCALE = "mm_per_pixel_"
 _IMAGES = 8
 """Most images of one view in a request."""
-_FIELD_BYTES = 64
 _HTTP_CODES = {404: "not-found", 405: "method-not-allowed"}
-
-
-class _WholeForm(MultiPartParser):
-    """No image is written to a disk, not even for a moment; `Guard` has bounded the body.
-
-    Attributes:
-        ended: whether the form's end has come; without it the last part is missing, and nothing else tells.
-    """
-
-    spool_max_size = sys.maxsize
-    ended = False
-
-    def on_end(self) -> None:
-        """The closing boundary."""
-        self.ended = True
 
 
 class Service:
@@ -191,31 +174,12 @@ class Service:
         except TimeoutError:
             raise AuditError(f"{self.audit.path}: does not answer. Is its disk busy, or a process at it?") from None
 
-    async def _read_form(self, request: Request) -> FormData:
-        """Read in a thread: a form that is made for it takes the parser seconds, in which others want their answers."""
-        views = self.predictor.specs
-        parser = _WholeForm(
-            request.headers,
-            _once(b"".join([chunk async for chunk in request.stream()])),
-            max_files=len(views) * _IMAGES,
-            max_fields=len(views),
-            max_part_size=_FIELD_BYTES,
-        )
-        try:
-            form = await asyncio.get_running_loop().run_in_executor(self.readers, lambda: asyncio.run(parser.parse()))
-        except MultiPartException as error:
-            raise Problem(400, "malformed-body", f"The form cannot be read: {error.message}") from error
-        except UnicodeError as error:
-            raise Problem(400, "malformed-body", "The form is in a character set that cannot be read.") from error
-        if not parser.ended:
-            raise Problem(400, "malformed-body", "The form breaks off before its end. Send it again.")
-        return form
-
     async def _upload(self, request: Request) -> Upload:
         """The images and scales of a multipart request."""
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
             raise Problem(415, "malformed-body", "Send multipart/form-data with one file for each view.")
-        views, form = self.predictor.specs, await self._read_form(request)
+        views = self.predictor.specs
+        form = await read_form(request, self.readers, files=len(views) * _IMAGES, fields=len(views))
         uploaded: dict[str, list[bytes]] = {}
         scales: dict[str, float] = {}
         for name, value in form.multi_items():
@@ -259,10 +223,6 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, T], deadline:
     finally:
         asked.cancel()
         gone.cancel()
-
-
-async def _once(body: bytes) -> AsyncGenerator[bytes]:
-    yield body
 
 
 def _unusable(field: str, views: Collection[str]) -> Problem:
