@@ -38,7 +38,7 @@ def test_the_walk_through(folder):
             for view in config["data"]["views"].values():
                 assert view["size"] == [224, 224]
                 view["size"] = [64, 64]
-            config["model"] = {"encoder": "test_efficientnet", "pretrained": False}
+            config |= {"model": {"encoder": "test_efficientnet", "pretrained": False}, "training": {"epochs": 2}}
             (folder / name).write_text(yaml.safe_dump(config))
             continue
         for line in text.strip().splitlines():
