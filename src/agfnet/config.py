@@ -217,7 +217,7 @@ class TrainingConfig(Section):
     epochs: Positive = 30
     batch_size: Positive = 16
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
-    encoder_rate: Annotated[float, Field(ge=0.0)] = 0.3
+    encoder_rate: Annotated[float, Field(gt=0.0)] = 0.3
     weight_decay: Weight = 0.05
     warmup: Fraction = 0.1
     ema: Fraction = 0.99

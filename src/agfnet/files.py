@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import secrets
 import stat
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TextIO
 
 import yaml
 
 from agfnet.types import ConfigError
+
+log = logging.getLogger("agfnet")
 
 PRIVATE = 0o600
 """Mode of files that say who a patient is: of their owner alone."""
@@ -31,14 +35,16 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, mode: int |
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder; name a file", str(path))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # processes of several machines may write
+    known = stat.S_IMODE(path.stat().st_mode) if path.exists() else None  # whom it was kept from, it still is
+    first = mode if known is None else known
     try:
-        if mode is not None:
-            temporary.touch(mode=mode)
+        if first is not None:
+            temporary.touch(mode=first)
         write(temporary)
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
-        if path.exists():
-            temporary.chmod(stat.S_IMODE(path.stat().st_mode))  # whom it was kept from, it still is
+        if known is not None:
+            temporary.chmod(known)
         temporary.replace(path)
     except OSError as error:
         if error.filename not in (None, str(temporary)):
@@ -93,14 +99,30 @@ def claim(path: Path, *, mode: int = 0o666) -> TextIO:
     return file
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+def hold_folder(lock: Path) -> AbstractContextManager[object]:
+    """The folder of a lock file, made where it is not there, for this process alone until the context is left.
+
+    Raises:
+        ConfigError: another process works in it, or it cannot be the folder of results.
+    """
+    folder = ready_folder(lock.parent)
+    try:
+        return claim(lock)
+    except BlockingIOError:
+        raise ConfigError(f"{folder}: another run works in it. Wait for its end, or name another folder.") from None
+    except OSError as error:
+        log.warning("%s: cannot be locked (%s): see that no other run works in it", lock, error.strerror)
+        return nullcontext()
 
 
-def write_json(path: Path, value: Any) -> None:  # noqa: ANN401 - any JSON value
-    """Write strict JSON (no NaN), indented."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def write_text(path: Path, text: str, *, mode: int | None = None) -> None:
+    """Write a UTF-8 text file; `mode` as of `write_atomically`."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), mode=mode)
+
+
+def write_json(path: Path, value: Any, *, mode: int | None = None) -> None:  # noqa: ANN401 - any JSON value
+    """Write strict JSON (no NaN), indented; `mode` as of `write_atomically`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", mode=mode)
 
 
 def read_json(path: Path, *keys: str) -> Any:  # noqa: ANN401 - any JSON value

@@ -126,9 +126,17 @@ def test_what_stays_of_an_answered_case_is_marked(page: Any) -> None:
     sync_api.expect(page.locator("#doubt-ultrasound")).to_contain_text("still of the case before")
     sync_api.expect(page.locator("#live")).to_contain_text("still of the case before")
     assert page.locator("#doubt-clinical").is_hidden()
+    analyse(page)  # all the same: the answer then says it
+    sync_api.expect(page.locator("#doubt-ultrasound")).to_be_hidden()
+    sync_api.expect(page.locator(".verdict")).to_contain_text(
+        "Skin ultrasound: this image was kept from the case before"
+    )
+    choose(page, "clinical", PHOTO)
     choose(page, "ultrasound", SAMPLES / "2-ultrasound.png")
     sync_api.expect(page.locator("#doubt-ultrasound")).to_be_hidden()
     sync_api.expect(page.locator("#doubt-clinical")).to_be_hidden()
+    analyse(page)
+    assert "kept from the case before" not in page.locator(".verdict").inner_text()
 
 
 def test_what_stays_is_marked_also_after_the_other_was_removed_or_a_scale_typed(page: Any) -> None:

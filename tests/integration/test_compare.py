@@ -18,7 +18,6 @@ from agfnet.evaluation.compare import (
     _cases_of,
     _fitted_on,
     _made,
-    _own_gpu,
     all_runs,
     answerable,
     compare,
@@ -27,6 +26,8 @@ from agfnet.evaluation.compare import (
 )
 from agfnet.evaluation.comparison_table import comparison_notes, comparison_table
 from agfnet.evaluation.plan import ComparisonPlan, load_plan
+from agfnet.files import claim
+from agfnet.runfolder import LOCK
 from agfnet.training.folder import NETWORK
 from agfnet.types import ConfigError, TableError
 from drawn import small_config
@@ -83,7 +84,13 @@ def test_a_comparison_in_pieces(plan_file, tmp_path, agfnet_command):
     done = agfnet_command("compare", "-c", plan_file, "-o", folder, "--minutes", "0.0001", "--draws", 200)
     assert done.exit_code == 0, done.stderr
     assert "not complete yet" in done.stdout
+    with claim(folder / LOCK):
+        held = agfnet_command("compare", "-c", plan_file, "-o", folder, "--draws", 200)
+        assert "another run works in it" in held.stderr.replace("\n", " ")
+        shown = agfnet_command("compare", "-c", plan_file, "-o", folder, "--draws", 200, "--minutes", 0)
+        assert shown.exit_code == 0, shown.stderr
     first = run_folder(folder, Run("full", 0, None)) / "result.json"
+    assert first.stat().st_mode & 0o777 == 0o600
     stamp = first.stat().st_mtime_ns
     done = agfnet_command("compare", "-c", plan_file, "-o", folder, "--draws", 200)
     assert done.exit_code == 0, done.stderr
@@ -376,23 +383,3 @@ def test_a_row_that_was_begun_may_not_change(plan_file, tmp_path, agfnet_command
     done = agfnet_command("compare", "-c", path, "-o", folder, "--minutes", 0)
     assert done.exit_code == 0  # rows but the reference's may be run first
     assert "there is a table once" in done.stdout
-
-
-def test_each_of_several_gpus_has_its_trainings(monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    seen = []
-    for visible in (None, "4,7"):
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        if visible:
-            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        running = []
-        for _ in range(3):
-            with _own_gpu(running) as gpu:
-                running.append(os.environ["CUDA_VISIBLE_DEVICES"])
-            assert gpu == running[-1]
-        seen.append(running)
-        assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
-    assert seen == [["0", "1", "0"], ["4", "7", "4"]]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    with _own_gpu([]) as gpu:
-        assert (gpu, os.environ["CUDA_VISIBLE_DEVICES"]) == (None, "3")

@@ -446,6 +446,7 @@ def test_an_audit_log_that_does_not_answer_holds_nobody_for_long(predictor, file
     with TestClient(create_app(predictor, settings), headers=OWN, raise_server_exceptions=False) as client:
         monkeypatch.setattr(AuditLog, "add", lambda *_: time.sleep(1.0))
         said = client.post("/v1/predict", files=files)
+        assert "agfnet_audit_failing 1.0" in client.get("/metrics").text
     assert said.status_code == 503
     assert said.json()["code"] == "audit"
 

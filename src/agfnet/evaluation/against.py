@@ -193,7 +193,7 @@ def _delong(first: Answers, second: Answers, malignant: Sequence[int]) -> dict[s
 def write_against(made: Mapping[str, Any], folder: Path) -> None:
     """Write what `against` gives as JSON, and as Markdown beside it."""
     figures, page = AGAINST
-    write_json(folder / figures, made)
+    write_json(folder / figures, {"notice": RESEARCH_USE, **made})
     write_text(folder / page, against_markdown(made))
 
 

@@ -31,7 +31,7 @@ from agfnet.prediction.bundle import BUNDLE, PARTS, read_bundle, write_bundle
 from agfnet.prediction.decision import Decision, named, write_decision
 from agfnet.prediction.predictor import Predictor
 from agfnet.runfolder import CONFIG, FACTS
-from agfnet.types import Case, ConfigError, Place, Reason, TableError
+from agfnet.types import RESEARCH_USE, Case, ConfigError, Place, Reason, TableError
 
 log = logging.getLogger("agfnet")
 FOLDER = "calibration"
@@ -188,6 +188,7 @@ def _fared(
     answers = answers_of(asked, predictor.classes)
     calibrated, reasons, _ = _decided(decision, asked, predictor)
     made: dict[str, Any] = {
+        "notice": RESEARCH_USE,
         "prevalence": predictor.bundle.config.prediction.prevalence,
         "coverage": decision.coverage,
         "risk": decision.risk,

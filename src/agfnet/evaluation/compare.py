@@ -33,14 +33,14 @@ from agfnet.evaluation.focus import focus_of, mask_files
 from agfnet.evaluation.plan import CORRUPTED, EXTERNAL, ONLY, ComparisonPlan, folder_name
 from agfnet.evaluation.robustness import Setting, changer
 from agfnet.export.costs import forward_time, parameter_count
-from agfnet.files import read_json, write_json
+from agfnet.files import PRIVATE, hold_folder, read_json, write_json
 from agfnet.places import place
 from agfnet.prediction.asking import predict_cases
 from agfnet.prediction.predictor import Change, Predictor
-from agfnet.runfolder import FACTS, LOG
+from agfnet.runfolder import FACTS, LOCK, LOG
 from agfnet.training.folder import NETWORK, train_log
 from agfnet.training.run import parts
-from agfnet.types import AgfnetError, Case, ConfigError, Place
+from agfnet.types import RESEARCH_USE, AgfnetError, Case, ConfigError, Place
 
 log = logging.getLogger("agfnet")
 RESULT = "result.json"
@@ -75,14 +75,15 @@ def compare(
         source: named in errors.
         rows: run these alone for now; empty: all.
         jobs: runs at a time, which share the processor's threads; two of one thread do more than one of two.
-        minutes: begin no run after this time; None: until all is done.
+        minutes: begin no run after this time, 0: none at all; None: until all is done.
 
     Returns:
         Whether every run of the plan is done.
 
     Raises:
-        ConfigError: a row is not known, test cases were trained on, or the folder holds a comparison with another base,
-            another table, other test cases, other settings of a row or another version's network.
+        ConfigError: a row is not known, test cases were trained on, another process works in the folder, or it holds a
+            comparison with another base, another table, other test cases, other settings of a row or another version's
+            network.
         AgfnetError: a run failed; its log tells why, and the others are still done.
     """
     unknown = [row for row in rows if row not in plan.rows]
@@ -91,6 +92,15 @@ def compare(
     _check_unseen(plan)
     _check_classes(plan, source)
     _same_comparison(plan, folder)
+    if minutes is not None and minutes <= 0:  # the table can be made while another process trains
+        return all(_done(folder, run, plan) for run in all_runs(plan))
+    with hold_folder(folder / LOCK):
+        return _run_all(plan, folder, source=source, rows=rows, jobs=jobs, minutes=minutes)
+
+
+def _run_all(
+    plan: ComparisonPlan, folder: Path, *, source: str, rows: Sequence[str], jobs: int, minutes: float | None
+) -> bool:
     trained = {part for row in rows or plan.rows for part in plan.rows[row].mean_of or (row,)}
     todo = deque(run for run in all_runs(plan) if run.row in trained and not _done(folder, run, plan))
     for row in dict.fromkeys(run.row for run in todo if not (run_folder(folder, run) / FACTS).exists()):
@@ -228,7 +238,7 @@ def _one_run(tree: Mapping[str, Any], comparison: Path, plan: ComparisonPlan, ru
             split = splits[run.fold - 1]
         train_and_export(config, folder, split, resume=True, task=task)
         held = [case for case in split.validation if case.label is not None]
-        write_json(folder / RESULT, _tested(config, folder, plan, run.row, held, threads))
+        write_json(folder / RESULT, _tested(config, folder, plan, run.row, held, threads), mode=PRIVATE)
     except AgfnetError as error:  # of the plan or the data: its words say all
         log.error("the run failed: %s", error)  # noqa: TRY400
         raise SystemExit(1) from error
@@ -248,6 +258,7 @@ def _tested(
     fitted = _asked(predictor, _fitted_on(config, held))
     answers = {on: _asked(predictor, *_made(on, cases, plan)) for on in sets}
     return {
+        "notice": RESEARCH_USE,
         "classes": list(predictor.classes),
         "sets": {on: own.as_json() for on, own in answers.items()},
         "fitted": fitted.as_json(),

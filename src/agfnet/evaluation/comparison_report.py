@@ -13,6 +13,7 @@ from agfnet.evaluation.canvas import GREY, canvas, interval_line, save
 from agfnet.evaluation.plan import LOWER_IS_BETTER
 from agfnet.evaluation.summary import cell, figure_text
 from agfnet.files import write_json, write_text
+from agfnet.types import RESEARCH_USE
 
 
 def write_comparison(table: Mapping[str, Any], folder: Path, notes: Sequence[str]) -> None:
@@ -25,7 +26,7 @@ def write_comparison(table: Mapping[str, Any], folder: Path, notes: Sequence[str
     """
     write_json(folder / "table.json", {**table, "notes": notes})
     write_text(folder / "table.md", f"{comparison_markdown(table, notes)}\n")
-    write_table(_flat(table), folder / "table.csv")
+    write_table(_flat(table).with_columns(notice=pl.lit(RESEARCH_USE)), folder / "table.csv")
     forest_picture(table, folder / "forest.png")
 
 
@@ -122,9 +123,10 @@ def _claims_markdown(table: Mapping[str, Any]) -> list[str]:
         says, first, second = (cell(claim[key]) for key in ("says", "row", "than"))
         if claim["than_cases"] or claim["than_figure"]:
             second += f" ({claim['than_figure'] or claim['than_cases']})"
-        if claim["holds"] is None:
+        if "gain" not in claim:
             lines.append(f"| {says} | {figure} | {first} | {second} | – | {_wanted(claim)} | not run yet | |")
             continue
+        holds = {True: "yes", False: "**no**", None: "not defined"}[claim["holds"]]
         values = [_figure(claim, value) for value in claim["values"]]
         percent = _in_percent(claim)
         unit = " %" if claim["relative"] else ""
@@ -132,7 +134,7 @@ def _claims_markdown(table: Mapping[str, Any]) -> list[str]:
         p = f"{claim['holm_p']:.3f}" if "holm_p" in claim else ""
         lines.append(
             f"| {says} | {figure} | {first}: {values[0]} | {second}: {values[1]} | {gain} | {_wanted(claim)} "
-            f"| {'yes' if claim['holds'] else '**no**'} | {p} |"
+            f"| {holds} | {p} |"
         )
     return [*lines, ""]
 

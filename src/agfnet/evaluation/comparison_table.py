@@ -192,7 +192,10 @@ def _answers(results: Sequence[Result], figure: str, on: str) -> bool:
 
 
 def _judged(claim: Claim, results: Mapping[str, Sequence[Result]], draws: int) -> dict[str, Any]:
-    """What the finished runs say of a claim; `holds` is None where a side has no finished run that was asked."""
+    """What the finished runs say of a claim; `holds` is None where it is not known.
+
+    That is where a side has no finished run that was asked (there is no `gain` then), or the gain is not defined.
+    """
     told: dict[str, Any] = claim.model_dump()
     if not all(_answers(results.get(row, ()), figure, on) for row, figure, on in claim.sides()):
         return told | {"holds": None}
@@ -223,6 +226,7 @@ def _judged(claim: Claim, results: Mapping[str, Sequence[Result]], draws: int) -
         apart = replace(apart, **{e: sign * np.expm1(sign * getattr(apart, e)) for e in ("value", "low", "high")})
     reached = claim.point is None or bool(apart.value >= claim.point)
     sure = claim.bound is None or bool(apart.low > claim.bound)
+    defined = math.isfinite(apart.value) and (claim.bound is None or math.isfinite(apart.low))
     seeds = [len(results[row]) for row, _, _ in claim.sides()]
     return told | {
         "values": [known(v) for v in values],
@@ -230,7 +234,7 @@ def _judged(claim: Claim, results: Mapping[str, Sequence[Result]], draws: int) -
         "gain": apart.as_json(),
         "p": None if claim.bound is None else known(apart.p),
         "seeds": seeds,
-        "holds": reached and sure,
+        "holds": reached and sure if defined else None,
     }
 
 

@@ -28,7 +28,7 @@ from agfnet.prediction.bundle import read_bundle
 from agfnet.prediction.output import ANSWERED_BY, outcome_table, stated_prevalence
 from agfnet.prediction.predictor import Outcome, Predictor
 from agfnet.runfolder import BAD_CASES, CONFIG, FACTS
-from agfnet.types import Case, ConfigError, ImageError, Place, TableError
+from agfnet.types import RESEARCH_USE, Case, ConfigError, ImageError, Place, TableError
 
 log = logging.getLogger("agfnet")
 PREDICTIONS = "predictions.csv"
@@ -95,15 +95,19 @@ def chosen_cases(
         log.warning("%s: %s", table, notes[-1])
     prints = image_fingerprints(cases)
     facts = predictor.bundle.facts
+    config = predictor.bundle.config
     trained, chosen, fitted = (
         [case for case in cases if not prints[case.case_id].isdisjoint(known)]
-        for known in (
-            facts["trained_on"],
-            facts["chosen_on"],
-            predictor.decision.facts["fitted_on"] if predictor.decision else (),
+        for known in map(
+            set,
+            (
+                facts["trained_on"],
+                facts["chosen_on"],
+                predictor.decision.facts["fitted_on"] if predictor.decision else (),
+            ),
         )
     )
-    if trained and part not in predictor.bundle.config.data.train:
+    if trained and part not in config.data.train:
         raise TableError(
             f"{table}: {source} was trained on images of these cases: of {len(trained)} of {len(cases)}, such as "
             f"{trained[0].case_id} in row {trained[0].row}. The parts were made anew since, or it is a run of --folds, "
@@ -120,7 +124,7 @@ def chosen_cases(
     ):
         if found:
             notes.append(f"{len(found)} of these {len(cases)} cases {said}.")
-    if any(case.split in predictor.bundle.config.data.validation for case in cases):
+    if any(case.split in config.data.validation for case in cases):
         notes.append(TO_CHOOSE)
     return Chosen(cases, notes)
 
@@ -255,6 +259,7 @@ def evaluate_outcomes(
     said = [*first, *notes, *prevalence_note(stated), *mix, *left]
     card["notes"] = list(dict.fromkeys([*said, *card["notes"], *fitted]))
     card |= {
+        "notice": RESEARCH_USE,
         "bundle_sha256": sums[0] if len(sums) == 1 else sums,
         "calibrated": predictor.decision is not None,
         "prevalence": stated,
@@ -263,6 +268,8 @@ def evaluate_outcomes(
         "views_present": counts([";".join(o.prediction.views_present) for o in kept if o.prediction is not None]),
         **(facts or {}),
     }
+    for name in AGAINST:
+        (folder / name).unlink(missing_ok=True)  # of an earlier call
     labels = pl.Series("label", [o.case.label for o in outcomes], dtype=pl.String)
     rows = pl.concat([outcome_table(own, network) for network, own in answered])
     write_table(rows.insert_column(1, labels), folder / PREDICTIONS)
@@ -302,8 +309,6 @@ def evaluate(
     _check_no_other_report(
         folder, facts | {"bundle_sha256": predictor.bundle.sha256, "prevalence": stated_prevalence(predictor)}
     )
-    for name in AGAINST:
-        (folder / name).unlink(missing_ok=True)  # of an earlier call
     if other is not None:
         rival = Predictor(other, threads=threads, prevalence=parse_prevalence(prevalence))
         check_same_classes(predictor, rival)

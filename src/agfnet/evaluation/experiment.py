@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from agfnet.data.table import own_cases
 from agfnet.evaluation.evaluate import CHOSEN, TO_CHOOSE, evaluate_outcomes
 from agfnet.evaluation.pictures import training_curves
 from agfnet.export.onnx import TOLERANCE, export_graph, export_run, parity
-from agfnet.files import read_json
+from agfnet.files import hold_folder, read_json
 from agfnet.prediction.asking import predict_cases
 from agfnet.prediction.bundle import read_bundle
 from agfnet.prediction.predictor import Outcome, Predictor
-from agfnet.runfolder import CACHE, FACTS
+from agfnet.runfolder import CACHE, FACTS, LOCK
 from agfnet.training.build import Task, build_network, check_learnable, task_of
 from agfnet.training.folder import check_apart
 from agfnet.training.ranks import ALONE, Machine, first_process
@@ -129,19 +130,24 @@ def train_and_export(
     machine: Machine = ALONE,
     task: Task | None = None,
 ) -> None:
-    """Train and export; what is done is not done again."""
-    train(
-        config,
-        folder,
-        resume=resume,
-        machine=machine,
-        cases=cases,
-        task=task,
-        on_epoch=lambda history: training_curves(history, folder / "curves.png"),
-    )
-    if first_process() and not _readable(folder):
-        log.info("exporting the network, which takes about half a minute")
-        export_run(folder)
+    """Train and export; what is done is not done again.
+
+    Raises:
+        ConfigError: another process works in the folder; see also `train`.
+    """
+    with hold_folder(folder / LOCK) if first_process() else nullcontext():
+        train(
+            config,
+            folder,
+            resume=resume,
+            machine=machine,
+            cases=cases,
+            task=task,
+            on_epoch=lambda history: training_curves(history, folder / "curves.png"),
+        )
+        if first_process() and not _readable(folder):
+            log.info("exporting the network, which takes about half a minute")
+            export_run(folder)
 
 
 EXPORTED = {"test_convnext", "test_efficientnet", *(f"tf_efficientnet_lite{n}" for n in range(3))}

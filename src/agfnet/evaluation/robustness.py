@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import agfnet
 from agfnet.data.tablefile import table_sha256
 from agfnet.evaluation.answers import Answers, labels_of, whole
 from agfnet.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
@@ -161,6 +162,7 @@ def robustness(
     labels = np.array(labels_of(cases, predictor.classes))
     stated = stated_prevalence(predictor)
     asked = {
+        "version": agfnet.__version__,
         "bundle_sha256": predictor.bundle.sha256,
         "table_sha256": table_sha256(table),
         "cases": [case.case_id for case in cases],
@@ -170,7 +172,7 @@ def robustness(
     begun = folder / "asked.json"
     if begun.exists() and read_json(begun) != asked:
         raise ConfigError(
-            f"{folder}: holds answers of another network, other cases, seed or prevalence; choose another."
+            f"{folder}: holds answers of another network, version, cases, seed or prevalence; choose another folder."
         )
     write_json(begun, asked)
     having = {view: np.array([bool(case.views.get(view)) for case in cases]) for view in kinds}

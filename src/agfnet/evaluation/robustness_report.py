@@ -13,6 +13,7 @@ from agfnet.evaluation.canvas import GREY, canvases, line, save
 from agfnet.evaluation.corruptions import SEVERITIES
 from agfnet.evaluation.summary import cell, figure_text, table_line
 from agfnet.files import write_json, write_text
+from agfnet.types import RESEARCH_USE
 
 
 def write_robustness(made: Mapping[str, Any], folder: Path) -> None:
@@ -24,7 +25,7 @@ def write_robustness(made: Mapping[str, Any], folder: Path) -> None:
     """
     write_json(folder / "robustness.json", made)
     write_text(folder / "robustness.md", f"{robustness_markdown(made)}\n")
-    write_table(_flat(made), folder / "robustness.csv")
+    write_table(_flat(made).with_columns(notice=pl.lit(RESEARCH_USE)), folder / "robustness.csv")
     for group in made["groups"]:
         robustness_picture(made, group, folder / f"robustness-{group.replace(' ', '')}.png")
 

@@ -1,7 +1,7 @@
 """Every figure that is reported of a model on one set of cases, by name, in one pass.
 
-The functions themselves are in `classification`, `ranking`, `calibration` and `selective`; this is the list
-of what a scorecard, a comparison or a monitor computes, so that all of them mean the same by a name.
+The functions themselves are in `classification`, `ranking`, `calibration` and `selective`; this is the list that a
+scorecard and a paired comparison of two networks compute, and the titles that all outputs share.
 """
 
 from __future__ import annotations

@@ -90,6 +90,6 @@ class GlobalFusion(nn.Module):
         for i, block in enumerate(self.blocks):
             queries = block(queries, keys[2 * i], keys[2 * i + 1], seen)
         z = self.norm_out(queries.flatten(1))
-        shown = present.repeat_interleave(torch.tensor(self.channels, device=present.device), dim=1)
+        shown = torch.cat([present[:, v : v + 1].expand(-1, c) for v, c in enumerate(self.channels)], dim=1)
         vectors = torch.cat(list(pooled), dim=1) * torch.sigmoid(self.gate(z)) * shown.to(z.dtype)
         return torch.cat([z, vectors], dim=1)

@@ -217,10 +217,9 @@ class LocalBlock(nn.Module):
         null = self.null.expand(query.shape[0], -1, -1)
         key, value = torch.cat([*(keys[:, place.key_spans[v]] for v in others), null], dim=1).chunk(2, dim=-1)
         lengths = [place.key_spans[v].stop - place.key_spans[v].start for v in others]
-        seen = present[:, others].to(query.dtype)
+        seen = torch.cat([present[:, v : v + 1] for v in others], dim=1).to(query.dtype)
         each = torch.cat([seen[:, i : i + 1].expand(-1, n) for i, n in enumerate(lengths)], dim=1)
-        # A bias on the keys, added as a number: a Boolean mask of all pairs costs more than the attention itself.
-        bias = F.pad(each - 1.0, (0, 1)) * 1e4
+        bias = _bias(F.pad(each, (0, 1), value=1.0))
         return attend(query, key, value, self.heads, bias[:, None, None]) * seen.amax(1)[:, None, None]
 
     def _within(self, projected: Tensor, place: Layout) -> Tensor:
@@ -228,10 +227,18 @@ class LocalBlock(nn.Module):
         B, N, _ = projected.shape
         windows, slots = place.windows
         query, key, value = projected.reshape(B * windows, slots, -1).chunk(3, dim=-1)
-        mask = None
+        bias = None
         if place.padded:
-            mask = place.filled[None, :, None, None].expand(B, -1, 1, slots, slots).flatten(0, 1)
-        return attend(query, key, value, self.heads, mask).reshape(B, N, -1)
+            bias = _bias(place.filled.to(query.dtype))[None, :, None, None].expand(B, -1, 1, 1, slots).flatten(0, 1)
+        return attend(query, key, value, self.heads, bias).reshape(B, N, -1)
+
+
+def _bias(seen: Tensor) -> Tensor:
+    """What is added to the scores of keys: 0 where one is seen (1), far below all others where it is not (0).
+
+    A Boolean mask of all pairs costs more than the attention itself.
+    """
+    return (seen - 1.0) * 1e4
 
 
 class LocalPositions(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from agfnet.files import claim, remove_leftovers
+from agfnet.files import hold_folder, remove_leftovers
 from agfnet.places import shown
 from agfnet.prediction.asking import SCALES_ARE_IN_THE_TABLE, parse_prevalence, say_uncalibrated
 from agfnet.prediction.bulk_part import PartPredictor
@@ -145,17 +145,10 @@ def predict_bulk(
 
 
 def _held(folder: Path) -> AbstractContextManager[object]:
-    """The folder, made where it is not there, for this run alone until the file is closed."""
+    """The folder, made where it is not there, for this run alone until the context is left."""
     if not (folder / RECORD).exists():
         stopped_plan(folder)  # nothing is put into a folder of something else
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        return claim(folder / LOCK)
-    except BlockingIOError:
-        raise ConfigError(f"{folder}: another run works in it. Wait for its end, or name another folder.") from None
-    except OSError as error:
-        log.warning("%s: cannot be locked (%s): see that no other run works in it", folder / LOCK, error.strerror)
-        return nullcontext()
+    return hold_folder(folder / LOCK)
 
 
 def refuse_without_engine(**options: object) -> None:

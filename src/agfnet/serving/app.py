@@ -73,7 +73,8 @@ class Service:
         self.settings = settings
         self.audit = AuditLog(settings.audit)
         self.door = Door(settings.queue)
-        self.telemetry = Telemetry(predictor.decision, self.door, self.audit)
+        self.audit_late = False
+        self.telemetry = Telemetry(predictor.decision, self.door, lambda: self.audit.failing or self.audit_late)
         ask = partial(predictor.ask, batch_size=settings.batch)
         self.batcher = Batcher(ask, batch=settings.batch, wait=settings.wait, seen=self.telemetry.looks)
         self.pool = ThreadPoolExecutor(settings.decoders, thread_name_prefix="agfnet-decoder")
@@ -170,9 +171,12 @@ class Service:
         """
         asked = asyncio.get_running_loop().run_in_executor(self.scribe, ask, *args)
         try:
-            return await asyncio.wait_for(asked, self.settings.audit_timeout)
+            told = await asyncio.wait_for(asked, self.settings.audit_timeout)
         except TimeoutError:
+            self.audit_late = True
             raise AuditError(f"{self.audit.path}: does not answer. Is its disk busy, or a process at it?") from None
+        self.audit_late = False
+        return told
 
     async def _upload(self, request: Request) -> Upload:
         """The images and scales of a multipart request."""

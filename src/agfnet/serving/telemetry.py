@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from agfnet.prediction.decision import Decision
 from agfnet.prediction.drift import Drift
-from agfnet.serving.audit import AuditLog
 from agfnet.serving.batching import Door
 from agfnet.types import Prediction
 
@@ -23,10 +23,10 @@ class Telemetry:
     Args:
         decision: of the bundle; None where it is not calibrated: no drift then.
         door: whose load is shown.
-        audit: the log, of which is shown whether it can be written.
+        failing: whether the audit log cannot be written, or not in time.
     """
 
-    def __init__(self, decision: Decision | None, door: Door, audit: AuditLog) -> None:
+    def __init__(self, decision: Decision | None, door: Door, failing: Callable[[], bool]) -> None:
         self.registry = CollectorRegistry()
         self._drift = None if decision is None else Drift(decision.usual)
         self._lock = threading.Lock()
@@ -41,8 +41,9 @@ class Telemetry:
         self._feedback = Counter("agfnet_feedback", "Confirmed diagnoses.", ["agrees"], registry=kept)
         Gauge("agfnet_open_requests", "Accepted and not yet answered.", registry=kept).set_function(lambda: door.inside)
         Gauge("agfnet_queue_places", "Requests that are accepted at most.", registry=kept).set(door.places)
-        failing = Gauge("agfnet_audit_failing", "Whether the last entry could not be written.", registry=kept)
-        failing.set_function(lambda: audit.failing)
+        Gauge(
+            "agfnet_audit_failing", "Whether the last entry could not be written, or not in time.", registry=kept
+        ).set_function(failing)
         if self._drift is not None:
             self._inputs = Gauge(
                 "agfnet_input_drift", "Stability index of the distance to training images.", ["view"], registry=kept

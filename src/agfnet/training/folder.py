@@ -19,7 +19,7 @@ from agfnet.data.fingerprints import image_fingerprints, patient_fingerprint
 from agfnet.data.table import cases_sha256
 from agfnet.data.tablefile import table_sha256
 from agfnet.files import read_json, remove_leftovers, write_json
-from agfnet.runfolder import BAD_CASES, CACHE, CHECKPOINTS, CONFIG, FACTS, LOG, WEIGHTS
+from agfnet.runfolder import BAD_CASES, CACHE, CHECKPOINTS, CONFIG, FACTS, LOCK, LOG, WEIGHTS
 from agfnet.training.precision import computes_in
 from agfnet.types import RESEARCH_USE, BundleError, Case, ConfigError, Split, TableError
 
@@ -69,7 +69,7 @@ def begin(config: Config, folder: Path, cases: Split, *, resume: bool) -> dict[s
         if unfinished:
             _note_resumption(facts, config)
         if "chosen_on" not in facts:  # of a version that did not note it
-            facts["chosen_on"] = _chosen_on(config, cases)
+            facts["chosen_on"] = _chosen_on(config, cases, image_fingerprints(cases.validation))
             write_json(folder / FACTS, facts)
         remove_leftovers(folder, *(part for part in folder.iterdir() if part.is_dir() and part.name != CACHE))
         return facts
@@ -90,15 +90,15 @@ def begin(config: Config, folder: Path, cases: Split, *, resume: bool) -> dict[s
         "command": sys.argv,
         "trained_on": _prints_of(cases.train, prints),
         "trained_patients": sorted({patient_fingerprint(case.patient_id) for case in cases.train}),
-        "chosen_on": _chosen_on(config, cases),
+        "chosen_on": _chosen_on(config, cases, prints),
     }
 
 
-def _chosen_on(config: Config, cases: Split) -> list[str]:
+def _chosen_on(config: Config, cases: Split, prints: Mapping[str, set[str]]) -> list[str]:
     """Fingerprints of the images that the epoch is chosen on, if it is."""
     if config.training.early_stopping is None:
         return []
-    return _prints_of(cases.validation, image_fingerprints(cases.validation))
+    return _prints_of(cases.validation, prints)
 
 
 def check_free(folder: Path) -> None:
@@ -111,7 +111,7 @@ def check_free(folder: Path) -> None:
         raise ConfigError(f"{folder}: is a file. Name a folder for the run.")
     if not folder.exists() or (folder / FACTS).exists() or any(folder.glob(f"fold-*/{FACTS}")):
         return
-    known = {LOG, CACHE, BAD_CASES}
+    known = {LOG, CACHE, BAD_CASES, LOCK}
     others = sorted(
         own.name
         for own in folder.iterdir()

@@ -146,7 +146,7 @@ def test_a_claim_on_a_map_that_a_network_lacks_is_not_defined():
         says="looks", row="a", than="a", figure="focus/clinical/attention", than_figure="focus/clinical/centre"
     )
     told = _judged(claim, results, draws=99)
-    assert (told["values"], told["gain"]["value"], told["p"], told["holds"]) == ([None, 0.2], None, None, False)
+    assert (told["values"], told["gain"]["value"], told["p"], told["holds"]) == ([None, 0.2], None, None, None)
 
 
 def test_two_maps_of_the_same_trainings_are_compared_training_by_training():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 import polars as pl
@@ -9,6 +10,7 @@ import torch
 from agfnet.config import parse_config
 from agfnet.data.table import own_cases
 from agfnet.evaluation import experiment
+from agfnet.evaluation.compare import _own_gpu
 from agfnet.evaluation.experiment import fold_parts
 from agfnet.types import Case, ConfigError, TableError
 from drawn import small_config
@@ -103,3 +105,23 @@ def test_a_network_that_cannot_be_exported_is_told_before_it_is_trained(drawn, t
     monkeypatch.setattr(experiment, "export_graph", unknown)
     with pytest.raises(ConfigError, match=r"cannot be exported \(no such operator\)"):
         experiment.run(config, tmp_path / "run")
+
+
+def test_each_of_several_gpus_has_its_trainings(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    seen = []
+    for visible in (None, "4,7"):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        running = []
+        for _ in range(3):
+            with _own_gpu(running) as gpu:
+                running.append(os.environ["CUDA_VISIBLE_DEVICES"])
+            assert gpu == running[-1]
+        seen.append(running)
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
+    assert seen == [["0", "1", "0"], ["4", "7", "4"]]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with _own_gpu([]) as gpu:
+        assert (gpu, os.environ["CUDA_VISIBLE_DEVICES"]) == (None, "3")

@@ -247,8 +247,9 @@ async function analyse() {
     const answer = await explain(chosen.map(({ view, file, scale }) => ({ view, file, scale })), asking.signal);
     const model = await modelOf(answer, asking.signal);
     if (state.asking !== asking || asking.signal.aborted) return;
+    const doubted = chosen.filter((zone) => zone.earlier).map((zone) => zone.view);
     for (const zone of state.zones) zone.earlier = false; // asked about together
-    Object.assign(state, { asking: null, model, answer, trouble: null, kept: { at: new Date(), sample: state.sample, opacity: {}, confirmed: null } });
+    Object.assign(state, { asking: null, model, answer, trouble: null, kept: { at: new Date(), sample: state.sample, opacity: {}, confirmed: null, doubted } });
     closeToken();
     drawAll();
     announce(say('done', { sentence: summary(answer) }));

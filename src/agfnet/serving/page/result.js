@@ -15,7 +15,7 @@ const ordered = (probabilities) => Object.entries(probabilities).sort((a, b) => 
 /**
  * @param answer of POST /v1/explain
  * @param model of GET /v1/model
- * @param kept what survives a change of language: `at` (Date), `sample`, `opacity` (view -> 0 to 100)
+ * @param kept what survives a change of language: `at` (Date), `sample`, `opacity` (view -> 0 to 100), `doubted` (views whose image was of the case before)
  */
 export function drawAnswer(answer, model, kept) {
   const nameOf = (view) => viewName(view, model.views[view]?.kind);
@@ -42,7 +42,7 @@ function verdict({ answer, kept, nameOf, malignant }) {
         make('p', { class: 'diagnosis' }, make('strong', { text: answer.prediction, translate: 'no' }), malignant.has(answer.prediction) ? tag('malignant') : null)),
       make('p', { class: 'chance' }, make('strong', { text: percent(answer.probability) }), make('span', { class: 'soft', text: say('probabilityHead') }))),
     why(answer, nameOf),
-    remarks(answer, nameOf),
+    remarks(answer, nameOf, kept.doubted),
     truth ? make('p', { class: 'remark sample-truth', text: truth }) : null);
 }
 
@@ -58,9 +58,10 @@ function why(answer, nameOf) {
 
 const WARNINGS = { 'burned-in': 'burnedIn', 'no-scale': 'noScale', clip: 'clip', 'upside-down': 'upsideDown' };
 
-function remarks(answer, nameOf) {
+function remarks(answer, nameOf, doubted) {
   const lines = (answer.warnings ?? []).map(({ code, view, detail }) =>
     say(WARNINGS[code] ?? 'otherWarning', { view: nameOf(view), code, detail }));
+  lines.unshift(...doubted.map((view) => say('doubted', { view: nameOf(view) })));
   if (answer.views_missing?.length) lines.unshift(say('missing', { views: list(answer.views_missing.map(nameOf)) }));
   return lines.map((text) => make('p', { class: 'remark' }, icon('warning'), make('span', { text })));
 }
@@ -236,15 +237,15 @@ export function drawRecord(answer, model, kept, send) {
       make('div', {},
         make('dl', {}, facts.map(([term, text]) => make('div', {}, make('dt', { text: term }), make('dd', { text })))),
         make('div', { class: 'actions' },
-          make('button', { type: 'button', id: 'download', on: { click: () => save(answer) } }, icon('download'), make('span', { text: say('download') })),
+          make('button', { type: 'button', id: 'download', on: { click: () => save(answer, kept) } }, icon('download'), make('span', { text: say('download') })),
           make('button', { type: 'button', id: 'print', on: { click: () => window.print() } }, icon('print'), make('span', { text: say('print') })))),
       kept.sample ? null : form)); // nothing is confirmed of a phantom
 }
 
 /** The answer without its pictures, which are the patient's. */
-function save(answer) {
+function save(answer, { doubted }) {
   const views = Object.entries(answer.views).map(([view, { frame, evidence, ...figures }]) => [view, figures]);
-  const told = { ...answer, views: Object.fromEntries(views) };
+  const told = { ...answer, views: Object.fromEntries(views), kept_from_case_before: doubted };
   const address = URL.createObjectURL(new Blob([`${JSON.stringify(told, null, 2)}\n`], { type: 'application/json' }));
   make('a', { href: address, download: `agfnet-${answer.request_id.slice(0, 8)}.json` }).click();
   setTimeout(() => URL.revokeObjectURL(address), 10_000);
