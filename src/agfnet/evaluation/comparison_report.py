@@ -119,7 +119,7 @@ def _claims_markdown(table: Mapping[str, Any]) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for claim in table["claims"]:
-        figure = f"{claim['figure'].replace('_', ' ')}, {claim['cases']}"
+        figure = f"{claim['figure'].replace('_', ' ')}, {claim['cases']}{', seed by seed' if claim['paired'] else ''}"
         says, first, second = (cell(claim[key]) for key in ("says", "row", "than"))
         if claim["than_cases"] or claim["than_figure"]:
             second += f" ({claim['than_figure'] or claim['than_cases']})"

@@ -45,6 +45,7 @@ class Result:
         focus_patients: whose cases these are.
         costs: name in `COSTS` -> number.
         code: fingerprints of the sources that it was trained by.
+        seed: of the training.
     """
 
     sets: Mapping[str, Answers]
@@ -53,6 +54,7 @@ class Result:
     focus_patients: Sequence[str]
     costs: Mapping[str, float]
     code: frozenset[str]
+    seed: int = 0
 
 
 def read_result(file: Path) -> Result:
@@ -75,7 +77,8 @@ def results_of(plan: ComparisonPlan, folder: Path, row: str) -> list[Result]:
             for part in own.mean_of or (row,)
         ]
         if all(file.exists() for folds in files for file in folds):
-            made.append(_pooled([_mean([read_result(file) for file in fold]) for fold in zip(*files, strict=True)]))
+            pooled = _pooled([_mean([read_result(file) for file in fold]) for fold in zip(*files, strict=True)])
+            made.append(replace(pooled, seed=seed))
     return made
 
 
@@ -197,25 +200,30 @@ def _judged(claim: Claim, results: Mapping[str, Sequence[Result]], draws: int) -
     That is where a side has no finished run that was asked (there is no `gain` then), or the gain is not defined.
     """
     told: dict[str, Any] = claim.model_dump()
-    if not all(_answers(results.get(row, ()), figure, on) for row, figure, on in claim.sides()):
+    runs = [results.get(row, ()) for row in (claim.row, claim.than)]
+    if claim.paired:
+        common = set.intersection(*({r.seed for r in own} for own in runs))
+        runs = [[r for r in own if r.seed in common] for own in runs]
+    if not all(_answers(own, figure, on) for own, (_, figure, on) in zip(runs, claim.sides(), strict=True)):
         return told | {"holds": None}
     if claim.figure.startswith("focus/"):
-        patients, others = (results[row][0].focus_patients for row, _, _ in claim.sides())
+        patients, others = (own[0].focus_patients for own in runs)
         same = patients == others
     else:
-        answered = [results[row][0].sets[on] for row, _, on in claim.sides()]
+        answered = [own[0].sets[on] for own, (_, _, on) in zip(runs, claim.sides(), strict=True)]
         patients, same = answered[0].patients, _same_cases(*answered)
     if not same:
         raise ConfigError(f"claim {claim.says!r}: its two sides were tested on different cases.")
     first, second = (
-        [_one_figure(r, figure, on, log=claim.relative) for r in results[row]] for row, figure, on in claim.sides()
+        [_one_figure(r, figure, on, log=claim.relative) for r in own]
+        for own, (_, figure, on) in zip(runs, claim.sides(), strict=True)
     )
     better, worse = (second, first) if claim.figure in LOWER_IS_BETTER else (first, second)
     # Of logarithms: a/b - 1 where more is better, 1 - a/b where less is, b being the other row's figure.
     sign = -1.0 if claim.figure in LOWER_IS_BETTER else 1.0
     null = claim.bound or 0.0
     null = sign * math.log1p(sign * null) if claim.relative else null
-    if claim.row == claim.than:  # both sides are of the same trainings, which are drawn together
+    if claim.paired or claim.row == claim.than:  # trainings are drawn together
         better, worse = list(map(_seed_by_seed, better, worse)), [_nothing] * len(better)
     apart = paired_difference(better, worse, patients, draws=draws, null=null)["figure"]
     every = np.ones(len(patients))
@@ -227,13 +235,12 @@ def _judged(claim: Claim, results: Mapping[str, Sequence[Result]], draws: int) -
     reached = claim.point is None or bool(apart.value >= claim.point)
     sure = claim.bound is None or bool(apart.low > claim.bound)
     defined = math.isfinite(apart.value) and (claim.bound is None or math.isfinite(apart.low))
-    seeds = [len(results[row]) for row, _, _ in claim.sides()]
     return told | {
         "values": [known(v) for v in values],
         "by_seed": [[known(v) for v in side] for side in by_seed],
         "gain": apart.as_json(),
         "p": None if claim.bound is None else known(apart.p),
-        "seeds": seeds,
+        "seeds": [len(own) for own in runs],
         "holds": reached and sure if defined else None,
     }
 

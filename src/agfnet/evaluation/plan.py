@@ -77,6 +77,8 @@ class Claim(Section):
         cases: the set of answers: test, external, corrupted, or `only VIEW`.
         than_cases: of the other row, where it is another.
         relative: measure the gain relative to the other row's figure.
+        paired: compare trainings of one seed with each other, where the rows begin alike: with the same weights and
+            the same order of cases.
         point: the gain must be at least this.
         bound: the lower end of the gain's interval must be above this.
     """
@@ -89,6 +91,7 @@ class Claim(Section):
     cases: str = TEST
     than_cases: str | None = None
     relative: bool = False
+    paired: bool = False
     point: float | None = None
     bound: float | None = 0.0
 

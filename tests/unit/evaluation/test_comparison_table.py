@@ -149,6 +149,29 @@ def test_a_claim_on_a_map_that_a_network_lacks_is_not_defined():
     assert (told["values"], told["gain"]["value"], told["p"], told["holds"]) == ([None, 0.2], None, None, None)
 
 
+@pytest.mark.parametrize("paired", [False, True])
+def test_trainings_of_one_seed_are_compared_with_each_other_where_the_claim_says_so(paired):
+    """Seeds lie far apart, but with each the first row is 0.02 higher; one has a seed that the other lacks."""
+    patients = [f"p{i}" for i in range(20)]
+    answered = Answers(patients, patients, np.arange(20) % 2, np.full((20, 2), 0.5))
+
+    def trained(seed, focus):
+        maps = {"scan": {"attention": [focus] * 20}}
+        return Result({"test": answered}, answered, maps, patients, {}, frozenset(), seed)
+
+    results = {
+        "a": [trained(seed, 0.22 + 0.1 * seed) for seed in range(3)],
+        "b": [trained(seed, 0.2 + 0.1 * seed) for seed in range(4)],
+    }
+    claim = Claim(says="looks", row="a", than="b", figure="focus/scan/attention", paired=paired)
+    told = _judged(claim, results, draws=99)
+    assert told["holds"] == paired
+    assert told["seeds"] == ([3, 3] if paired else [3, 4])
+    assert told["gain"]["value"] == pytest.approx(0.02 if paired else -0.03)
+    apart = _judged(claim, {"a": results["a"][:1], "b": results["b"][1:]}, draws=99)
+    assert apart["holds"] is (None if paired else False)
+
+
 def test_two_maps_of_the_same_trainings_are_compared_training_by_training():
     """Trainings lie far apart, but in each the attention is 0.02 above the control: so is the difference, surely."""
     patients = [f"p{i}" for i in range(20)]
