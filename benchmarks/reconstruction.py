@@ -20,7 +20,7 @@ from agfnet.files import write_json
 from agfnet.runfolder import CACHE, CHECKPOINTS
 from agfnet.training.build import CaseData, view_specs
 from agfnet.training.module import LesionModule
-from agfnet.training.reconstruction import blank, choose_hidden, hidden_losses, neighbours_loss
+from agfnet.training.reconstruction import blank, choose_hidden, hidden_losses
 from agfnet.training.run import load_run, parts
 from agfnet.types import RESEARCH_USE
 
@@ -44,8 +44,9 @@ def losses(folder: Path, seed: int) -> dict[str, float]:
         pyramids = network.encode(batch.images, batch.present)
         grids = [maps[-1][:, 0] for maps in pyramids]
         hidden = [choose_hidden(grid, config.reconstruction.hide, "random") for grid in grids]
-        found["decoder"].append(float(decoder(pyramids, hidden, batch.present).loss))
-        found["neighbours"].append(float(neighbours_loss(pyramids, hidden, batch.present)))
+        completed = decoder(pyramids, hidden, batch.present)
+        found["decoder"].append(float(completed.loss))
+        found["neighbours"].append(float(completed.neighbours))
         found["mean of the visible"].append(
             float(hidden_losses(blank(pyramids, hidden), pyramids, hidden, batch.present))
         )

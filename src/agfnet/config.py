@@ -170,7 +170,8 @@ class ReconstructionConfig(Section):
         consistency: weight of the symmetric KL divergence of the second diagnosis from the first, which stays as it is.
         focus: weight of the divergence of the attention maps from the evidence that stands (see `focus_loss`).
         start: share of the training after which FRL sets in: from the beginning NLL was worse
-            (docs/development-log.md). Steps of mixup (`training.mixing`) have none.
+            (docs/development-log.md). Until then the decoder alone learns. Steps of mixup (`training.mixing`) have
+            neither.
     """
 
     enabled: bool = True

@@ -39,7 +39,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, mode: int |
     first = mode if known is None else known
     try:
         if first is not None:
-            temporary.touch(mode=first)
+            temporary.touch(mode=first | 0o600)
         write(temporary)
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())

@@ -166,6 +166,8 @@ class FusionContract:
     def test_every_parameter_learns(self):
         network = self.network()
         decoder = FeatureReconstruction(network.channels, width=32)
+        for parameter in decoder.change.parameters():  # 0 until the first step: nothing learns behind it
+            torch.nn.init.normal_(parameter, std=0.1)
         images, present = self.batch(network)
         label, extra = torch.tensor([0, 1, 2]), torch.tensor([[0], [1], [2]])
         pyramids = network.encode(images, present)

@@ -234,6 +234,13 @@ def test_a_run_that_fails_is_named_and_the_others_are_done(plan_file, tmp_path, 
         ({"claims": [{"says": "a", "row": "full", "than": "scan", "cases": "external"}]}, "table under `external`"),
         ({"claims": [{"says": "a", "row": "full", "than": "scan", "cases": "elsewhere"}]}, "'elsewhere' is not test"),
         ({"claims": [{"says": "a", "row": "full", "than": "scan", "point": -0.02, "bound": None}]}, "needs a `bound`"),
+        (
+            {
+                "rows": {"full": {}, "x": {"seeds": [7]}},
+                "claims": [{"says": "a", "row": "full", "than": "x", "paired": 1}],
+            },
+            "no seed in common",
+        ),
         ({"folds": 5, "test": "cases.csv"}, "held-out cases are the test cases"),
         ({"folds": 1}, "greater than or equal to 2"),
         ({"seeds": [0, 1, 0]}, "one training, counted as two"),

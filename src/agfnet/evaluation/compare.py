@@ -91,10 +91,10 @@ def compare(
         raise ConfigError(f"{source}: has no row {unknown}; its rows are {list(plan.rows)}.")
     _check_unseen(plan)
     _check_classes(plan, source)
-    _same_comparison(plan, folder)
     if minutes is not None and minutes <= 0:  # the table can be made while another process trains
         return all(_done(folder, run, plan) for run in all_runs(plan))
     with hold_folder(folder / LOCK):
+        _same_comparison(plan, folder)
         return _run_all(plan, folder, source=source, rows=rows, jobs=jobs, minutes=minutes)
 
 

@@ -203,7 +203,7 @@ def _judged(claim: Claim, results: Mapping[str, Sequence[Result]], draws: int) -
     runs = [results.get(row, ()) for row in (claim.row, claim.than)]
     if claim.paired:
         common = set.intersection(*({r.seed for r in own} for own in runs))
-        runs = [[r for r in own if r.seed in common] for own in runs]
+        runs = [sorted((r for r in own if r.seed in common), key=lambda r: r.seed) for own in runs]
     if not all(_answers(own, figure, on) for own, (_, figure, on) in zip(runs, claim.sides(), strict=True)):
         return told | {"holds": None}
     if claim.figure.startswith("focus/"):

@@ -171,6 +171,8 @@ class ComparisonPlan(Section):
             for row, figure, on in claim.sides():
                 if row not in self.rows:
                     raise ValueError(f"claim {claim.says!r}: {row!r} is not one of the rows {list(self.rows)}")
+                if claim.paired and not set(self.seeds_of(claim.row)) & set(self.seeds_of(claim.than)):
+                    raise ValueError(f"claim {claim.says!r} is paired, but its rows have no seed in common")
                 if on == EXTERNAL and self.external is None:
                     raise ValueError(f"claim {claim.says!r} needs a table under `external`")
                 if figure.startswith("focus/") and self.masks is None:

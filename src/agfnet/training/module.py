@@ -21,14 +21,12 @@ from agfnet.models.network import AGFNet, Output
 from agfnet.training.losses import DiagnosisLoss
 from agfnet.training.mixing import Blend, draw_blend
 from agfnet.training.reconstruction import (
-    Completed,
     FeatureReconstruction,
     blank,
     choose_hidden,
     class_evidence,
     consistency_loss,
     focus_loss,
-    neighbours_loss,
 )
 
 
@@ -86,9 +84,9 @@ class LesionModule(pl.LightningModule):
             first = self.network.fuse(pyramids, batch.present)
             parts = {"diagnosis": self._diagnosis(first, batch, blend)}
         # A blended case has no one class whose evidence could be hidden or looked at.
-        if self.frl.enabled and begun and blend.share == 1.0:
+        if self.frl.enabled and blend.share == 1.0:
             with profile("reconstruction"):
-                parts |= self._reconstructed(pyramids, first, batch)
+                parts |= self._reconstructed(pyramids, first, batch, begun=begun)
         total = torch.stack(list(parts.values())).sum()
         size = len(batch.label)
         self.log("train_loss", total, on_epoch=True, on_step=False, batch_size=size, sync_dist=True)
@@ -108,25 +106,44 @@ class LesionModule(pl.LightningModule):
         other = self.loss(output, batch.label[blend.partner], batch.extra[blend.partner], batch.present)
         return torch.lerp(other, own, blend.share)
 
-    def _reconstructed(self, pyramids: list[list[Tensor]], first: Output, batch: Batch) -> dict[str, Tensor]:
-        """FRL: the encoders have run once; fusion and heads ran on their maps, and run on the completed maps."""
+    def _reconstructed(
+        self, pyramids: list[list[Tensor]], first: Output, batch: Batch, *, begun: bool
+    ) -> dict[str, Tensor]:
+        """FRL: the encoders have run once; fusion and heads ran on their maps, and run on the completed maps.
+
+        Before it has `begun`, the decoder alone learns: what it writes is to be of use from then on.
+        """
         present, label, frl = batch.present, batch.label, self.frl
         grids = [(maps[-1].shape[2], maps[-1].shape[3]) for maps in pyramids]
         evidence = [class_evidence(e, label, grid) for e, grid in zip(first.evidence, grids, strict=True)]
         hidden = [choose_hidden(e, frl.hide, frl.policy) for e in evidence]
+        parts = {}
         if self.decoder is None:
-            completed = Completed(blank(pyramids, hidden), evidence[0].new_zeros(()))
+            completed = blank(pyramids, hidden)
         else:
-            completed = self.decoder(pyramids, hidden, present)
-            simpler = frl.reconstruction * neighbours_loss(pyramids, hidden, present)  # a figure, no part of the loss
+            completed, loss, neighbours = self.decoder(pyramids, hidden, present)
+            parts["reconstruction"] = frl.reconstruction * loss
+            simpler = frl.reconstruction * neighbours  # a figure, no part of the loss
             self.log("train_neighbours", simpler, on_epoch=True, on_step=False, batch_size=len(label), sync_dist=True)
-        second = self.network.fuse(completed.pyramids, present)
-        return {
+        if not begun:
+            return parts
+        second = self.network.fuse(completed, present)
+        return parts | {
             "second": frl.second_view * self.loss(second, label, batch.extra, present),
-            "reconstruction": frl.reconstruction * completed.loss,
             "consistency": frl.consistency * consistency_loss(first.logits.detach(), second.logits),
             "focus": frl.focus * focus_loss(first, second, label, present),
         }
+
+    def configure_gradient_clipping(  # noqa: D102 - Lightning's
+        self,
+        optimizer: torch.optim.Optimizer,  # noqa: ARG002
+        gradient_clip_val: float | None = None,  # noqa: ARG002
+        gradient_clip_algorithm: str | None = None,  # noqa: ARG002
+    ) -> None:
+        # Each by itself: how large the decoder's gradient is has no say in the network's step.
+        for part in (self.network, self.decoder):
+            if part is not None:
+                nn.utils.clip_grad_norm_(part.parameters(), self.recipe.clip)
 
     def on_after_backward(self) -> None:
         """Give all processes the mean of their running batch statistics, as they have the same weights.

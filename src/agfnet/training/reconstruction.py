@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from agfnet.models.blocks import attend, feed_forward
 from agfnet.models.encoders import STRIDES
+from agfnet.models.local_fusion import position_code
 from agfnet.models.network import Output
 from agfnet.models.shapes import Presence, Pyramid
 
@@ -84,19 +85,23 @@ class Completed(NamedTuple):
     """What the reconstruction gives.
 
     Attributes:
-        pyramids: the maps with the hidden positions replaced by what was reconstructed.
+        pyramids: the maps with the hidden positions replaced by what was reconstructed; no gradient goes back through
+            these, so that the decoder learns from its own loss alone.
         loss: 1 - cosine similarity at the hidden positions of present views, mean over scales and views.
+        neighbours: the same if the mean of the visible cells around each hidden one stood there: what it began with.
     """
 
     pyramids: list[Pyramid]
     loss: Tensor
+    neighbours: Tensor
 
 
 class FeatureReconstruction(nn.Module):
     """Light decoder: one attention block over the visible coarsest positions of all views.
 
     Each hidden cell of the coarsest map is written anew at every scale, as many finer positions as it covers, so that
-    finer maps cannot give away what is hidden.
+    finer maps cannot give away what is hidden. What is written begins, untrained, as the mean of the visible cells
+    around it, and is as long as visible features are: cosine similarity says nothing of length.
 
     Args:
         channels: modality -> channels of its maps, finest first.
@@ -111,17 +116,19 @@ class FeatureReconstruction(nn.Module):
         self.enter = nn.ModuleDict({m: nn.Conv2d(cs[-1], width, 1) for m, cs in channels.items()})
         self.hidden_token = nn.Parameter(torch.randn(width) * 0.02)
         self.view_code = nn.Parameter(torch.randn(len(channels), width) * 0.02)
-        self.position = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.around = nn.Conv2d(width, width, 3, padding=1, groups=width)
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, 3 * width)
         self.merge = nn.Linear(width, width)
         self.feed = feed_forward(width, 2)
-        self.leave = nn.ModuleDict(
+        self.change = nn.ModuleDict(
             {
                 m: nn.Conv2d(width, sum(c * r * r for c, r in zip(cs, RATIOS, strict=True)), 1)
                 for m, cs in channels.items()
             }
         )
+        for parameter in self.change.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, pyramids: Sequence[Pyramid], hidden: Sequence[Tensor], present: Presence) -> Completed:
         """Reconstruct.
@@ -135,28 +142,43 @@ class FeatureReconstruction(nn.Module):
         for i, (enter, maps, mask) in enumerate(zip(self.enter.values(), pyramids, hidden, strict=True)):
             # Without gradient: encoders that are to make each position predictable from the others lose their focus.
             x = torch.where(mask[:, None], self.hidden_token[:, None, None], enter(maps[-1].detach()))
-            x = x + self.position(x) + self.view_code[i][:, None, None]
-            tokens.append(x.flatten(2).transpose(1, 2))
+            x = (x + self.around(x)).flatten(2).transpose(1, 2)
+            tokens.append(x + position_code(*mask.shape[1:], x.shape[2]).to(x) + self.view_code[i])
         visible = torch.cat([~m.flatten(1) & present[:, i : i + 1] for i, m in enumerate(hidden)], dim=1)
-        decoded = self._decode(torch.cat(tokens, dim=1), visible)
-        pieces = decoded.split([t.shape[1] for t in tokens], dim=1)
+        decoded = self._decode(torch.cat(tokens, dim=1), visible).split([t.shape[1] for t in tokens], dim=1)
+        near = neighbours(pyramids, hidden)
         written, completed = [], []
-        for piece, modality, maps, cells in zip(pieces, self.leave, pyramids, hidden, strict=True):
-            own = self._write(modality, piece.transpose(1, 2).unflatten(2, maps[-1].shape[2:]), maps)
+        for cells, modality, maps, around, where in zip(decoded, self.change, pyramids, near, hidden, strict=True):
+            masks = at_scales(where, maps)
+            changes = self._changes(modality, cells.transpose(1, 2).unflatten(2, where.shape[1:]), maps)
+            own = [
+                _as_long(mean + change, m, ~mask)
+                for mean, change, m, mask in zip(around, changes, maps, masks, strict=True)
+            ]
             written.append(own)
-            completed.append([torch.where(k, w, m) for k, w, m in zip(at_scales(cells, maps), own, maps, strict=True)])
-        return Completed(completed, hidden_losses(written, pyramids, hidden, present))
+            completed.append(
+                [torch.where(mask, w.detach().to(m.dtype), m) for mask, w, m in zip(masks, own, maps, strict=True)]
+            )
+        losses = [hidden_losses(own, pyramids, hidden, present) for own in (written, near)]
+        return Completed(completed, *losses)
 
     def _decode(self, tokens: Tensor, visible: Tensor) -> Tensor:
         query, key, value = self.project(self.norm(tokens)).chunk(3, dim=-1)
         tokens = tokens + self.merge(attend(query, key, value, self.heads, visible[:, None, None]))
         return tokens + self.feed(tokens)
 
-    def _write(self, modality: str, grid: Tensor, maps: Pyramid) -> Pyramid:
-        """Decoded cells (B, D, h, w) to features at every scale."""
+    def _changes(self, modality: str, grid: Tensor, maps: Pyramid) -> Pyramid:
+        """Decoded cells (B, D, h, w) as what is added to the features around them, at every scale."""
         channels = self.channels[modality]
-        pieces = self.leave[modality](grid).split([c * r * r for c, r in zip(channels, RATIOS, strict=True)], dim=1)
-        return [_fitted(F.pixel_shuffle(p, r), m).to(m.dtype) for p, r, m in zip(pieces, RATIOS, maps, strict=True)]
+        pieces = self.change[modality](grid).split([c * r * r for c, r in zip(channels, RATIOS, strict=True)], dim=1)
+        return [_fitted(F.pixel_shuffle(p, r), m).float() for p, r, m in zip(pieces, RATIOS, maps, strict=True)]
+
+
+def _as_long(written: Tensor, features: Tensor, visible: Tensor) -> Tensor:
+    """Features (B, C, H, W) in their own direction, each as long as its map's visible ones are in the mean."""
+    length = features.detach().float().norm(dim=1, keepdim=True)
+    mean = (length * visible).sum((2, 3), keepdim=True) / visible.sum((2, 3), keepdim=True).clamp(min=1)
+    return F.normalize(written, dim=1, eps=1e-4) * mean
 
 
 def blank(pyramids: Sequence[Pyramid], hidden: Sequence[Tensor]) -> list[Pyramid]:
@@ -178,30 +200,32 @@ def blank(pyramids: Sequence[Pyramid], hidden: Sequence[Tensor]) -> list[Pyramid
 
 
 @torch.no_grad()
-def neighbours_loss(pyramids: Sequence[Pyramid], hidden: Sequence[Tensor], present: Presence) -> Tensor:
-    """`Completed.loss` if each hidden cell were the mean of the visible ones around it: what a decoder has to beat.
+def neighbours(pyramids: Sequence[Pyramid], hidden: Sequence[Tensor]) -> list[Pyramid]:
+    """At each hidden cell the mean of the visible ones around it, in float32.
 
     A cell with no visible one of the eight around it is the mean of its map's visible positions.
 
     Args:
         pyramids: per view its maps, finest first.
         hidden: per view (B, h, w) bool over its coarsest map.
-        present: (B, M).
     """
-    written = []
+    means = []
     for maps, cells, rest in zip(pyramids, hidden, blank(pyramids, hidden), strict=True):
         seen = (~cells)[:, None].float()
         around = F.avg_pool2d(seen, 3, stride=1, padding=1)
         view = []
         for m, ratio, mean in zip(maps, RATIOS, rest, strict=True):
-            whole = F.adaptive_avg_pool2d(m.float(), (cells.shape[1], cells.shape[2]))
+            # Cell by cell: windows that overlap would tell a visible cell what is hidden beside it.
+            whole = F.avg_pool2d(
+                _fitted(m.float(), seen.repeat_interleave(ratio, 2).repeat_interleave(ratio, 3)), ratio
+            )
             near = F.avg_pool2d(whole * seen, 3, stride=1, padding=1) / around.clamp(min=1e-6)
             known, near = (
                 _fitted(own.repeat_interleave(ratio, 2).repeat_interleave(ratio, 3), m) for own in (around > 0, near)
             )
             view.append(torch.where(known, near, mean.float()))
-        written.append(view)
-    return hidden_losses(written, pyramids, hidden, present)
+        means.append(view)
+    return means
 
 
 def hidden_losses(

@@ -143,6 +143,13 @@ def train(
 
 
 def _fit(trainer: pytorch_lightning.Trainer, module: LesionModule, data: CaseData, checkpoint: Path | None) -> None:
+    if checkpoint is not None:
+        stored = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        if stored.keys() != module.state_dict().keys():
+            raise ConfigError(
+                f"{checkpoint}: was made by a version of agfnet with another reconstruction (FRL). Finish the run with "
+                "that version, or start anew in another folder."
+            )
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as stop:  # how Lightning ends on Ctrl-C

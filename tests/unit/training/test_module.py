@@ -97,7 +97,7 @@ def test_frl_adds_its_losses_by_their_weights(monkeypatch):
 
     monkeypatch.setattr("agfnet.training.module.choose_hidden", noted)
     made.decoder.register_forward_hook(lambda _module, _inputs, output: completed.append(output))
-    parts = made._reconstructed(pyramids, first, batch)
+    parts = made._reconstructed(pyramids, first, batch, begun=True)
     assert asked == [(0.4, "top")] * 2
     second = network.fuse(completed[0].pyramids, present)
     assert {name: value.item() for name, value in parts.items()} == pytest.approx({
@@ -109,6 +109,19 @@ def test_frl_adds_its_losses_by_their_weights(monkeypatch):
     assert parts["consistency"].item() > 0
     (gradient,) = torch.autograd.grad(parts["consistency"], first.logits, allow_unused=True)
     assert gradient is None
+    assert list(made._reconstructed(pyramids, first, batch, begun=False)) == ["reconstruction"]
+
+
+def test_the_decoders_gradient_has_no_say_in_the_networks_step():
+    made = module_of(clip=1.0)
+    for part, size in ((made.network, 0.5), (made.decoder, 1000.0)):
+        for parameter in part.parameters():
+            parameter.grad = torch.full_like(parameter, size / sum(p.numel() for p in part.parameters()) ** 0.5)
+    before = [p.grad.clone() for p in made.network.parameters()]
+    made.configure_gradient_clipping(torch.optim.SGD(made.parameters(), 0.1))
+    assert all(torch.equal(p.grad, b) for p, b in zip(made.network.parameters(), before, strict=True))
+    norm = torch.stack([p.grad.square().sum() for p in made.decoder.parameters()]).sum().sqrt()
+    assert norm.item() == pytest.approx(1.0, rel=1e-3)
 
 
 def test_processes_share_the_mean_of_their_running_statistics(monkeypatch):

@@ -12,7 +12,8 @@ from agfnet.training.reconstruction import (
     class_evidence,
     consistency_loss,
     focus_loss,
-    neighbours_loss,
+    hidden_losses,
+    neighbours,
 )
 
 CHANNELS = {"a": (4, 6, 8), "b": (4, 6, 8)}
@@ -20,6 +21,15 @@ CHANNELS = {"a": (4, 6, 8), "b": (4, 6, 8)}
 
 def pyramid(h: int, w: int, batch: int = 2):
     return [torch.randn(batch, c, h * r, w * r) for c, r in zip(CHANNELS["a"], (4, 2, 1), strict=True)]
+
+
+def trained(channels=CHANNELS) -> FeatureReconstruction:
+    """A decoder whose last layer is no longer 0."""
+    torch.manual_seed(0)
+    decoder = FeatureReconstruction(channels, width=16, heads=2)
+    for parameter in decoder.change.parameters():
+        torch.nn.init.normal_(parameter)
+    return decoder
 
 
 @pytest.mark.parametrize(("policy", "kept"), [("top", torch.Tensor.le), ("bottom", torch.Tensor.ge)])
@@ -56,12 +66,38 @@ def test_something_stays_to_reconstruct_from(side, hidden):
 
 
 def test_the_reconstruction_does_not_teach_the_encoders():
-    decoder = FeatureReconstruction(CHANNELS, width=16, heads=2)
+    decoder = trained()
     maps = [[m.requires_grad_() for m in pyramid(3, 4)], [m.requires_grad_() for m in pyramid(2, 2)]]
     hidden = [torch.rand(2, 3, 4) < 0.4, torch.rand(2, 2, 2) < 0.4]
     decoder(maps, hidden, torch.ones(2, 2, dtype=torch.bool)).loss.backward()
     assert all(m.grad is None for view in maps for m in view)
-    assert decoder.hidden_token.grad is not None
+    assert decoder.hidden_token.grad.any()
+
+
+def test_what_reads_the_completed_maps_does_not_teach_the_decoder():
+    decoder = trained()
+    maps, mask = [m.requires_grad_() for m in pyramid(3, 4)], choose_hidden(torch.rand(2, 3, 4), 0.3, "random")
+    other, none = pyramid(2, 2), torch.zeros(2, 2, 2, dtype=torch.bool)
+    done = decoder([maps, other], [mask, none], torch.ones(2, 2, dtype=torch.bool))
+    torch.stack([m.square().sum() for m in done.pyramids[0]]).sum().backward()
+    assert all(parameter.grad is None for parameter in decoder.parameters())
+    for m, cells in zip(maps, at_scales(mask, maps), strict=True):
+        assert torch.equal(m.grad.abs().sum(1, keepdim=True) > 0, ~cells)
+
+
+def test_an_untrained_decoder_writes_the_mean_of_the_neighbours_as_long_as_what_is_visible():
+    decoder = FeatureReconstruction(CHANNELS, width=16, heads=2)
+    maps, hidden = [pyramid(3, 4), pyramid(2, 5)], [torch.rand(2, 3, 4) < 0.4, torch.rand(2, 2, 5) < 0.4]
+    done = decoder(maps, hidden, torch.ones(2, 2, dtype=torch.bool))
+    assert done.loss.item() == pytest.approx(done.neighbours.item(), abs=1e-5)
+    for view, new, mask, near in zip(maps, done.pyramids, hidden, neighbours(maps, hidden), strict=True):
+        for m, own, cells, mean in zip(view, new, at_scales(mask, view), near, strict=True):
+            for case in range(2):
+                here = cells[case, 0]
+                length = m[case].norm(dim=0)[~here].mean()
+                for written, wanted in zip(own[case][:, here].T, mean[case][:, here].T, strict=True):
+                    assert written.norm().item() == pytest.approx(length.item(), rel=1e-4)
+                    assert torch.cosine_similarity(written, wanted, dim=0).item() == pytest.approx(1.0, abs=1e-4)
 
 
 def test_class_evidence_is_of_the_true_class_and_has_no_gradient():
@@ -85,8 +121,7 @@ def test_a_hidden_cell_covers_its_finer_positions():
 
 
 def test_only_hidden_positions_are_rewritten_at_every_scale():
-    torch.manual_seed(0)
-    decoder = FeatureReconstruction(CHANNELS, width=16, heads=2)
+    decoder = trained()
     maps = [pyramid(3, 4), pyramid(2, 5)]
     hidden = [torch.rand(2, 3, 4) < 0.4, torch.rand(2, 2, 5) < 0.4]
     done = decoder(maps, hidden, torch.ones(2, 2, dtype=torch.bool))
@@ -95,10 +130,12 @@ def test_only_hidden_positions_are_rewritten_at_every_scale():
             assert torch.equal((a != b).any(1, keepdim=True), cells)
 
 
-def test_what_is_hidden_cannot_leak_into_its_reconstruction():
-    torch.manual_seed(0)
-    decoder = FeatureReconstruction(CHANNELS, width=16, heads=2)
-    maps, mask = pyramid(3, 4), torch.zeros(2, 3, 4, dtype=torch.bool)
+@pytest.mark.parametrize("rows", [(12, 6, 3), (14, 7, 4), (15, 8, 4), (17, 9, 4)])
+def test_what_is_hidden_cannot_leak_into_its_reconstruction(rows):
+    """Also where a map's rows are no whole number of times those of the coarsest."""
+    decoder = trained()
+    maps = [torch.randn(2, c, h, 4 * r) for c, h, r in zip(CHANNELS["a"], rows, (4, 2, 1), strict=True)]
+    mask = torch.zeros(2, rows[-1], 4, dtype=torch.bool)
     mask[:, 1, 1] = True
     other, none = pyramid(2, 2), torch.zeros(2, 2, 2, dtype=torch.bool)
     present = torch.ones(2, 2, dtype=torch.bool)
@@ -110,8 +147,7 @@ def test_what_is_hidden_cannot_leak_into_its_reconstruction():
 
 
 def test_the_other_view_helps_only_where_it_is_there():
-    torch.manual_seed(0)
-    decoder = FeatureReconstruction(CHANNELS, width=16, heads=2)
+    decoder = trained()
     maps, mask = pyramid(3, 4), torch.rand(2, 3, 4) < 0.4
     none = torch.zeros(2, 2, 2, dtype=torch.bool)
     present = torch.tensor([[True, True], [True, False]])
@@ -219,7 +255,8 @@ def test_the_loss_is_of_hidden_positions_alone_and_nothing_where_they_are_right(
     maps, mask = pyramid(3, 4), choose_hidden(torch.rand(2, 3, 4), 0.3, "random")
     # Right where hidden (or the opposite), and the other way round elsewhere, which does not count.
     made = [torch.where(k, sign * m, -sign * m) for k, m in zip(at_scales(mask, maps), maps, strict=True)]
-    monkeypatch.setattr(decoder, "_write", lambda *_: made)
+    (near,) = neighbours([maps], [mask])
+    monkeypatch.setattr(decoder, "_changes", lambda *_: [own - mean for own, mean in zip(made, near, strict=True)])
     loss = decoder([maps], [mask], torch.ones(2, 1, dtype=torch.bool)).loss
     assert loss.item() == pytest.approx(wanted, abs=1e-5)
 
@@ -247,19 +284,24 @@ def test_figures_of_more_cases_views_and_maps_are_means():
     assert of(3, 2, 2) == pytest.approx(of(1, 1, 1), rel=1e-5)
 
 
+def near_loss(maps, hidden, *, present=True) -> float:
+    """The loss of the neighbours' mean in one view."""
+    return hidden_losses(neighbours([maps], [hidden]), [maps], [hidden], torch.full((1, 1), present)).item()
+
+
 def test_neighbours_write_what_is_even_and_not_what_stands_out():
-    hidden, present = torch.zeros(1, 5, 6, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool)
+    hidden = torch.zeros(1, 5, 6, dtype=torch.bool)
     hidden[0, 2, 2] = True
     even = [torch.ones(1, c, 5 * r, 6 * r) for c, r in zip(CHANNELS["a"], (4, 2, 1), strict=True)]
-    assert neighbours_loss([even], [hidden], present) == pytest.approx(0.0, abs=1e-6)
+    assert near_loss(even, hidden) == pytest.approx(0.0, abs=1e-6)
     odd = [torch.where(cells, -m, m) for m, cells in zip(even, at_scales(hidden, even), strict=True)]
-    assert neighbours_loss([odd], [hidden], present) == pytest.approx(2.0, abs=1e-6)
-    assert neighbours_loss([odd], [hidden], ~present) == 0.0
+    assert near_loss(odd, hidden) == pytest.approx(2.0, abs=1e-6)
+    assert near_loss(odd, hidden, present=False) == 0.0
 
 
 def test_neighbours_are_the_eight_around_a_cell():
     """Half of them point along one axis, half along the other: the hidden one between lies 45 degrees off either."""
-    hidden, present = torch.zeros(1, 5, 5, dtype=torch.bool), torch.ones(1, 1, dtype=torch.bool)
+    hidden = torch.zeros(1, 5, 5, dtype=torch.bool)
     hidden[0, 2, 2] = True
     directions = torch.full((2, 5, 5), -1.0)  # those further away point the other way, and do not count
     directions[:, 1:4, 1:4] = 0.0
@@ -271,4 +313,4 @@ def test_neighbours_are_the_eight_around_a_cell():
         for channels, ratio in zip(CHANNELS["a"], (4, 2, 1), strict=True):
             maps.append(torch.zeros(1, channels, 5 * ratio, 5 * ratio))
             maps[-1][0, :2] = directions.repeat_interleave(ratio, 1).repeat_interleave(ratio, 2)
-        assert neighbours_loss([maps], [hidden], present) == pytest.approx(1.0 - angle, abs=1e-5)
+        assert near_loss(maps, hidden) == pytest.approx(1.0 - angle, abs=1e-5)

@@ -61,12 +61,26 @@ def test_hiding_without_reconstruction_trains_no_decoder(drawn, tmp_path):
 
 
 def test_frl_sets_in_when_the_configuration_says(drawn, tmp_path):
+    """Its decoder has learnt until then."""
     tree = small_config(drawn / "parts.csv", epochs=2)
     tree["reconstruction"] = {"start": 0.5}
     train(parse_config(tree, "test"), tmp_path)
     before, after = json.loads((tmp_path / "history.json").read_text())
-    assert "train_reconstruction" not in before
-    assert after["train_reconstruction"] > 0
+    assert "train_second" not in before
+    assert after["train_second"] > 0
+    for name in ("train_reconstruction", "train_neighbours"):
+        assert before[name] > 0
+        assert after[name] > 0
+
+
+def test_until_frl_sets_in_the_network_is_that_without(drawn, tmp_path):
+    """So trainings of one seed with and without it can be compared in pairs."""
+    tree = small_config(drawn / "parts.csv", epochs=1)
+    late, never = (
+        train(parse_config(tree | {"reconstruction": frl}, "test"), tmp_path / name).read_bytes()
+        for name, frl in (("late", {"start": 0.99}), ("never", {"enabled": False}))
+    )
+    assert late == never
 
 
 def test_mixing_with_frl_from_the_start(drawn, tmp_path):
