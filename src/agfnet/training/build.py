@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from agfnet.types import Case, ConfigError, TableError
 
 MOST_VALUES = 50
 """Of a further label: a column with more is one of numbers or names."""
+FEW_A_STEP = 4
+"""Images of a view in a step, on average, below which their mean and variance say little of all."""
+log = logging.getLogger("agfnet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ def task_of(config: Config, train: Sequence[Case], validation: Sequence[Case]) -
 
 
 def check_learnable(config: Config, classes: Sequence[str], train: Sequence[Case], *, where: str = "") -> None:
-    """Every class and every view has a training case.
+    """Every class and every view has a training case; a view of few is warned of.
 
     Args:
         config: of the run.
@@ -95,10 +99,21 @@ def check_learnable(config: Config, classes: Sequence[str], train: Sequence[Case
             "it. Add such cases, or leave it out of data.classes and of the table."
         )
     for view in config.data.views:
-        if not any(case.views.get(view) for case in train):
+        having = sum(bool(case.views.get(view)) for case in train)
+        if not having:
             raise TableError(
                 f"{config.data.table}: {where}no training case has an image of {view}: the network could not learn it. "
                 "Add such images, or leave the view out of data.views."
+            )
+        kept = 1.0 - (config.training.modality_dropout if len(config.data.views) > 1 else 0.0)
+        each = config.training.batch_size * kept * having / len(train)
+        if each < FEW_A_STEP:
+            log.warning(
+                "%s%s: only about %.1f images a step, too few for an encoder's batch normalisation. Raise "
+                "training.batch_size, or train on the cases that have one.",
+                where,
+                view,
+                each,
             )
 
 
