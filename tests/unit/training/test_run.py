@@ -17,7 +17,7 @@ from agfnet.data.table import cases_sha256, own_cases
 from agfnet.evaluation.evaluate import CHOSEN, evaluate
 from agfnet.evaluation.experiment import run
 from agfnet.prediction.bundle import read_bundle
-from agfnet.runfolder import WEIGHTS
+from agfnet.runfolder import CHECKPOINTS, WEIGHTS
 from agfnet.training.build import CaseData, task_of
 from agfnet.training.callbacks import RampedAverage
 from agfnet.training.module import LesionModule
@@ -204,6 +204,17 @@ def test_a_run_that_other_code_went_on_with_tells_both(drawn, tmp_path, monkeypa
     assert told["code"] == first["code"]
     assert [by["code"] for by in told["resumed_by"]] == ["another"]
     assert "resumed with other code than before" in caplog.text
+
+
+def test_a_checkpoint_with_another_decoder_is_told(drawn, tmp_path):
+    config = config_of(drawn, epochs=1)
+    train(config, tmp_path / "run").unlink()
+    file = tmp_path / "run" / CHECKPOINTS / "last.ckpt"
+    stored = torch.load(file, weights_only=True)
+    stored["state_dict"]["decoder.former"] = torch.zeros(1)
+    torch.save(stored, file)
+    with pytest.raises(ConfigError, match="version of agfnet with another reconstruction"):
+        train(config, tmp_path / "run", resume=True)
 
 
 def test_a_run_goes_on_elsewhere_and_tells_what_it_was_computed_with(drawn, tmp_path, monkeypatch, caplog):
