@@ -13,7 +13,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -91,9 +91,8 @@ def compare(
         raise ConfigError(f"{source}: has no row {unknown}; its rows are {list(plan.rows)}.")
     _check_unseen(plan)
     _check_classes(plan, source)
-    if minutes is not None and minutes <= 0:  # the table can be made while another process trains
-        return all(_done(folder, run, plan) for run in all_runs(plan))
-    with hold_folder(folder / LOCK):
+    alone = minutes is None or minutes > 0  # the table can be made while another process trains
+    with hold_folder(folder / LOCK) if alone else nullcontext():
         _same_comparison(plan, folder)
         return _run_all(plan, folder, source=source, rows=rows, jobs=jobs, minutes=minutes)
 
