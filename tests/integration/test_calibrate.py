@@ -183,6 +183,12 @@ def test_what_is_refused(copied, drawn, agfnet_command, part, said):
     assert said in done.stderr.replace("\n", " ")
 
 
+def test_the_folder_of_the_runs_own_table_stands_in_its_configuration(copied, drawn, agfnet_command):
+    done = agfnet_command("calibrate", copied, "--data-root", drawn)
+    assert done.exit_code == 1
+    assert "data.data_root of its configuration" in done.stderr.replace("\n", " ")
+
+
 def test_cases_without_a_label_are_told(trained, drawn, tmp_path, agfnet_command):
     """In what is fitted and in what is scored: their number is in the notes."""
     run, table = tmp_path / "run", tmp_path / "bare.csv"

@@ -18,6 +18,7 @@ from typing import Literal
 
 import polars as pl
 
+from agfnet.cores import cores
 from agfnet.data import duplicates
 from agfnet.data.classes import label_faults
 from agfnet.data.doubts import doubtful_faults, name_faults
@@ -81,7 +82,8 @@ class Report:
             shown = faults if len(faults) <= MANY else faults[:FIRST]
             told += [str(fault) for fault in shown]
             if len(shown) < len(faults):
-                where = f"rows {faults[FIRST].row} to {faults[-1].row}" + (f", column {column}" if column else "")
+                rows = f"rows {faults[FIRST].row} to {faults[-1].row}" if faults[FIRST].row is not None else "the table"
+                where = rows + (f", column {column}" if column else "")
                 told.append(f"{where}: {len(faults) - FIRST} more like these; --all shows each. [{cause}]")
         return told
 
@@ -140,7 +142,7 @@ def check_table(
     uses = _with_ids(raw, images)
     faults += _repeat_faults(uses) + _scale_faults(uses)
     wrong, said = _file_faults(
-        uses, path, level, limits, guessed=guessed, workers=workers or os.cpu_count() or 1, progress=progress
+        uses, path, level, limits, guessed=guessed, workers=workers or cores(), progress=progress
     )
     faults += wrong
     known = [path for path, own in said.items() if own.mm_per_pixel is not None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from agfnet.cores import cores
 from agfnet.data import augment
 from agfnet.data.dicom import Patient
 from agfnet.data.imagefile import DEFAULT_LIMITS, check_unopened
@@ -292,7 +292,7 @@ def warm(
             return f"row {case.row}, case {case.case_id}: {error}"
         return None
 
-    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // on_machine)) as pool:
+    with ThreadPoolExecutor(max(1, cores() // on_machine)) as pool:
         for i, (case, error) in enumerate(zip(cases, pool.map(error_of, cases), strict=True)):
             if error is not None and not skip_bad:
                 pool.shutdown(wait=False, cancel_futures=True)

@@ -54,7 +54,11 @@ def write_table(frame: pl.DataFrame, path: str | Path, *, like: Place | None = N
 def _csv_writer(frame: pl.DataFrame, like: Place | None) -> Callable[[Path], object]:
     if like is None or like.suffix.lower() != ".csv":
         return frame.write_csv
-    content = like.read_bytes()
+    try:
+        content = like.read_bytes()
+    except OSError as error:  # long work is not lost for its looks
+        log.warning("%s: cannot be read any more (%s); columns are separated by commas", like, error)
+        return frame.write_csv
     separator, _ = csv_separator(partial(io.BytesIO, content))
     marked = content.startswith(codecs.BOM_UTF8)
     return partial(frame.write_csv, separator=separator if separator in SEPARATORS else ",", include_bom=marked)

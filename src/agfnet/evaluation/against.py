@@ -228,13 +228,11 @@ def against_markdown(made: Mapping[str, Any]) -> str:
     if test := made["mcnemar"]:
         lines.append(
             f"- Right by the first alone: {test['only_first']} cases; by the second alone: {test['only_second']}; "
-            f"McNemar's test: p = {test['p']:.3f}."
+            f"McNemar's test: p {_chance(test['p'])}."
         )
     if test := made["delong"]:
         apart = figure_text(test | {"value": test["difference"]}, "+.3f")
-        lines.append(
-            f"- Malignant vs benign AUC, first minus second: {apart}; DeLong's test: p = {_number(test['p'])}."
-        )
+        lines.append(f"- Malignant vs benign AUC, first minus second: {apart}; DeLong's test: p {_chance(test['p'])}.")
     if made["referred"]:
         lines.append(f"- Referred: {made['referred'][0]:.1%} by the first, {made['referred'][1]:.1%} by the second.")
     return "\n".join([*lines, *(f"- {cell(note)}" for note in made["notes"])]) + "\n"
@@ -242,6 +240,10 @@ def against_markdown(made: Mapping[str, Any]) -> str:
 
 def _sides(entry: Mapping[str, Any]) -> list[str]:
     return [*(_number(entry[side]) for side in ("first", "second")), figure_text(entry["difference"], "+.3f")]
+
+
+def _chance(p: float | None) -> str:
+    return "< 0.001" if p is not None and p < 0.001 else f"= {_number(p)}"
 
 
 def _number(value: float | None) -> str:

@@ -89,6 +89,11 @@ def calibrate(
     )
     own = own_cases(config.data)
     trained = _trained(run, config, own)
+    if table is None and data_root is not None:
+        raise ConfigError(
+            "--data-root is of a TABLE: that of the run's own is data.data_root of its configuration. Name a table, or "
+            "leave --data-root out."
+        )
     given = own if table is None else read_cases(table, views=list(predictor.specs), data_root=data_root)
     kept = {"was trained on": trained}
     if table is not None:  # within a table, its own check keeps the parts apart

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from agfnet.config import Config, parse_config
+from agfnet.cores import cores
 from agfnet.data.fingerprints import image_fingerprints
 from agfnet.data.table import own_cases, read_cases
 from agfnet.data.tablefile import table_sha256
@@ -105,7 +106,7 @@ def _run_all(
     for row in dict.fromkeys(run.row for run in todo if not (run_folder(folder, run) / FACTS).exists()):
         check_exportable(plan.config(row, plan.seeds_of(row)[0], source))
     count, began = len(todo), time.monotonic()
-    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
+    threads = max(1, cores() // jobs) if jobs > 1 else 0
     running: dict[int, tuple[SpawnProcess, Run, float, str | None]] = {}
     took: list[float] = []  # minutes of each run that has ended
     failed: list[Run] = []

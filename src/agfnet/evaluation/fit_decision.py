@@ -19,6 +19,7 @@ from agfnet.evaluation.fitting import (
     fit_usual,
     one_case_each,
     patients_for,
+    usual_limit,
 )
 from agfnet.evaluation.notes import OTHER_MIX, mixes_apart
 from agfnet.prediction.calibration import calibrated
@@ -94,7 +95,7 @@ def fit_decision(
             told.setdefault(note, []).append(views)
     several = _one_each([pair for pair in asked if len(pair[1].views_present) > 1], seed)
     apart = [disagreement(list(p.view_probabilities.values())) for _, p in several] or [0.0]
-    rule = ReferRule(float(np.quantile(apart, 1.0 - false_refers, method="higher")), references)
+    rule = ReferRule(usual_limit(apart, false_refers), references)
     distances = {
         view: np.array([own.farthest(images) for images in statistics_of(view, asked)])
         for view, own in references.items()

@@ -227,9 +227,14 @@ def fit_reference(
     precision = LedoitWolf(assume_centered=True).fit(scaler.transform(own)).precision_  # shrunk towards a ball's
     whiten = np.linalg.cholesky(precision).T / scaler.scale_
     reference = Reference(scaler.mean_.astype(np.float32), whiten.astype(np.float32), math.inf)
-    distances = np.sort([reference.farthest(images) for images in held_out])
-    limit = distances[min(len(distances) - 1, math.ceil((len(distances) + 1) * (1.0 - false_refers)) - 1)]
-    return Reference(reference.mean, reference.whiten, float(limit))
+    limit = usual_limit([reference.farthest(images) for images in held_out], false_refers)
+    return Reference(reference.mean, reference.whiten, limit)
+
+
+def usual_limit(values: Sequence[float], false_refers: float) -> float:
+    """What a further value of the same kind exceeds with at most this chance; the largest, where they are too few."""
+    rank = math.ceil((len(values) + 1) * (1.0 - false_refers) - 1e-9)
+    return float(np.sort(values)[min(len(values), rank) - 1])
 
 
 def fit_limits(

@@ -130,6 +130,8 @@ def predict_bulk(
         if shown(name) != name:
             raise ConfigError(f"{shown(name)}: its path is not UTF-8, as what is written is. Rename file and folder.")
     folder = folder.resolve()
+    if isinstance(table, Path) and table.is_dir() and folder.is_relative_to(table.resolve()):
+        raise ConfigError(f"{folder}: lies in the folder of the table, whose files it would add to. Name another.")
     with _held(folder):
         work = plan_work(folder, table, predictor.specs, predictor.bundle.sha256, settings)
         todo = parts_to_do(folder, work, retry=retry)

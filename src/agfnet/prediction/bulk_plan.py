@@ -181,13 +181,14 @@ def stopped_plan(folder: Path) -> list[Path]:
     Raises:
         ConfigError: there is something else in it, too.
     """
+    halves = sorted(folder.glob(f".{RECORD}.*.tmp"))
     stopped = sorted((folder / PLAN).glob("*"))
-    strange = sorted(path for path in folder.glob("*") if path.name not in (PLAN, LOCK))
+    strange = sorted(path for path in folder.glob("*") if path.name not in (PLAN, LOCK) and path not in halves)
     strange += [path for path in stopped if not _OF_A_PLAN.fullmatch(path.name)]
     if strange:
         name = strange[0].relative_to(folder)
         raise ConfigError(f"{folder}: holds other files ({name}). Name a new or empty folder.")
-    return stopped
+    return [*stopped, *halves]
 
 
 def _fetched(table: Place, folder: Path) -> Path:

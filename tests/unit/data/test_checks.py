@@ -60,6 +60,15 @@ def test_every_fault_is_found_not_only_the_first(tmp_path):
     ]  # fmt: skip
 
 
+def test_faults_of_no_row_are_told_without(tmp_path, agfnet_command):
+    table = tmp_path / "t.csv"
+    rows = [f"c{i},p{i},kind {i},c{i}.jpg" for i in range(40)]
+    table.write_text("\n".join(["case_id,patient_id,label,clinical", *rows]))
+    told = agfnet_command("check", table, "--quick").stdout
+    assert "the table, column label: 35 more like these" in told.replace("\n", " ")
+    assert "None" not in told
+
+
 def test_a_fault_of_a_whole_column_is_told_once(tmp_path, agfnet_command):
     table = tmp_path / "t.csv"
     rows = [f"c{i},p{i},c{i}.jpg,0.{i}mm" for i in range(40)]

@@ -185,6 +185,12 @@ def test_write_table_leaves_the_old_one_when_it_fails(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["cases.csv"]
 
 
+def test_a_table_whose_model_is_gone_is_written_all_the_same(tmp_path, caplog):
+    write_table(pl.DataFrame({"a": ["1"], "b": ["2"]}), tmp_path / "out.csv", like=tmp_path / "gone.csv")
+    assert (tmp_path / "out.csv").read_text() == "a,b\n1,2\n"
+    assert "cannot be read any more" in caplog.text
+
+
 def test_write_table_refuses_other_suffixes(tmp_path):
     with pytest.raises(TableError, match=r"\.parquet"):
         write_table(pl.DataFrame({"a": ["1"]}), tmp_path / "cases.xlsx")

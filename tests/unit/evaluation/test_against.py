@@ -159,6 +159,8 @@ def test_referrals_are_told_where_both_are_calibrated(sides):
     assert got["referred"] is None
     assert "Only the first network is calibrated." in got["notes"]
     assert "McNemar" in against_markdown(got | OF_TABLE)
+    sure = {"only_first": 40, "only_second": 1, "p": 1e-7}
+    assert "McNemar's test: p < 0.001." in against_markdown(got | OF_TABLE | {"mcnemar": sure})
 
 
 def test_a_few_patients_of_a_class_make_no_network_surely_better():

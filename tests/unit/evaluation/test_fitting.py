@@ -3,7 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agfnet.evaluation.fitting import LIMITS, PER_CLASS_CASES, choose_temperature, cross_fitted, fit_temperature
+from agfnet.evaluation.fitting import (
+    LIMITS,
+    PER_CLASS_CASES,
+    choose_temperature,
+    cross_fitted,
+    fit_temperature,
+    usual_limit,
+)
 from agfnet.metrics.calibration import nll
 from agfnet.prediction.calibration import tempered
 
@@ -97,3 +104,10 @@ def test_no_case_is_calibrated_by_its_own_patient(monkeypatch):
         assert len(used) == 1
         assert patient not in fitted[used[0]]
     assert set.union(*fitted) == set(patients)
+
+
+@pytest.mark.parametrize(("n", "exceeding"), [(50, 0), (99, 0), (101, 0), (150, 0), (199, 1), (201, 1), (999, 9)])
+def test_a_limit_that_few_ordinary_cases_exceed(n, exceeding):
+    """One more of n + 1 values alike exceeds the k-th smallest with a chance of (n + 1 - k) / (n + 1): 1 % at most."""
+    values = np.random.default_rng(0).permutation(n).astype(float)
+    assert (values > usual_limit(values, 0.01)).sum() == exceeding

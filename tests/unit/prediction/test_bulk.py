@@ -18,7 +18,7 @@ from agfnet.places import place
 from agfnet.prediction import bulk, bulk_part
 from agfnet.prediction.bulk import predict_bulk
 from agfnet.prediction.bulk_part import PartPredictor
-from agfnet.prediction.bulk_plan import LOCK, Settings, plan_work
+from agfnet.prediction.bulk_plan import LOCK, RECORD, Settings, plan_work, stopped_plan
 from agfnet.prediction.predictor import Predictor
 from agfnet.types import ConfigError, TableError
 from bulky import BAD, check_whole, many_rows, results
@@ -299,3 +299,19 @@ def test_a_scale_that_is_not_given_is_said_of_the_whole_table(drawn, tmp_path, c
         plan_work(tmp_path / name, tmp_path / f"{name}.csv", specs, "ab" * 32, settings)
         assert f"{lacking} of {scans.sum()} cases have no ultrasound_mm_per_pixel" in caplog.text
         assert caplog.text.count("cases have no") == 1
+
+
+def test_results_do_not_go_into_the_folder_of_the_table(calibrated, tmp_path):
+    (tmp_path / "table").mkdir()
+    with pytest.raises(ConfigError, match="lies in the folder of the table"):
+        predict_bulk(calibrated, tmp_path / "table", tmp_path / "table" / "out", engine="local")
+    assert not (tmp_path / "table" / "out").exists()
+
+
+def test_half_a_record_of_a_killed_planning_is_taken_away(tmp_path):
+    half = tmp_path / f".{RECORD}.0a1b2c3d.tmp"
+    half.write_text("{")
+    assert stopped_plan(tmp_path) == [half]
+    (tmp_path / "other").touch()
+    with pytest.raises(ConfigError, match="holds other files"):
+        stopped_plan(tmp_path)

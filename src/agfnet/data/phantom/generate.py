@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from typing import Any, get_args
 import polars as pl
 from PIL import Image
 
+from agfnet.cores import cores
 from agfnet.data.phantom.appearance import MALIGNANT, PREVALENCE
 from agfnet.data.phantom.case import Marks, Rendered, SiteName, Subject, draw_subjects, image_file, render_case
 from agfnet.data.phantom.sheets import write_sheets
@@ -103,7 +103,7 @@ def phantom(
         return out / TABLE
     subjects = draw_subjects(cases, seed, site, balanced=balanced)
     useful = math.ceil(cases / CASES_A_PROCESS)
-    rows = _rendered(subjects, out, settings, min(workers or os.cpu_count() or 1, useful), progress)
+    rows = _rendered(subjects, out, settings, min(workers or cores(), useful), progress)
     _write_tables(rows, out, doppler=doppler)
     return out / TABLE
 
