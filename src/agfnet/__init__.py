@@ -2,8 +2,8 @@
 
 Rooms, in the order in which a case passes them:
 
-- `types`, `kinds`, `config`, `files`, `places`, `cores`: records, kinds of image, configuration, whole files, paths and URLs,
-  processors
+- `types`, `kinds`, `config`, `files`, `places`, `cores`: records, kinds of image, configuration, whole files, paths and
+  URLs, processors
 - `data`: the case table, images, preprocessing, augmentation, batches, the built-in phantom
 - `metrics`: figures and their intervals, pure functions of arrays
 - `models`: encoders, local (ALL) and global (AGL) fusion, the network
